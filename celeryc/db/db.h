@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* A target database: the control tables and the fenced chunk, on PostgreSQL (libpq) and SQLite.
+ *
+ * One struct db is one connection, used by one thread. Blocking, every statement with a limit. No credential is ever
+ * logged (url_masked). Session settings that planner and worker must share (TimeZone UTC, DateStyle ISO, IntervalStyle
+ * postgres, bytea_output hex, extra_float_digits 1, READ COMMITTED) are set here, per transaction where PgBouncer
+ * would lose them. */
+
+#include "celeryc/base/arena.h"
+#include "celeryc/base/buf.h"
+#include "celeryc/base/err.h"
+
+#include <stdint.h>
+
+/* Positive codes; db_error tells more. */
+#define DB_E_RETRY \
+    1 /* serialization, deadlock, lock or statement timeout, connection: try again later */
+#define DB_E_DATA 2 /* a record's data is refused (SQLSTATE 22*, 23*): bisect */
+#define DB_E_SCHEMA \
+    3 /* missing table or column, no right, read-only: no record would fare better */
+#define DB_E_FENCED 4 /* the lease token is no longer ours */
+
+struct db;
+
+/* postgresql://... (or postgres://, or a libpq conninfo string) and sqlite:///abs/path. */
+int db_open(const char *url, struct db **ret_db, struct err *e) WARN_UNUSED;
+struct db *db_close(struct db *db);
+DEFINE_CLEANUP(struct db, db_close)
+bool db_is_sqlite(const struct db *db);
+/* SQLSTATE of the last failure ("" when none; SQLite errors are mapped), error class name for people
+ * ("UniqueViolation"). Valid until the next call. */
+const char *db_sqlstate(const struct db *db);
+const char *db_error_class(const struct db *db);
+
+/* Creates the control tables when they are missing (planner/schema/<dialect>.sql, embedded). */
+int db_ensure_schema(struct db *db, struct err *e) WARN_UNUSED;
+
+/* ---- plans and batches ---- */
+
+struct db_plan {
+    const char *plan, *migration, *table, *key, *store, *queue, *database, *query, *params_json,
+        *created_by;
+    const char *columns_json; /* ["phone"] */
+    const char *on_batch, *on_finish,
+        *retry_on; /* NULL; retry_on: comma-separated SQLSTATE classes, names */
+    int64_t total, n_batches;
+};
+
+struct db_batch_row {
+    int64_t batch;
+    const char *source, *sha256;
+    int64_t count;
+};
+
+/* One transaction: plan row (state "planned") and all batch rows ("planned"). A plan that exists is left as it is. */
+int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch_row *rows,
+                   size_t n, struct err *e) WARN_UNUSED;
+/* planned -> queued for one batch range; idempotent. */
+int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t last,
+                      struct err *e) WARN_UNUSED;
+
+enum db_claim_state {
+    DB_CLAIM_OURS,      /* go: lease taken, position and counts given */
+    DB_CLAIM_DONE,      /* batch done: ack */
+    DB_CLAIM_CANCELLED, /* plan cancelled or failed: ack */
+    DB_CLAIM_PAUSED,    /* plan paused: parked, ack */
+    DB_CLAIM_BUSY,      /* a live lease: retry at lease_until */
+};
+
+struct db_counts {
+    int64_t unchanged, stale, skipped, quarantined; /* ok = position - their sum */
+};
+
+struct db_claim {
+    enum db_claim_state state;
+    int64_t token;    /* fences every later statement */
+    int64_t position; /* records finished, in file order */
+    struct db_counts counts;
+    int64_t attempts;       /* claims so far, this one included */
+    int64_t retry_after_ms; /* DB_CLAIM_BUSY */
+    char *retry_on;         /* of the plan; NULL; freed by db_claim_deinit, as the next two */
+    char *on_batch, *on_finish;
+    char *owner;        /* who holds a live lease */
+    bool plan_finished; /* DB_CLAIM_DONE: the whole plan is */
+};
+
+void db_claim_deinit(struct db_claim *c);
+DEFINE_CLEANUP_VALUE(struct db_claim, db_claim_deinit)
+
+struct db_claim_request {
+    const struct db_plan *plan;       /* from the batch header and message: inserted when missing */
+    const struct db_batch_row *batch; /* likewise */
+    const char *worker;               /* node name, for people */
+    const char *owner; /* incarnation or "pid@host"; may equal the old owner's after a redelivery */
+    bool takeover;     /* the old owner is known to be dead */
+    int64_t lease_ms;
+};
+
+int db_batch_claim(struct db *db, const struct db_claim_request *q, struct db_claim *ret_c,
+                   struct err *e) WARN_UNUSED;
+
+/* ---- the chunk ---- */
+
+enum db_outcome {
+    DB_O_CHANGED, /* new values to write */
+    DB_O_UNCHANGED,
+    DB_O_SKIPPED,
+    DB_O_QUARANTINED,
+};
+
+struct db_row {
+    enum db_outcome outcome;
+    int64_t position;          /* in the file, 0.. */
+    const struct slice *old;   /* key, then the read columns; p NULL is NULL */
+    const struct slice *fresh; /* DB_O_CHANGED: one per write column; p NULL is NULL */
+    const bool *set;           /* DB_O_CHANGED: which write columns are set; NULL: all */
+    const char *error_class, *sqlstate, *message; /* skipped (message), quarantined */
+};
+
+struct db_target {
+    const char *table, *key;
+    const char *const *reads;
+    size_t n_reads;
+    const char *const *writes;
+    size_t n_writes;
+};
+
+struct db_chunk {
+    const char *plan;
+    int64_t batch;
+    int64_t token;
+    int64_t old_position, new_position;
+    const struct db_target *target;
+    const struct db_row *rows; /* new_position - old_position of them */
+    size_t n_rows;
+    int64_t lease_ms;
+    const char *worker; /* node name: scatter_share, scatter_outcome */
+};
+
+struct db_chunk_result {
+    int64_t stale; /* found by the guard in this chunk */
+    bool paused,
+        cancelled; /* the plan's state, read in the same round trip: stop after this chunk */
+};
+
+/* One transaction: guarded change, checkpoint, outcomes, counts. 0 done; DB_E_FENCED: nothing was written and the lease
+ * is another's; DB_E_RETRY: unknown or not done (db_batch_position tells); DB_E_DATA, DB_E_SCHEMA: rolled back. */
+int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
+                   struct err *e) WARN_UNUSED;
+
+/* Reads token, position and counts FOR UPDATE after an unknown outcome. DB_E_FENCED when the token is another's. */
+int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t token,
+                      int64_t *ret_position, struct db_counts *ret_counts,
+                      struct err *e) WARN_UNUSED;
+
+struct db_finish {
+    bool plan_finished; /* this was the last batch: the caller sends on_finish */
+    struct db_counts counts;
+    int64_t ok;
+    double duration_s; /* from the first claim */
+};
+
+/* running -> done when position == count; also plan -> finished with the last one. Idempotent for our token. */
+int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
+                    struct db_finish *ret_f, struct err *e) WARN_UNUSED;
+/* Gives the lease up (pause, shutdown, retry): state queued, or failed with the error text. */
+int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
+                     const char *failed_error, struct err *e) WARN_UNUSED;
+
+/* ---- reading ---- */
+
+struct db_plan_status {
+    char *state; /* planned queued running paused finished failed cancelled */
+    char *migration, *store, *on_finish, *queue;
+    int64_t total, n_batches, batches_done, batches_failed, batches_running;
+    int64_t ok, unchanged, stale, skipped, quarantined, remaining;
+    int64_t created_us, started_us, finished_us; /* 0 unknown */
+};
+
+void db_plan_status_deinit(struct db_plan_status *s);
+DEFINE_CLEANUP_VALUE(struct db_plan_status, db_plan_status_deinit)
+/* -ENOENT: no such plan. */
+int db_plan_status(struct db *db, const char *plan, struct db_plan_status *ret_s,
+                   struct err *e) WARN_UNUSED;
+
+/* Failures of a plan or batch as JSON array text, at most n, for callbacks and reports:
+ * [{"batch", "key", "outcome", "error_class", "sqlstate", "message"}, ...]. batch 0: all. */
+int db_failures_json(struct db *db, const char *plan, int64_t batch, size_t n, struct buf *dst,
+                     struct err *e) WARN_UNUSED;
+
+/* ---- planning ---- */
+
+/* Streams a query inside one read-only snapshot. on_columns once with names and PostgreSQL type names (SQLite:
+ * declared types or ""), then on_row per row (values in text form, p NULL is NULL; borrowed for the call). A callback's
+ * non-zero return stops the stream and is returned. */
+struct db_stream {
+    int (*on_columns)(const char *const *names, const char *const *types, size_t n, void *arg);
+    int (*on_row)(const struct slice *values, size_t n, void *arg);
+    void *arg;
+};
+
+int db_stream_query(struct db *db, const char *query, const struct db_stream *s,
+                    struct err *e) WARN_UNUSED;
+
+/* Checks before anything is made: table and columns exist and may be updated, database is not read-only, control
+ * tables can be written. 0; DB_E_SCHEMA with the fix named. */
+int db_check_target(struct db *db, const struct db_target *t, struct err *e) WARN_UNUSED;

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Write a data migration in C: a function from a record's old values to its new ones.
+ *
+ *     #include <celeryc/migration.h>
+ *
+ *     static int renumber(const struct scatter_record *r, struct scatter_change *c)
+ *     {
+ *         const char *old = scatter_text(r, "phone");
+ *         ...
+ *         return scatter_set_text(c, "phone", fresh);
+ *     }
+ *     SCATTER_MIGRATION("phones.vn_renumber", .record = renumber, .table = "parcel", .key = "id",
+ *                       .reads = {"phone"}, .writes = {"phone"})
+ *
+ * The runtime fetches the batch, calls the function for each record, and writes the changes with one guarded
+ * statement per chunk that also moves the checkpoint (DESIGN section 7). A record whose row no longer holds the
+ * planned old values is counted as stale and never overwritten. A record for which the function sets nothing is
+ * unchanged. The function must depend on nothing but the record and the parameters: it may be called again for the
+ * same record after a crash, and its effect still happens once.
+ *
+ * ABI 1: first version. */
+
+#include <celeryc/task.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SCATTER_ABI         1
+#define SCATTER_MAX_COLUMNS 32
+
+struct scatter_record;
+struct scatter_change;
+
+typedef int (*scatter_record_fn)(const struct scatter_record *r, struct scatter_change *c);
+
+struct scatter_migration {
+    const char *name; /* also the Celery task's name */
+    scatter_record_fn record;
+    const char *table;                       /* default target; the plan may name another */
+    const char *key;                         /* default "id" */
+    const char *reads[SCATTER_MAX_COLUMNS];  /* planned and guarded */
+    const char *writes[SCATTER_MAX_COLUMNS]; /* may be set */
+    const char *version;                     /* shown in reports; NULL */
+};
+
+#define SCATTER_MIGRATION(migration_name, ...)                                                    \
+    static const struct scatter_migration CELERYC_CAT_(scatter_migration_, __LINE__) = {          \
+        .name = (migration_name), __VA_ARGS__};                                                   \
+    __attribute__((constructor)) static void CELERYC_CAT_(scatter_migration_add_, __LINE__)(void) \
+    {                                                                                             \
+        scatter_migration_register(&CELERYC_CAT_(scatter_migration_, __LINE__),                   \
+                                   sizeof(struct scatter_migration), SCATTER_ABI);                \
+    }
+
+CELERYC_API void scatter_migration_register(const struct scatter_migration *m, size_t size,
+                                            int abi);
+
+/* ---- the record: values in text form (as PostgreSQL writes them), NULL for SQL NULL ---- */
+CELERYC_API const char *scatter_key(const struct scatter_record *r);
+/* A column outside of `reads` is the author's mistake: the record fails with KeyError, the result is NULL. */
+CELERYC_API const char *scatter_text(const struct scatter_record *r, const char *column);
+/* 0; 1 for SQL NULL; -1 not an integer (the record fails with ValueError unless the function handles it). */
+CELERYC_API int scatter_int(const struct scatter_record *r, const char *column, int64_t *ret_v);
+/* A parameter of the plan (--param k=v), NULL when absent. */
+CELERYC_API const char *scatter_param(const struct scatter_record *r, const char *name);
+
+/* ---- the change; each returns what the function should return ---- */
+CELERYC_API int scatter_set_text(struct scatter_change *c, const char *column, const char *value);
+CELERYC_API int scatter_set_int(struct scatter_change *c, const char *column, int64_t value);
+CELERYC_API int scatter_set_null(struct scatter_change *c, const char *column);
+/* The record is left as it is and listed with the reason. */
+CELERYC_API int scatter_skip(struct scatter_change *c, const char *reason);
+/* The record is set aside (quarantined) with the error class and message. */
+CELERYC_API int scatter_fail(struct scatter_change *c, const char *error_class, const char *format,
+                             ...) __attribute__((format(printf, 3, 4)));
+
+static inline int scatter_unchanged(struct scatter_change *c)
+{
+    (void)c;
+    return 0;
+}
+
+#ifdef __cplusplus
+}
+#endif

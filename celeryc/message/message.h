@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* A Celery task message: kombu's envelope, protocol 2 and 1 headers, and the body. Bytes to structs, no I/O.
+ *
+ * Facts: wire-messages chapters 1, 2 and 5. Everything in struct message borrows from the arena or from raw, which
+ * must both outlive it. */
+
+#include "celeryc/base/arena.h"
+#include "celeryc/base/err.h"
+#include "celeryc/message/json.h"
+
+/* Not a task message that we can run; the text in err names the defect (it becomes the dead-letter reason). */
+#define MESSAGE_E_POISON 1
+
+enum tristate {
+    TRI_UNSET = -1,
+    TRI_NO = 0,
+    TRI_YES = 1,
+};
+
+struct message {
+    struct slice raw;
+    int protocol; /* 2 or 1 */
+
+    /* envelope */
+    struct json_val headers;    /* object, or NONE */
+    struct json_val properties; /* object */
+    struct slice content_type;
+    struct slice content_encoding;
+    struct slice compression; /* headers.compression, p NULL when absent */
+    struct json_val body;     /* the JSON string as it stands; message_body decodes it */
+    bool body_base64;
+    struct slice delivery_tag;
+    struct slice exchange;
+    struct slice routing_key;
+    struct slice reply_to; /* "" when absent */
+    int priority;          /* 0..9, as kombu clamps it */
+    bool redelivered;
+
+    /* task */
+    struct slice task; /* name */
+    struct slice id;
+    struct slice shadow; /* p NULL when null; likewise below */
+    struct slice root_id;
+    struct slice parent_id;
+    struct slice group;
+    struct json_val group_index;
+    int64_t retries;
+    struct json_val eta_raw; /* verbatim, for a retry */
+    struct json_val expires_raw;
+    bool has_eta, has_expires;
+    int64_t eta_us, expires_us;             /* wall clock, microseconds */
+    double time_limit_s, soft_time_limit_s; /* 0 when unset; header timelimit is [hard, soft] */
+    enum tristate ignore_result;
+    struct slice argsrepr;
+    struct slice kwargsrepr;
+    struct slice origin;
+    int64_t replaced_task_nesting;
+};
+
+/* Parses the envelope and headers (for protocol 1 also the body, where its fields are). Checks everything that the
+ * worker relies on, so that a message that parses can be run, acked and answered.
+ * 0; -ENOMEM; MESSAGE_E_POISON with the reason in e, in which case m->id and m->task are set where they could be
+ * read (p NULL otherwise), so that a failure can be stored for a known id. Never reads past raw. */
+int message_parse(struct arena *a, struct slice raw, struct message *ret_m,
+                  struct err *e) WARN_UNUSED;
+
+struct message_body {
+    struct json_val args;   /* array */
+    struct json_val kwargs; /* object */
+    struct json_val embed;  /* object or null */
+    struct json_val callbacks, errbacks, chain,
+        chord; /* members of embed (protocol 1: of the body); NONE/null unset */
+};
+
+/* Decodes base64, compression and serializer (json today) into the arena.
+ * 0; -ENOMEM; MESSAGE_E_POISON with the reason (content type refused, not JSON, not [args, kwargs, embed], ...). */
+int message_body(struct arena *a, const struct message *m, struct message_body *ret_b,
+                 struct err *e) WARN_UNUSED;
+
+/* The task's args/kwargs as Python would show them: the argsrepr header when there is one, else computed. */
+void message_write_args_repr(struct buf *dst, const struct message *m,
+                             const struct message_body *b);
+
+/* ---- writing ---- */
+
+/* A new task message. Slices with p NULL are written as null (or computed where said). */
+struct message_new {
+    struct slice task;    /* required */
+    struct slice id;      /* required */
+    struct slice args;    /* JSON array text, default [] */
+    struct slice kwargs;  /* JSON object text, default {} */
+    struct slice embed;   /* JSON object text, default the four nulls */
+    struct slice queue;   /* routing key, required */
+    struct slice root_id; /* default: id */
+    struct slice parent_id;
+    struct slice group;
+    struct slice group_index; /* JSON text */
+    struct slice shadow;
+    struct slice reply_to; /* default "" */
+    struct slice origin;   /* default gen<pid>@<host> */
+    int64_t eta_us;        /* 0: none */
+    int64_t expires_us;    /* 0: none; also sets property expiration (remaining ms) */
+    int64_t now_us;        /* wall clock, for expiration */
+    int64_t retries;
+    double time_limit_s, soft_time_limit_s;
+    int priority;
+    enum tristate ignore_result; /* TRI_UNSET writes null, as send_task does in 5.7 */
+};
+
+/* Appends the envelope as kombu writes it (same keys, same order, same separators; fresh delivery_tag).
+ * 0, -ENOMEM. */
+int message_write_new(struct buf *dst, const struct message_new *n) WARN_UNUSED;
+
+/* The message that Task.retry publishes (wire-messages 5.1, wire-5.7 section 4): same id, retries+1, eta, parent_id
+ * rule, custom headers kept, expiration recomputed, body kept byte for byte unless args/kwargs are replaced. */
+struct message_retry {
+    int64_t eta_us;              /* 0: none */
+    int64_t now_us;              /* wall clock */
+    struct slice args;           /* JSON array text, p NULL: unchanged */
+    struct slice kwargs;         /* JSON object text, p NULL: unchanged */
+    enum tristate ignore_result; /* the effective value, carried since 5.7 */
+    bool keep_parent; /* true: parent_id unchanged even when null (retry_on_worker_lost) */
+};
+
+int message_write_retry(struct buf *dst, const struct message *m, const struct message_body *b,
+                        const struct message_retry *r) WARN_UNUSED;
+
+/* raw with headers.redelivered and properties.delivery_info.redelivered set, all else byte for byte. Bytes that are
+ * no envelope are copied unchanged. 0, -ENOMEM. */
+int message_write_redelivered(struct buf *dst, struct slice raw) WARN_UNUSED;
+
+/* The priority step (0, 3, 6, 9) of a priority, clamped as kombu does. */
+int message_priority_step(int priority);

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* One Redis connection on a libuv loop: pipelined commands, scripts, pub/sub pushes, reconnect with backoff.
+ *
+ * The only user of hiredis (its reader and formatter; the socket is ours). States: down -> connecting -> greeting
+ * (AUTH, CLIENT SETNAME, SELECT, SCRIPT LOAD) -> up -> down ... Every wait has a deadline. READONLY, LOADING,
+ * MASTERDOWN, NOAUTH and MISCONF replies to the greeting mean "try again later". Commands may be issued in any state:
+ * they are sent when the connection is up only if REDIS_QUEUE_OK is said, else they fail at once with reply NULL.
+ * A command whose answer is lost with the connection gets reply NULL: it may or may not have run. */
+
+#include "celeryc/base/buf.h"
+#include "celeryc/base/err.h"
+#include "celeryc/redis/endpoint.h"
+
+#include <uv.h>
+
+enum redis_reply_kind {
+    REDIS_R_NIL,
+    REDIS_R_STATUS,
+    REDIS_R_STRING,
+    REDIS_R_INTEGER,
+    REDIS_R_ARRAY,
+    REDIS_R_ERROR,
+};
+
+/* Owned by the connection; valid until the callback returns. Every string is capped by LIMIT_MESSAGE_BYTES and
+ * arrays by LIMIT_REPLY_ELEMENTS. */
+struct redis_reply {
+    enum redis_reply_kind kind;
+    struct slice str; /* status, string, error text */
+    int64_t integer;
+    size_t n;
+    struct redis_reply **elem;
+};
+
+struct redis_conn;
+
+/* A Lua script, static const. The SHA1 is kept per connection. */
+struct redis_script {
+    const char *name; /* for error texts */
+    const char *source;
+};
+
+typedef void (*redis_reply_fn)(const struct redis_reply *reply /* NULL: connection lost */,
+                               void *arg);
+
+struct redis_callbacks {
+    void (*on_up)(struct redis_conn *c, void *arg);
+    /* Called once per loss or failed attempt, after every pending callback got NULL. retry_ms: next attempt. */
+    void (*on_down)(struct redis_conn *c, const char *reason, int64_t retry_ms, void *arg);
+    /* A pub/sub push: kind "message", "pmessage", ... NULL when the connection is not used for pub/sub. */
+    void (*on_push)(struct redis_conn *c, const struct redis_reply *reply, void *arg);
+};
+
+struct redis_conn_options {
+    const struct redis_endpoint *endpoint; /* borrowed for the life of the connection */
+    const char *client_name;               /* CLIENT SETNAME, may be NULL */
+    const struct redis_script *const
+        *scripts;               /* loaded in the greeting; NULL-terminated, may be NULL */
+    int64_t connect_timeout_ms; /* 0: 4,000 */
+    int64_t
+        reply_timeout_ms; /* 0: 30,000; a longer silence with a command pending drops the connection */
+};
+
+struct redis_conn *redis_conn_new(uv_loop_t *loop, const struct redis_conn_options *o,
+                                  const struct redis_callbacks *cb,
+                                  void *arg); /* NULL: out of memory */
+void redis_conn_start(struct redis_conn *c);
+/* Ends at once: pending callbacks get NULL, no callback comes after this returns; memory goes in the close callback. */
+struct redis_conn *redis_conn_free(struct redis_conn *c);
+
+bool redis_conn_is_up(const struct redis_conn *c);
+int64_t
+redis_conn_client_id(const struct redis_conn *c); /* CLIENT ID of the greeting, 0 when down */
+const char *redis_conn_run_id(
+    const struct redis_conn *c); /* the server's run_id of the greeting, "" when down */
+void redis_conn_drop(struct redis_conn *c,
+                     const char *reason); /* closes the socket; reconnects by itself */
+
+/* Issues one command. fn may be NULL (answer ignored). deadline_ms: 0 for the connection's; a blocking command gives
+ * its own. Bytes leave in one write at the end of the loop turn. Out of memory: fn gets NULL. */
+void redis_command(struct redis_conn *c, redis_reply_fn fn, void *arg, int64_t deadline_ms,
+                   size_t n, const struct slice *argv);
+
+/* Handy for constant words: redis_commandv(c, fn, arg, "PING", NULL). */
+void redis_commandv(struct redis_conn *c, redis_reply_fn fn, void *arg, ...)
+    __attribute__((sentinel));
+
+/* EVALSHA name numkeys 0 argv...; NOSCRIPT is answered by EVAL once. */
+void redis_eval(struct redis_conn *c, const struct redis_script *s, redis_reply_fn fn, void *arg,
+                size_t n, const struct slice *argv);
+
+/* Text of an error reply or of a missing one, for logs. */
+const char *redis_reply_error(const struct redis_reply *reply);
+bool redis_reply_ok(const struct redis_reply *reply); /* not NULL and not an error */

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Running one message in a child: decode, call the function, turn its end into records and messages. */
+
+#include "celeryc/base/arena.h"
+#include "celeryc/base/buf.h"
+#include "celeryc/base/err.h"
+#include "celeryc/message/message.h"
+#include "celeryc/task/registry.h"
+
+#include <stdatomic.h>
+
+/* What the worker's settings say about results and messages; travels to the children once. */
+struct task_settings {
+    const char *node;          /* w1@host */
+    const char *default_queue; /* task_default_queue */
+    bool result_extended;
+    bool ignore_result; /* task_ignore_result */
+    bool store_errors_even_if_ignored;
+    bool track_started;
+};
+
+enum outcome_kind {
+    OUTCOME_SUCCESS = 1,
+    OUTCOME_FAILURE,
+    OUTCOME_RETRY,
+    OUTCOME_IGNORE,
+    OUTCOME_REJECT,
+};
+
+struct outcome_message {
+    struct slice queue;
+    int priority;
+    struct slice raw;
+};
+
+/* What a child tells the master at the end of a job. Slices borrow the frame (decode) or the caller (encode). */
+struct outcome {
+    enum outcome_kind kind;
+    bool requeue;           /* OUTCOME_REJECT */
+    bool store;             /* the rules of wire-messages 3.6, already applied */
+    struct slice record;    /* the whole result record, JSON text; p NULL when !store */
+    struct slice repr;      /* of the result or the exception, for the log line */
+    struct slice traceback; /* text, for the log of failures */
+    double countdown;       /* OUTCOME_RETRY, for the log line */
+    int64_t runtime_ns;
+    size_t n_messages; /* the retry message, callbacks later: pushed in the finish script */
+    struct outcome_message *messages;
+};
+
+int outcome_encode(const struct outcome *o, struct buf *dst) WARN_UNUSED;
+/* messages is allocated in the arena. */
+int outcome_decode(struct arena *a, struct slice bytes, struct outcome *ret_o,
+                   struct err *e) WARN_UNUSED;
+
+/* What a running task may do towards the master; implemented by the child's frame writer (or a test). */
+struct task_host {
+    /* A state of the task's own: record text for the task's result key. */
+    void (*state)(void *arg, struct slice record);
+    /* A message to publish now. */
+    void (*send)(void *arg, struct slice queue, int priority, struct slice raw);
+    /* Set from shared memory by the master: soft limit, revoke, drain. */
+    const _Atomic uint32_t *stop;
+    void *arg;
+};
+
+/* Runs raw (an envelope that message_parse accepts) and writes the encoded outcome to dst. Anything that is wrong
+ * with the body, the arguments or the task becomes a FAILURE outcome. 0 or -ENOMEM. */
+int task_run(const struct task_registry *r, const struct task_settings *s,
+             const struct task_host *h, struct slice queue, struct slice raw,
+             struct buf *dst) WARN_UNUSED;
+
+/* The records that the master writes for a task it did not run (unknown, lost, expired, timed out): exception by
+ * type, module and JSON args; status "FAILURE" or "REVOKED". m may be only partly parsed. 0, -ENOMEM. */
+int task_write_verdict(struct buf *dst, const struct task_settings *s, const struct message *m,
+                       const char *status, const char *type, const char *module,
+                       struct slice args_json) WARN_UNUSED;
+/* Is a FAILURE/REVOKED to be stored for m (wire-messages 3.6)? t may be NULL (unknown task). */
+bool task_stores_error(const struct task_settings *s, const struct task_info *t,
+                       const struct message *m);
