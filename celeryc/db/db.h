@@ -60,6 +60,15 @@ int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch
 int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t last,
                       struct err *e) WARN_UNUSED;
 
+/* For the (resumable) enqueue phase. The plan's row, strings in the arena; state names as in db_plan_status.
+ * -ENOENT: no such plan, or no control tables yet. */
+int db_plan_get(struct db *db, const char *plan, struct arena *a, struct db_plan *ret_p,
+                const char **ret_state, struct err *e) WARN_UNUSED;
+/* The batches that are still "planned" (no message sent yet), by number, from `first` on, at most max: rows (strings in
+ * the arena). *ret_n 0: none left. */
+int db_batches_planned(struct db *db, const char *plan, int64_t first, size_t max, struct arena *a,
+                       struct db_batch_row *rows, size_t *ret_n, struct err *e) WARN_UNUSED;
+
 enum db_claim_state {
     DB_CLAIM_OURS,      /* go: lease taken, position and counts given */
     DB_CLAIM_DONE,      /* batch done: ack */
