@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets. Meson and ninja do the building; everything made lies under build/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+PYTHON := build/venv/bin/python
+NINJA := ninja
+
+.PHONY: help setup build test bench lint format demo clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
+
+setup: ## install Debian packages and build/venv (quick when nothing is missing)
+	@tools/setup
+
+build: setup ## build/celeryc, build/scatter-plan and the example plug-ins
+	@[ -e build/build.ninja ] || meson setup build
+	@$(NINJA) -C build
+
+test: setup ## unit tests (ASan, UBSan), include directions, Django package, interop
+	@$(PYTHON) tools/run_tests.py $(TESTS)
+
+bench: build ## celeryc beside Celery prefork, in alternating rounds
+	@$(PYTHON) tests/bench/bench.py $(ARGS)
+
+lint: setup ## formats, clang-tidy, include directions, ruff, mypy
+	@tools/lint
+
+format: setup ## rewrite the sources in the house format
+	@tools/lint --fix
+
+demo: build ## the whole pipeline; DB=postgres S3=1 ROWS=1500000 DATA=flights
+	@$(PYTHON) tools/demo/demo.py $(if $(DB),--db $(DB)) $(if $(filter-out 0,$(S3)),--s3) \
+		$(if $(ROWS),--rows $(ROWS)) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+clean: ## remove what was built (the virtual environment stays)
+	@[ ! -e build/build.ninja ] || $(NINJA) -C build clean
+	@rm -rf build/asan build/demo
