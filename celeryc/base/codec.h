@@ -7,6 +7,9 @@
 void base64_encode(struct buf *dst, struct slice src);
 /* Strict RFC 4648 with padding, white space refused. 0, -EINVAL, -ENOMEM. Appends to dst. */
 int base64_decode(struct buf *dst, struct slice src) WARN_UNUSED;
+/* As Python's b64decode reads it, which kombu uses: bytes outside the alphabet are skipped, text after the padding is
+ * ignored; only wrong padding is refused. 0, -EINVAL, -ENOMEM. */
+int base64_decode_lax(struct buf *dst, struct slice src) WARN_UNUSED;
 void hex_encode(struct buf *dst, struct slice src);
 
 #define UUID_TEXT_SIZE 37
