@@ -55,11 +55,15 @@ struct json_val json_at(struct json_val v,
                         size_t index); /* array element, JSON_K_NONE past the end */
 size_t json_len(struct json_val v);    /* elements or members */
 
-/* Decoded UTF-8 of a string value (lone surrogates as three bytes, WTF-8), in the arena, NUL-terminated but with
- * .len telling the truth. 0, -EINVAL not a string, -ENOMEM. */
+/* Decoded UTF-8 of a string value (lone surrogates as three bytes, WTF-8). A string without escapes is borrowed from
+ * the scanned text, so the result is NOT NUL-terminated; only escapes cost a copy in the arena.
+ * 0, -EINVAL not a string, -ENOMEM. */
 int json_string(struct arena *a, struct json_val v, struct slice *ret_s) WARN_UNUSED;
+
+/* The same, always a copy in the arena with a NUL behind it (.len still tells the truth: \u0000 is possible). */
+int json_string_z(struct arena *a, struct json_val v, struct slice *ret_s) WARN_UNUSED;
 int json_i64(struct json_val v, int64_t *ret_v) WARN_UNUSED; /* -EINVAL no int, -ERANGE too big */
-int json_f64(struct json_val v, double *ret_v) WARN_UNUSED;  /* int or float */
+int json_f64(struct json_val v, double *ret_v) WARN_UNUSED;  /* any number; NaN, inf possible */
 
 /* Writers. utf8 may be any bytes: invalid sequences become U+FFFD. */
 void json_write_string(struct buf *dst, struct slice utf8);
@@ -72,6 +76,9 @@ void json_write_f64(struct buf *dst,
  * byte-identical to json.dumps(json.loads(v)) when v came from another writer. */
 void json_write_normal(struct buf *dst, struct json_val v);
 
-/* Python's repr() of a value: {'a': 1, 'b': [True, None]}; cut with "..." near max_bytes. tuple: an outer array is
- * written with round brackets, as argsrepr is. */
-void json_write_repr(struct buf *dst, struct json_val v, bool tuple, size_t max_bytes);
+/* What Celery shows of a value in argsrepr, kwargsrepr and log lines (saferepr): Python literals, three levels deep, cut
+ * with "..." near max_chars characters. tuple: an outer array is written with round brackets, as argsrepr is. */
+void json_write_repr(struct buf *dst, struct json_val v, bool tuple, size_t max_chars);
+
+/* Python's true repr() of a value, uncut: {'a': 1, 'b': [True, None]}, "it's". */
+void json_write_python(struct buf *dst, struct json_val v);

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* What the JSON files of this folder share: fast loops over bytes and the decoding of escapes. */
+
+#include "celeryc/message/json.h"
+
+#include <stdint.h>
+#include <string.h>
+
+static inline bool json_is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+static inline const char *json_skip_space(const char *p, const char *end)
+{
+    while (p < end && json_is_space(*p))
+        p++;
+    return p;
+}
+
+#define JSON_ONES  UINT64_C(0x0101010101010101)
+#define JSON_HIGHS UINT64_C(0x8080808080808080)
+
+/* Eight bytes at once: the high bit of every byte that equals c (and perhaps of bytes above such a byte). */
+static inline uint64_t json_bytes_equal(uint64_t word, unsigned char c)
+{
+    uint64_t x = word ^ (JSON_ONES * c);
+
+    return (x - JSON_ONES) & ~x & JSON_HIGHS;
+}
+
+/* The first byte of [p, end) that needs a look in a string that is being validated: a quote, a backslash, a control
+ * character or a byte of a longer UTF-8 character. */
+static inline const char *json_plain_end(const char *p, const char *end)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    for (; end - p >= 8; p += 8) {
+        uint64_t word, hit;
+
+        memcpy(&word, p, sizeof(word));
+        hit = json_bytes_equal(word, '"') | json_bytes_equal(word, '\\') |
+              (((word - JSON_ONES * 0x20) & ~word) & JSON_HIGHS) | (word & JSON_HIGHS);
+        if (hit)
+            return p + (__builtin_ctzll(hit) >> 3);
+    }
+#endif
+    while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20 &&
+           (unsigned char)*p < 0x80)
+        p++;
+    return p;
+}
+
+/* The first quote or backslash of [p, end), in text that has been validated. */
+static inline const char *json_string_end(const char *p, const char *end)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    for (; end - p >= 8; p += 8) {
+        uint64_t word, hit;
+
+        memcpy(&word, p, sizeof(word));
+        hit = json_bytes_equal(word, '"') | json_bytes_equal(word, '\\');
+        if (hit)
+            return p + (__builtin_ctzll(hit) >> 3);
+    }
+#endif
+    while (p < end && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
+
+/* The text between the quotes. v must be a string. */
+static inline struct slice json_inside(struct json_val v)
+{
+    return (struct slice){v.raw.p + 1, v.raw.len - 2};
+}
+
+static inline bool json_has_escape(struct slice inside)
+{
+    return inside.len && memchr(inside.p, '\\', inside.len);
+}
+
+/* One character of a string's inside at *pos (validated text, *pos < inside.len): an escape, a surrogate pair of
+ * escapes, or a UTF-8 character. Moves *pos behind it. */
+uint32_t json_next_char(struct slice inside, size_t *pos);
+
+/* Compares a key as it stands in the text with a decoded name. */
+bool json_key_is(struct json_val key, struct slice name);
+
+/* Writes the shortest decimal text of v that reads back as v, in the layout of Python's repr; no NaN, no infinity. */
+#define JSON_F64_SIZE 40
+size_t json_format_f64(double v, char dst[JSON_F64_SIZE]);
