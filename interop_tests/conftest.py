@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures are named after the process they own. Behaviour tests take `fleet` (which workers) and `client` (which Celery
+sends), and run for each pair; the marks `fleets` and `clients` narrow that down, with the reason in the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import processes
+from harness.client import INTERPRETERS, Client
+from harness.fleet import FLEETS, Fleet
+from harness.redis_server import RedisServer
+from harness.waiting import DeadlineError, wait_until
+from harness.workers import EXAMPLES, WorkerFactory, build_plugin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fleets(*names): run with these fleets only")
+    config.addinivalue_line("markers", "clients(*versions): run with these client versions only")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for fixture, mark, default in (
+        ("fleet", "fleets", tuple(FLEETS)),
+        ("client_version", "clients", tuple(INTERPRETERS)),
+    ):
+        if fixture in metafunc.fixturenames:
+            narrowed = metafunc.definition.get_closest_marker(mark)
+            names = narrowed.args if narrowed else default
+            metafunc.parametrize(fixture, names, indirect=fixture == "fleet", scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed:
+        for process in processes.running:
+            report.sections.append(
+                (f"log of {process.name} (pid {process.pid})", process.log_tail())
+            )
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """At the end of the session nothing that it started, at any depth, is alive."""
+    yield
+    left: dict[int, str] = {}
+
+    def gone() -> bool:
+        left.clear()
+        left.update(processes.marked_pids(processes.SESSION_MARK, processes.session_id))
+        return not left
+
+    try:
+        wait_until(gone, "the end of every process of the session", 10.0)
+    except DeadlineError:
+        pytest.fail(f"processes left behind: {left}")
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [EXAMPLES, build_plugin(tmp_path_factory.mktemp("plugin"))]
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def fleet(
+    request: pytest.FixtureRequest,
+    shared_redis: RedisServer,
+    plugins: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Fleet]:
+    kind = request.param
+    factory = WorkerFactory(tmp_path_factory.mktemp(f"fleet-{kind}"), plugins)
+    made = None
+    try:
+        made = Fleet(kind, shared_redis, 1 + list(FLEETS).index(kind), factory)
+        yield made
+    finally:
+        if made is not None:
+            made.close()
+        factory.stop_all()
+
+
+@pytest.fixture
+def client(fleet: Fleet, client_version: str) -> Iterator[Client]:
+    yield fleet.client(client_version)
+    fleet.settle()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """For tests that need a Redis of their own."""
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def workers(tmp_path: Path, plugins: list[Path]) -> Iterator[WorkerFactory]:
+    """For tests that need workers of their own; stopped at the end."""
+    factory = WorkerFactory(tmp_path / "workers", plugins)
+    yield factory
+    factory.stop_all()
+
+
+@pytest.fixture
+def make_client() -> Iterator[Callable[..., Client]]:
+    made: list[Client] = []
+
+    def make(
+        broker: str, backend: str | None = None, version: str = "celery-5.7", **settings: Any
+    ) -> Client:
+        made.append(Client(version, broker, backend or broker, settings))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Celery client as a process of its own, for any Celery version: pickled requests in, pickled replies out.
+
+Runs under an interpreter that has Celery but nothing of this repository, so it imports nothing from here.
+Frame: 4 bytes big-endian length, then the pickle. Values are builtin and standard-library types only.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import sys
+import threading
+import traceback
+import warnings
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", category=DeprecationWarning)  # of old libraries on a newer Python
+
+from celery import Celery  # noqa: E402
+from celery.result import AsyncResult  # noqa: E402
+
+
+def describe(error: BaseException, state: str, tb: object) -> dict:
+    kind = type(error)
+    return {
+        "state": state,
+        "value": None,
+        "exc_type": kind.__qualname__,
+        "exc_module": kind.__module__,
+        "exc_args": list(error.args),
+        "exc_bases": [base.__name__ for base in kind.__mro__],
+        "traceback": tb,
+    }
+
+
+class Driver:
+    def __init__(self, broker: str, backend: str, settings: dict) -> None:
+        self.app = Celery("interop_client", broker=broker, backend=backend)
+        self.app.conf.update(settings)
+        self.results: dict[str, AsyncResult] = {}
+
+    def op_send(self, name: str, args: list, kwargs: dict, options: dict) -> str:
+        result = self.app.send_task(name, args=args, kwargs=kwargs, **options)
+        self.results[result.id] = result
+        return result.id
+
+    def op_get(self, task_id: str, timeout: float) -> dict:
+        """As a user waits: get() of the handle that send_task gave, which lives by the PUBLISH alone."""
+        result = self.results.pop(task_id, None) or self.app.AsyncResult(task_id)
+        try:
+            value = result.get(timeout=timeout)
+        except Exception as error:
+            if type(error).__name__ == "TimeoutError" and not result.ready():
+                raise
+            return describe(error, result.state, result.traceback)
+        return {"state": result.state, "value": value}
+
+    def op_call(self, name: str, args: list, kwargs: dict, options: dict, timeout: float) -> dict:
+        return self.op_get(self.op_send(name, args, kwargs, options), timeout)
+
+    def op_meta(self, task_id: str) -> dict:
+        """The stored record as this client's backend reads it."""
+        meta = self.app.backend.get_task_meta(task_id)
+        error = meta.get("result")
+        if isinstance(error, BaseException):
+            return describe(error, meta["status"], meta.get("traceback"))
+        return {"state": meta["status"], "value": error, "children": repr(meta.get("children"))}
+
+    def op_burst(self, name: str, n_tasks: int, n_threads: int, timeout: float) -> list:
+        """n tasks name(i, i) from threads that send first and wait then: the list of (i, result)."""
+        out: list[tuple[int, object]] = []
+        lock = threading.Lock()
+        errors: list[str] = []
+
+        def work(first: int) -> None:
+            try:
+                handles = [
+                    (i, self.app.send_task(name, args=[i, i]))
+                    for i in range(first, n_tasks, n_threads)
+                ]
+                values = [(i, handle.get(timeout=timeout)) for i, handle in handles]
+                with lock:
+                    out.extend(values)
+            except BaseException:
+                with lock:
+                    errors.append(traceback.format_exc())
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise RuntimeError("\n".join(errors))
+        return sorted(out)
+
+
+def main() -> None:
+    source = os.fdopen(os.dup(0), "rb")
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    driver = None
+    while True:
+        head = source.read(4)
+        if len(head) < 4:
+            os._exit(0)
+        op, kwargs = pickle.loads(source.read(struct.unpack(">I", head)[0]))
+        try:
+            if op == "open":
+                driver = Driver(**kwargs)
+                reply = (True, sys.version)
+            else:
+                reply = (True, getattr(driver, "op_" + op)(**kwargs))
+        except BaseException:
+            reply = (False, traceback.format_exc())
+        data = pickle.dumps(reply, protocol=4)
+        sink.write(struct.pack(">I", len(data)) + data)
+        sink.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python twins of the C tasks: celeryc/plugins/examples.c and interop_tests/plugin/interop.c.
+
+Loaded by `celery -A interop_app worker` under Celery 5.7 and Debian's 5.2, so it imports nothing from here.
+Settings come as JSON in INTEROP_SETTINGS; broker and result backend from Celery's own variables.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import types
+import warnings
+from typing import Any
+
+from celery import Celery, Task
+
+warnings.simplefilter("default")
+
+app = Celery("interop_app")
+app.conf.update(json.loads(os.environ.get("INTEROP_SETTINGS", "{}")))
+
+
+def append_line(path: str, line: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(fd, f"{line}\n".encode())
+    finally:
+        os.close(fd)
+
+
+# A module that only the worker has, as user code is: the client cannot import it.
+shop_errors = types.ModuleType("shop.errors")
+shop_errors.OutOfStock = type("OutOfStock", (Exception,), {"__module__": "shop.errors"})  # type: ignore[attr-defined]
+sys.modules["shop"] = types.ModuleType("shop")
+sys.modules["shop.errors"] = shop_errors
+
+
+def exception_class(name: str) -> type[BaseException]:
+    module, _, short = name.rpartition(".")
+    found = getattr(importlib.import_module(module or "builtins"), short)
+    assert issubclass(found, BaseException)
+    return found
+
+
+@app.task(name="examples.add")
+def add(a: Any, b: Any) -> Any:
+    return a + b
+
+
+@app.task(name="examples.echo")
+def echo(value: Any) -> Any:
+    return value
+
+
+@app.task(name="examples.sleep", acks_late=True)
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@app.task(name="examples.fail")
+def fail(exc_type: str, message: str) -> None:
+    raise exception_class(exc_type)(message)
+
+
+@app.task(name="examples.flaky", bind=True, max_retries=None)
+def flaky(self: Task, key: str, n: int) -> int:
+    attempt = int(self.request.retries) + 1
+    if attempt < n:
+        raise self.retry(exc=RuntimeError(f"{key}: attempt {attempt} of {n}"), countdown=0.05)
+    return n
+
+
+@app.task(name="examples.append", acks_late=True)
+def append(path: str, line: str) -> None:
+    append_line(path, line)
+
+
+@app.task(name="interop.nap")
+def nap(path: str, line: str, seconds: float) -> float:
+    append_line(path, line)
+    time.sleep(seconds)
+    return seconds
+
+
+@app.task(name="interop.nap_late", acks_late=True)
+def nap_late(path: str, line: str, seconds: float) -> float:
+    append_line(path, line)
+    time.sleep(seconds)
+    return seconds
+
+
+@app.task(name="interop.die")
+def die(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+@app.task(name="interop.die_requeue", acks_late=True, reject_on_worker_lost=True)
+def die_requeue(path: str, n: int) -> int:
+    """Dies until its n-th start."""
+    append_line(path, "start")
+    with open(path) as f:
+        starts = len(f.readlines())
+    if starts < n:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return starts
+
+
+@app.task(name="interop.progress", bind=True)
+def progress(self: Task, done: int) -> str:
+    self.update_state(state="PROGRESS", meta={"done": done})
+    return "complete"
+
+
+@app.task(name="interop.quiet", ignore_result=True)
+def quiet(path: str) -> int:
+    append_line(path, "ran")
+    return 1
+
+
+@app.task(name="interop.tracked", track_started=True)
+def tracked(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@app.task(name="interop.raise_many")
+def raise_many() -> None:
+    raise ValueError("boom", 7, None, ["x", 1.5])
+
+
+@app.task(name="interop.give_up", bind=True, max_retries=2)
+def give_up(self: Task, with_cause: bool) -> None:
+    if with_cause:
+        raise self.retry(exc=KeyError("gone"), countdown=0.01)
+    raise self.retry(countdown=0.01)
+
+
+@app.task(name="interop.named")
+def named(a: int, b: int = 10) -> int:
+    return a - b
+
+
+@app.task(name="interop.spawn", bind=True)
+def spawn(self: Task, a: int, b: int) -> str:
+    result = self.app.send_task(
+        "examples.add", args=[a, b], queue=self.request.delivery_info["routing_key"]
+    )
+    return str(result.id)

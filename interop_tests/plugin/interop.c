@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tasks of the interop tests that no user needs: they die, nap, give up. Their Python twins, with the same names and
+ * options, are in harness/interop_app.py. Built by the tests with nothing but the public header. */
+
+#include <celeryc/task.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static int append_line(const char *path, const char *line)
+{
+    char text[512];
+    int n = snprintf(text, sizeof text, "%s\n", line);
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    int ok;
+
+    if (fd < 0)
+        return -1;
+    ok = write(fd, text, (size_t)n) == n;
+    close(fd);
+    return ok ? 0 : -1;
+}
+
+static void pause_for(double seconds)
+{
+    struct timespec left = {.tv_sec = (time_t)seconds,
+                            .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
+
+    while (nanosleep(&left, &left) && errno == EINTR)
+        ;
+}
+
+static int nap(struct celeryc_call *call)
+{
+    const char *path, *line;
+    double seconds;
+
+    if (celeryc_args(call, "ssd", &path, &line, &seconds))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (append_line(path, line))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    pause_for(seconds);
+    return celeryc_return_double(call, seconds);
+}
+CELERYC_TASK("interop.nap", nap)
+CELERYC_TASK("interop.nap_late", nap, .acks_late = true)
+
+static int die(struct celeryc_call *call)
+{
+    int64_t number;
+
+    if (celeryc_args(call, "i", &number))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    kill(getpid(), (int)number);
+    for (;;)
+        pause();
+}
+CELERYC_TASK("interop.die", die)
+
+static int die_requeue(struct celeryc_call *call)
+{
+    const char *path;
+    int64_t n, starts = 0;
+    FILE *f;
+    int c;
+
+    if (celeryc_args(call, "si", &path, &n))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (append_line(path, "start") || !(f = fopen(path, "re")))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    while ((c = getc(f)) != EOF)
+        starts += c == '\n';
+    fclose(f);
+    if (starts < n)
+        kill(getpid(), SIGKILL);
+    return celeryc_return_int(call, starts);
+}
+CELERYC_TASK("interop.die_requeue", die_requeue, .acks_late = true, .reject_on_worker_lost = true)
+
+static int progress(struct celeryc_call *call)
+{
+    char meta[64];
+    int64_t done;
+
+    if (celeryc_args(call, "i", &done))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    snprintf(meta, sizeof meta, "{\"done\": %lld}", (long long)done);
+    if (celeryc_update_state(call, "PROGRESS", meta))
+        return celeryc_raise(call, "RuntimeError", "update_state failed");
+    return celeryc_return_string(call, "complete");
+}
+CELERYC_TASK("interop.progress", progress)
+
+static int quiet(struct celeryc_call *call)
+{
+    const char *path;
+
+    if (celeryc_args(call, "s", &path))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (append_line(path, "ran"))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    return celeryc_return_int(call, 1);
+}
+CELERYC_TASK("interop.quiet", quiet, .ignore_result = true)
+
+static int tracked(struct celeryc_call *call)
+{
+    double seconds;
+
+    if (celeryc_args(call, "d", &seconds))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    pause_for(seconds);
+    return celeryc_return_double(call, seconds);
+}
+CELERYC_TASK("interop.tracked", tracked, .track_started = true)
+
+static int raise_many(struct celeryc_call *call)
+{
+    return celeryc_raise_json(call, "ValueError", "[\"boom\", 7, null, [\"x\", 1.5]]");
+}
+CELERYC_TASK("interop.raise_many", raise_many)
+
+static int give_up(struct celeryc_call *call)
+{
+    bool with_cause;
+
+    if (celeryc_args(call, "b", &with_cause))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (with_cause)
+        celeryc_retry_cause(call, "KeyError", "gone");
+    return celeryc_retry(call, 0.01);
+}
+CELERYC_TASK("interop.give_up", give_up, .max_retries = 2)
+
+static int named(struct celeryc_call *call)
+{
+    int64_t a, b = 10;
+
+    if (celeryc_args(call, "i|i", &a, &b))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    return celeryc_return_int(call, a - b);
+}
+CELERYC_TASK("interop.named", named, .arg_names = "a,b")
+
+static int spawn(struct celeryc_call *call)
+{
+    static const char child[] = "interop-spawned";
+    char id[128], args[64];
+    int64_t a, b;
+
+    if (celeryc_args(call, "ii", &a, &b))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    snprintf(id, sizeof id, "%s-%s", child, celeryc_task_id(call));
+    snprintf(args, sizeof args, "[%lld, %lld]", (long long)a, (long long)b);
+    if (celeryc_send(call, "examples.add", args, NULL, NULL, 0, id))
+        return celeryc_raise(call, "RuntimeError", "send failed");
+    return celeryc_return_string(call, id);
+}
+CELERYC_TASK("interop.spawn", spawn)
