@@ -4,6 +4,7 @@
 
 #define LIMIT_MESSAGE_BYTES    (64u << 20) /* one queue element, one reply string */
 #define LIMIT_REPLY_ELEMENTS   (1u << 20)  /* elements of one Redis reply */
+#define LIMIT_REPLY_BYTES      (512u << 20) /* all strings of one Redis reply */
 #define LIMIT_JSON_DEPTH       256         /* nesting of one JSON text */
 #define LIMIT_FRAME_BYTES      (96u << 20) /* one frame between master and child */
 #define LIMIT_LOG_LINE         (16u << 10) /* one log line */

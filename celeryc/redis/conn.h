@@ -2,11 +2,12 @@
 #pragma once
 /* One Redis connection on a libuv loop: pipelined commands, scripts, pub/sub pushes, reconnect with backoff.
  *
- * The only user of hiredis (its reader and formatter; the socket is ours). States: down -> connecting -> greeting
- * (AUTH, CLIENT SETNAME, SELECT, SCRIPT LOAD) -> up -> down ... Every wait has a deadline. READONLY, LOADING,
- * MASTERDOWN, NOAUTH and MISCONF replies to the greeting mean "try again later". Commands may be issued in any state:
- * they are sent when the connection is up only if REDIS_QUEUE_OK is said, else they fail at once with reply NULL.
- * A command whose answer is lost with the connection gets reply NULL: it may or may not have run. */
+ * The folder is the only user of hiredis (its reader; the socket is ours). States: down -> connecting -> greeting
+ * (AUTH, SELECT, CLIENT SETNAME, CLIENT ID, INFO, SCRIPT LOAD) -> up -> down ... Every wait has a deadline. The errors
+ * READONLY, LOADING, MASTERDOWN, NOAUTH, MISCONF, OOM and NOSCRIPT mean "not now": they drop the connection, which
+ * comes back with backoff. Commands are for a connection that is up; one issued in another state gets reply NULL in
+ * the same loop turn (never from inside the call). A command whose answer is lost with the connection gets reply NULL:
+ * it may or may not have run. */
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
@@ -23,8 +24,8 @@ enum redis_reply_kind {
     REDIS_R_ERROR,
 };
 
-/* Owned by the connection; valid until the callback returns. Every string is capped by LIMIT_MESSAGE_BYTES and
- * arrays by LIMIT_REPLY_ELEMENTS. */
+/* Owned by the connection; valid until the callback returns. Every string is capped by LIMIT_MESSAGE_BYTES, arrays
+ * by LIMIT_REPLY_ELEMENTS, a whole reply by LIMIT_REPLY_BYTES. Strings are NUL-terminated past their length. */
 struct redis_reply {
     enum redis_reply_kind kind;
     struct slice str; /* status, string, error text */
@@ -48,13 +49,14 @@ struct redis_callbacks {
     void (*on_up)(struct redis_conn *c, void *arg);
     /* Called once per loss or failed attempt, after every pending callback got NULL. retry_ms: next attempt. */
     void (*on_down)(struct redis_conn *c, const char *reason, int64_t retry_ms, void *arg);
-    /* A pub/sub push: kind "message", "pmessage", ... NULL when the connection is not used for pub/sub. */
+    /* A pub/sub push: kind "message", "pmessage", ... NULL when the connection is not used for pub/sub. A pub/sub
+     * connection subscribes to one channel or pattern per command. */
     void (*on_push)(struct redis_conn *c, const struct redis_reply *reply, void *arg);
 };
 
 struct redis_conn_options {
     const struct redis_endpoint *endpoint; /* borrowed for the life of the connection */
-    const char *client_name;               /* CLIENT SETNAME, may be NULL */
+    const char *client_name;               /* CLIENT SETNAME, borrowed, may be NULL */
     const struct redis_script *const
         *scripts;               /* loaded in the greeting; NULL-terminated, may be NULL */
     int64_t connect_timeout_ms; /* 0: 4,000 */
@@ -66,7 +68,8 @@ struct redis_conn *redis_conn_new(uv_loop_t *loop, const struct redis_conn_optio
                                   const struct redis_callbacks *cb,
                                   void *arg); /* NULL: out of memory */
 void redis_conn_start(struct redis_conn *c);
-/* Ends at once: pending callbacks get NULL, no callback comes after this returns; memory goes in the close callback. */
+/* Ends at once: pending callbacks get NULL, no callback comes after this returns; memory goes in the close callback
+ * (run the loop once more). May be called from inside a callback. */
 struct redis_conn *redis_conn_free(struct redis_conn *c);
 
 bool redis_conn_is_up(const struct redis_conn *c);
@@ -74,6 +77,8 @@ int64_t
 redis_conn_client_id(const struct redis_conn *c); /* CLIENT ID of the greeting, 0 when down */
 const char *redis_conn_run_id(
     const struct redis_conn *c); /* the server's run_id of the greeting, "" when down */
+int redis_conn_version(
+    const struct redis_conn *c); /* 60204 for 6.2.4; 0 when down or not told by the server */
 void redis_conn_drop(struct redis_conn *c,
                      const char *reason); /* closes the socket; reconnects by itself */
 
@@ -86,9 +91,12 @@ void redis_command(struct redis_conn *c, redis_reply_fn fn, void *arg, int64_t d
 void redis_commandv(struct redis_conn *c, redis_reply_fn fn, void *arg, ...)
     __attribute__((sentinel));
 
-/* EVALSHA name numkeys 0 argv...; NOSCRIPT is answered by EVAL once. */
+/* EVALSHA name 0 argv... The script must stand in the options. */
 void redis_eval(struct redis_conn *c, const struct redis_script *s, redis_reply_fn fn, void *arg,
                 size_t n, const struct slice *argv);
+
+/* Writes what is queued now instead of at the end of the turn (from a uv_prepare callback, say). */
+void redis_conn_flush(struct redis_conn *c);
 
 /* Text of an error reply or of a missing one, for logs. */
 const char *redis_reply_error(const struct redis_reply *reply);
