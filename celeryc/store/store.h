@@ -21,13 +21,18 @@ int store_open(const char *url, struct store **ret_s, struct err *e) WARN_UNUSED
 struct store *store_close(struct store *s);
 DEFINE_CLEANUP(struct store, store_close)
 
-/* name is relative to the url ("plan/batch-000001.ndjson.zst"). Retries with backoff and jitter inside deadline_ms
+/* The three below return 0; STORE_E_*; -EINVAL (an unsafe name, a bucket that is not there, a wrong region), -E2BIG, -EIO
+ * and other -Exxx; e holds one line that names the fix. name: components of printable bytes, none of them "." or "..".
+ *
+ * name is relative to the url ("plan/batch-000001.ndjson.zst"). Retries with backoff and jitter inside deadline_ms
  * (0: 60,000): 5xx, 429, SlowDown, resets, timeouts. */
 int store_get(struct store *s, const char *name, int64_t deadline_ms, struct buf *dst,
               struct err *e) WARN_UNUSED;
-/* Atomic: a reader sees all or nothing (file://: temporary file, fsync, rename). */
+/* Atomic: a reader sees all or nothing (file://: temporary file, fsync, rename). Folders of the name are made, the root
+ * of a file:// store too (one level). content_type may be NULL. */
 int store_put(struct store *s, const char *name, struct slice bytes, const char *content_type,
               int64_t deadline_ms, struct err *e) WARN_UNUSED;
+/* 0 also when there is no such object. */
 int store_delete(struct store *s, const char *name, int64_t deadline_ms, struct err *e) WARN_UNUSED;
 
 const char *store_url(const struct store *s);
