@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Celery's settings by Celery's names, read from a JSON file (--config): one object, {"task_default_queue": "emails"}.
+ *
+ * Every name of Celery 5.7 is known here and is either applied, without meaning for this worker (accepted silently),
+ * warned of, or refused: none is ignored in silence that somebody could rely on. */
+
+#include "celeryc/base/buf.h"
+#include "celeryc/base/err.h"
+#include "celeryc/worker/strv.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SETTINGS_MAX_STEPS 10
+
+struct settings {
+    char *broker_url, *result_backend; /* NULL: unset */
+    char *default_queue;               /* NULL: "celery" */
+    struct strv queues;                /* task_queues, names */
+    char *pool, *concurrency;          /* as text, NULL: unset */
+
+    double result_expires, result_failure_expires; /* seconds, 0: never; the second -1: as the first */
+    bool result_extended, ignore_result, store_errors_even_if_ignored, track_started;
+
+    bool acks_late, reject_on_worker_lost;
+    bool acks_on_failure_or_timeout;
+    int acks_on_timeout;                /* -1: as the one before */
+    double time_limit, soft_time_limit; /* 0: none */
+
+    int64_t prefetch_multiplier; /* -1: not given */
+    bool disable_prefetch;
+    int64_t eta_task_limit;      /* 0: ours */
+    int64_t max_tasks_per_child; /* 0: no limit */
+    double soft_shutdown_timeout;
+    bool soft_shutdown_on_idle;
+
+    bool connection_retry;
+    int connection_retry_on_startup; /* -1: as connection_retry */
+    double connection_max_retries;   /* a whole number; 0: for ever */
+
+    /* broker_transport_options, result_backend_transport_options */
+    double visibility_timeout; /* seconds */
+    char *broker_keyprefix, *result_keyprefix;
+    char *sep, *unacked_key, *unacked_index_key, *unacked_mutex_key; /* NULL: kombu's */
+    int priority_steps[SETTINGS_MAX_STEPS];
+    size_t n_priority_steps; /* 0: kombu's */
+
+    struct strv warnings; /* to be logged once the log is up */
+};
+
+void settings_init(struct settings *s); /* Celery's defaults */
+void settings_deinit(struct settings *s);
+DEFINE_CLEANUP_VALUE(struct settings, settings_deinit)
+
+/* 0; -EINVAL with the setting's name, what is wrong and the fix; -ENOMEM. */
+int settings_parse(struct settings *s, struct slice text, struct err *e) WARN_UNUSED;
+/* Reads a file of at most LIMIT_CONFIG_BYTES; also -Exxx of the file. */
+int settings_load(struct settings *s, const char *path, struct err *e) WARN_UNUSED;
