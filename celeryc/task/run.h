@@ -25,7 +25,7 @@ enum outcome_kind {
     OUTCOME_FAILURE,
     OUTCOME_RETRY,
     OUTCOME_IGNORE,
-    OUTCOME_REJECT,
+    OUTCOME_REJECT, /* without requeue it has a FAILURE record, as in Celery 5.7 */
 };
 
 struct outcome_message {
@@ -37,10 +37,10 @@ struct outcome_message {
 /* What a child tells the master at the end of a job. Slices borrow the frame (decode) or the caller (encode). */
 struct outcome {
     enum outcome_kind kind;
-    bool requeue;           /* OUTCOME_REJECT */
-    bool store;             /* the rules of wire-messages 3.6, already applied */
-    struct slice record;    /* the whole result record, JSON text; p NULL when !store */
-    struct slice repr;      /* of the result or the exception, for the log line */
+    bool requeue;        /* OUTCOME_REJECT */
+    bool store;          /* the rules of wire-messages 3.6, already applied */
+    struct slice record; /* the whole result record, JSON text; p NULL when !store */
+    struct slice repr;   /* of the result or the exception; RETRY: "Retry in 1s: ValueError('x')" */
     struct slice traceback; /* text, for the log of failures */
     double countdown;       /* OUTCOME_RETRY, for the log line */
     int64_t runtime_ns;
@@ -64,10 +64,11 @@ struct task_host {
     void *arg;
 };
 
-/* Runs raw (an envelope that message_parse accepts) and writes the encoded outcome to dst. Anything that is wrong
- * with the body, the arguments or the task becomes a FAILURE outcome. 0 or -ENOMEM. */
+/* Runs raw (an envelope that message_parse accepts) and appends the encoded outcome to dst. Anything that is wrong
+ * with the body, the arguments or the task becomes a FAILURE outcome. The arena is reset first and holds what the run
+ * needs; a caller with many runs keeps one for each thread. 0 or -ENOMEM. */
 int task_run(const struct task_registry *r, const struct task_settings *s,
-             const struct task_host *h, struct slice queue, struct slice raw,
+             const struct task_host *h, struct arena *a, struct slice queue, struct slice raw,
              struct buf *dst) WARN_UNUSED;
 
 /* The records that the master writes for a task it did not run (unknown, lost, expired, timed out): exception by

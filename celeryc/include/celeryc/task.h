@@ -103,7 +103,8 @@ CELERYC_API int celeryc_return_string(struct celeryc_call *call, const char *utf
 CELERYC_API int celeryc_return_json(struct celeryc_call *call, const char *json,
                                     size_t len); /* checked */
 
-/* type: "ValueError" (a builtin), or "module.ClassName" for an exception that callers can import. One message. */
+/* type: "ValueError" (a builtin), or "module.ClassName" for an exception that callers can import. One message.
+ * A caller's .get() raises that class; a name that it does not know becomes a class of that name. */
 CELERYC_API int celeryc_raise(struct celeryc_call *call, const char *type, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* The exception's constructor arguments as a JSON array. */
@@ -138,6 +139,22 @@ enum celeryc_level { CELERYC_DEBUG, CELERYC_INFO, CELERYC_WARNING, CELERYC_ERROR
 
 CELERYC_API void celeryc_log(struct celeryc_call *call, enum celeryc_level level,
                              const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- the same with the place in the source, which the traceback then names; C and C++ get them by these macros ---- */
+CELERYC_API int celeryc_raise_at(struct celeryc_call *call, const char *file, int line,
+                                 const char *function, const char *type, const char *format, ...)
+    __attribute__((format(printf, 6, 7)));
+CELERYC_API int celeryc_raise_json_at(struct celeryc_call *call, const char *file, int line,
+                                      const char *function, const char *type,
+                                      const char *args_json);
+CELERYC_API int celeryc_retry_at(struct celeryc_call *call, const char *file, int line,
+                                 const char *function, double countdown);
+
+#define celeryc_raise(call, ...) celeryc_raise_at(call, __FILE__, __LINE__, __func__, __VA_ARGS__)
+#define celeryc_raise_json(call, type, args_json) \
+    celeryc_raise_json_at(call, __FILE__, __LINE__, __func__, type, args_json)
+#define celeryc_retry(call, countdown) \
+    celeryc_retry_at(call, __FILE__, __LINE__, __func__, countdown)
 
 #define CELERYC_CAT2_(a, b) a##b
 #define CELERYC_CAT_(a, b)  CELERYC_CAT2_(a, b)

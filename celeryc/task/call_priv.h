@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* What the opaque struct celeryc_call is inside, and the helpers that its files share. */
+
+#include "celeryc/message/record.h"
+#include "celeryc/task/registry_priv.h"
+#include "celeryc/task/run.h"
+
+enum call_end {
+    END_NONE, /* the function has not said yet: None */
+    END_RETURN,
+    END_RAISE,
+    END_RETRY,
+    END_IGNORE,
+    END_REJECT,
+};
+
+/* A Python exception by name; texts in the call's arena. */
+struct exception {
+    struct slice type;   /* qualified name in its module */
+    struct slice module; /* never empty */
+    struct slice args;   /* JSON array text */
+};
+
+/* Where it was raised. */
+struct place {
+    const char *file;
+    int line;
+    const char *function;
+};
+
+struct celeryc_call {
+    const struct task_entry *task;
+    const struct task_settings *settings;
+    const struct task_host *host;
+    struct arena *arena;
+    const struct message *m;
+    const struct message_body *body;
+    struct slice queue;
+    const char *id, *hostname;
+    enum tristate ignore_result; /* effective */
+    bool failed_alloc;           /* out of memory on the way */
+
+    const char *args_error; /* NULL: the last celeryc_args was fine */
+
+    struct buf children; /* result tuples of what was sent, without the outer brackets */
+
+    enum call_end end;
+    struct buf result; /* END_RETURN: JSON */
+    struct exception exception;
+    struct place place;
+    bool has_cause;
+    struct exception cause;
+    bool has_retry_max;
+    int retry_max;
+    double countdown; /* END_RETRY */
+    bool requeue;     /* END_REJECT */
+};
+
+/* Splits "module.Class" and finds the module of a bare name. args is JSON array text, copied. 0 or -ENOMEM. */
+int exception_set(struct exception *ret_x, struct arena *a, struct slice type,
+                  struct slice args) WARN_UNUSED;
+/* ["text"] as the arguments. */
+int exception_set_text(struct exception *ret_x, struct arena *a, const char *type,
+                       struct slice text) WARN_UNUSED;
+/* A traceback as Python prints one, ending in "ValueError: boom\n". */
+void exception_write_traceback(struct buf *dst, const struct exception *x,
+                               const struct place *place, const char *task, const char *file);
+
+/* Ends the call with an exception of celeryc's own. */
+void call_fail(struct celeryc_call *call, const char *type, struct slice text);
+
+/* A record of this call's task: status and children filled in, the rest by the caller. */
+struct record call_record(const struct celeryc_call *call, const char *status,
+                          struct slice children);
+
+/* The children written so far as a JSON array. p NULL when out of memory. */
+struct slice call_children(struct celeryc_call *call);
