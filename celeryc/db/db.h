@@ -91,7 +91,7 @@ struct db_claim {
     char *retry_on;         /* of the plan; NULL; freed by db_claim_deinit, as the next two */
     char *on_batch, *on_finish;
     char *owner;        /* who holds a live lease */
-    bool plan_finished; /* DB_CLAIM_DONE: the whole plan is */
+    bool plan_finished; /* the whole plan is finished or failed */
 };
 
 void db_claim_deinit(struct db_claim *c);
@@ -173,9 +173,18 @@ struct db_finish {
 /* running -> done when position == count; also plan -> finished with the last one. Idempotent for our token. */
 int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
                     struct db_finish *ret_f, struct err *e) WARN_UNUSED;
-/* Gives the lease up (pause, shutdown, retry): state queued, or failed with the error text. */
+
+enum db_release {
+    DB_RELEASE_CLEAN,  /* pause, shutdown: does not count as an attempt */
+    DB_RELEASE_RETRY,  /* will be tried again, error says why */
+    DB_RELEASE_FAILED, /* given up; a message that comes again may claim it again */
+};
+
+/* Gives the lease up: state queued (parked when the plan is paused, cancelled when it is), or failed. error may be
+ * NULL. *ret_plan_finished (may be NULL): this failure ended the plan. */
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
-                     const char *failed_error, struct err *e) WARN_UNUSED;
+                     enum db_release how, const char *error, bool *ret_plan_finished,
+                     struct err *e) WARN_UNUSED;
 
 /* ---- reading ---- */
 

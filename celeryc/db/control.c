@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of plans and batches in the control tables, for both dialects.
+ *
+ * A batch: planned -> queued -> running -> done | failed, with running -> queued (released), queued -> parked (its plan
+ * is paused) and -> cancelled. A plan: planned -> queued -> running -> finished | failed, and paused, cancelled, which
+ * only people set. Rows are always locked batch first, then plan.
+ *
+ * A lease is a token that grows with every claim, and an end by the database's own clock. Whoever holds an old token can
+ * write nothing: every later statement names the token. The end only decides who may claim, never what is right. */
+
+#include "celeryc/db/db_priv.h"
+
+#include <errno.h>
+
+#define RETRY_SOON_MS 1000 /* a claim that met a locked batch row */
+
+/* Ends a transaction: commits when r is 0, else rolls back and keeps r. */
+static int end(struct db *db, int r, struct err *e)
+{
+    if (!r)
+        return db->ops->commit(db, e);
+    db->ops->rollback(db);
+    return r;
+}
+
+static int note_event(struct db *db, const char *plan, int64_t batch, const char *who,
+                      const char *event, const char *detail, struct err *e)
+{
+    const struct db_val v[] = {db_text(plan), batch ? db_int(batch) : db_text(NULL), db_text(who),
+                               db_text(event), db_text(detail)};
+
+    return db_exec(db,
+                   "INSERT INTO scatter_event (plan, batch, who, event, detail) "
+                   "VALUES ($1, $2, $3, $4, $5)",
+                   v, ARRAY_SIZE(v), NULL, e);
+}
+
+/* ---- planning ---- */
+
+static const char *or_empty(const char *s)
+{
+    return s ? s : "";
+}
+
+static int insert_plan(struct db *db, const struct db_plan *p, int64_t *ret_inserted, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {
+        db_text(p->plan),
+        db_text(p->migration),
+        db_text(p->table),
+        db_text(p->key),
+        db_text(p->columns_json ? p->columns_json : "[]"),
+        db_text(or_empty(p->store)),
+        db_text(or_empty(p->queue)),
+        db_text(or_empty(p->database)),
+        db_text(or_empty(p->query)),
+        db_text(p->params_json ? p->params_json : "{}"),
+        db_text(p->on_batch),
+        db_text(p->on_finish),
+        db_text(p->retry_on),
+        db_int(p->total),
+        db_int(p->n_batches),
+        db_text(or_empty(p->created_by)),
+    };
+    int r = db_exec(db,
+                    "INSERT INTO scatter_plan (plan, migration, table_name, key_column, columns, "
+                    "store, queue, database, query, params, on_batch, on_finish, retry_on, total, "
+                    "n_batches, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
+                    "$12, $13, $14, $15, $16) ON CONFLICT (plan) DO NOTHING",
+                    v, ARRAY_SIZE(v), &rows, e);
+
+    if (!r)
+        *ret_inserted = rows.changed;
+    return r;
+}
+
+int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch_row *rows,
+                   size_t n, struct err *e)
+{
+    int64_t inserted = 0;
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = insert_plan(db, p, &inserted, e);
+    if (!r && inserted)
+        r = db->ops->insert_batches(db, p->plan, rows, n, e);
+    if (!r && inserted)
+        r = note_event(db, p->plan, 0, or_empty(p->created_by), "planned", "", e);
+    return end(db, r, e);
+}
+
+int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t last, struct err *e)
+{
+    const struct db_val v[] = {db_text(plan), db_int(first), db_int(last)};
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = db_exec(db,
+                "UPDATE scatter_batch SET state = 'queued' WHERE plan = $1 AND batch >= $2 AND "
+                "batch <= $3 AND state = 'planned'",
+                v, ARRAY_SIZE(v), NULL, e);
+    if (!r)
+        r = db_exec(
+            db, "UPDATE scatter_plan SET state = 'queued' WHERE plan = $1 AND state = 'planned'", v,
+            1, NULL, e);
+    return end(db, r, e);
+}
+
+/* ---- claiming ---- */
+
+void db_claim_deinit(struct db_claim *c)
+{
+    free(c->retry_on);
+    free(c->on_batch);
+    free(c->on_finish);
+    free(c->owner);
+    *c = (struct db_claim){0};
+}
+
+/* What a claim reads; the names of columns by place. */
+#define CLAIM_COLUMNS                                                                             \
+    "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, " \
+    "b.attempts, @left@, b.owner, b.sha256, b.records, p.state, p.retry_on, p.on_batch, "         \
+    "p.on_finish FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "                    \
+    "WHERE b.plan = $1 AND b.batch = $2 "
+
+enum {
+    AT_STATE,
+    AT_POSITION,
+    AT_UNCHANGED,
+    AT_STALE,
+    AT_SKIPPED,
+    AT_QUARANTINED,
+    AT_TOKEN,
+    AT_ATTEMPTS,
+    AT_LEFT,
+    AT_OWNER,
+    AT_SHA256,
+    AT_RECORDS,
+    AT_PLAN_STATE,
+    AT_RETRY_ON,
+    AT_ON_BATCH,
+    AT_ON_FINISH,
+};
+
+static int read_batch(struct db *db, const struct db_claim_request *q, const char *lock,
+                      struct db_rows *ret_rows, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
+    const struct db_val v[] = {db_text(q->plan->plan), db_int(q->batch->batch)};
+
+    buf_append_str(&sql, CLAIM_COLUMNS);
+    buf_append_str(&sql, lock);
+    if (buf_ok(&sql))
+        return -ENOMEM;
+    return db_exec(db, sql.data, v, ARRAY_SIZE(v), ret_rows, e);
+}
+
+/* A message that nobody planned here brings its own rows; the plan grows by each batch that is new to it. */
+static int insert_missing(struct db *db, const struct db_claim_request *q, struct err *e)
+{
+    struct db_plan p = *q->plan;
+    int64_t inserted;
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(p.plan), db_int(q->batch->batch), db_text(q->batch->source),
+                               db_text(q->batch->sha256), db_int(q->batch->count)};
+    int r;
+
+    p.total = 0;
+    r = insert_plan(db, &p, &inserted, e);
+    if (!r)
+        r = db_exec(db,
+                    "INSERT INTO scatter_batch (plan, batch, source, sha256, records, state) "
+                    "VALUES ($1, $2, $3, $4, $5, 'queued') ON CONFLICT (plan, batch) DO NOTHING",
+                    v, ARRAY_SIZE(v), &rows, e);
+    if (r || rows.changed == 0)
+        return r;
+    const struct db_val grow[] = {db_text(p.plan), db_int(q->batch->count)};
+
+    return db_exec(db,
+                   "UPDATE scatter_plan SET total = total + CAST($2 AS bigint), n_batches = CASE "
+                   "WHEN n_batches < (SELECT count(*) FROM scatter_batch WHERE plan = $1) THEN "
+                   "(SELECT count(*) FROM scatter_batch WHERE plan = $1) ELSE n_batches END "
+                   "WHERE plan = $1",
+                   grow, ARRAY_SIZE(grow), NULL, e);
+}
+
+static int fill_claim(const struct db_rows *rows, struct db_claim *c)
+{
+    c->position = db_cell_i64(rows, 0, AT_POSITION);
+    c->counts = (struct db_counts){.unchanged = db_cell_i64(rows, 0, AT_UNCHANGED),
+                                   .stale = db_cell_i64(rows, 0, AT_STALE),
+                                   .skipped = db_cell_i64(rows, 0, AT_SKIPPED),
+                                   .quarantined = db_cell_i64(rows, 0, AT_QUARANTINED)};
+    c->token = db_cell_i64(rows, 0, AT_TOKEN);
+    c->attempts = db_cell_i64(rows, 0, AT_ATTEMPTS);
+    c->plan_finished = db_cell_is(rows, 0, AT_PLAN_STATE, "finished") ||
+                       db_cell_is(rows, 0, AT_PLAN_STATE, "failed");
+    int r = db_cell_dup(rows, 0, AT_RETRY_ON, &c->retry_on);
+
+    if (!r)
+        r = db_cell_dup(rows, 0, AT_ON_BATCH, &c->on_batch);
+    if (!r)
+        r = db_cell_dup(rows, 0, AT_ON_FINISH, &c->on_finish);
+    if (!r)
+        r = db_cell_dup(rows, 0, AT_OWNER, &c->owner);
+    return r;
+}
+
+static int set_batch_state(struct db *db, const struct db_claim_request *q, const char *state,
+                           struct err *e)
+{
+    const struct db_val v[] = {db_text(q->plan->plan), db_int(q->batch->batch), db_text(state)};
+
+    return db_exec(db,
+                   "UPDATE scatter_batch SET state = $3, lease_until = NULL, owner = NULL "
+                   "WHERE plan = $1 AND batch = $2",
+                   v, ARRAY_SIZE(v), NULL, e);
+}
+
+/* Who takes a running batch over leaves a line in the audit. */
+static int note_takeover(struct db *db, const struct db_claim_request *q, const struct db_claim *c,
+                         bool live, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf detail = BUF_INIT;
+
+    buf_appendf(&detail, "from %s at position %lld, %s", c->owner ? c->owner : "nobody",
+                (long long)c->position, live ? "message delivered again" : "lease expired");
+    if (buf_ok(&detail))
+        return -ENOMEM;
+    return note_event(db, q->plan->plan, q->batch->batch, q->worker, "takeover", detail.data, e);
+}
+
+static int take_lease(struct db *db, const struct db_claim_request *q, struct db_claim *c,
+                      struct err *e)
+{
+    const struct db_val v[] = {db_int(q->lease_ms),     db_text(q->plan->plan),
+                               db_int(q->batch->batch), db_int(c->token + 1),
+                               db_text(q->owner),       db_text(q->worker)};
+    int r = db_exec(db,
+                    "UPDATE scatter_batch SET state = 'running', lease_token = $4, lease_until = "
+                    "@lease@, owner = $5, worker = $6, attempts = attempts + 1, error = NULL, "
+                    "finished_at = NULL, started_at = coalesce(started_at, @now@) "
+                    "WHERE plan = $2 AND batch = $3",
+                    v, ARRAY_SIZE(v), NULL, e);
+
+    if (r)
+        return r;
+    c->token++;
+    c->attempts++;
+    c->state = DB_CLAIM_OURS;
+    return db_exec(db,
+                   "UPDATE scatter_plan SET state = 'running', finished_at = NULL, started_at = "
+                   "coalesce(started_at, @now@) WHERE plan = $1 AND state IN ('planned', 'queued', "
+                   "'failed', 'finished')",
+                   (struct db_val[]){db_text(q->plan->plan)}, 1, NULL, e);
+}
+
+/* What the locked row means for this delivery. */
+static int decide(struct db *db, const struct db_claim_request *q, const struct db_rows *rows,
+                  struct db_claim *c, struct err *e)
+{
+    struct slice left = db_cell(rows, 0, AT_LEFT);
+    int64_t left_ms = left.p ? db_cell_i64(rows, 0, AT_LEFT) : 0;
+    bool running = db_cell_is(rows, 0, AT_STATE, "running");
+    bool live = running && left_ms > 0;
+
+    if (!slice_eq_str(db_cell(rows, 0, AT_SHA256), q->batch->sha256))
+        return err_set(e, -EBADMSG,
+                       "batch %lld of plan %s was planned with another file (its SHA-256 differs)",
+                       (long long)q->batch->batch, q->plan->plan);
+    if (db_cell_is(rows, 0, AT_STATE, "done")) {
+        c->state = DB_CLAIM_DONE;
+        return 0;
+    }
+    if (db_cell_is(rows, 0, AT_PLAN_STATE, "cancelled") ||
+        db_cell_is(rows, 0, AT_STATE, "cancelled")) {
+        c->state = DB_CLAIM_CANCELLED;
+        return live && !q->takeover ? 0 : set_batch_state(db, q, "cancelled", e);
+    }
+    if (db_cell_is(rows, 0, AT_PLAN_STATE, "paused")) {
+        c->state = DB_CLAIM_PAUSED;
+        return live && !q->takeover ? 0 : set_batch_state(db, q, "parked", e);
+    }
+    if (live && !q->takeover) {
+        c->state = DB_CLAIM_BUSY;
+        c->retry_after_ms = left_ms;
+        return 0;
+    }
+    if (running) {
+        int r = note_takeover(db, q, c, live, e);
+
+        if (r)
+            return r;
+    }
+    return take_lease(db, q, c, e);
+}
+
+/* The row is locked by a chunk that is being written (or by a frozen worker, whom the server ends soon). */
+static int locked(struct db *db, const struct db_claim_request *q, struct db_claim *c,
+                  struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    int r = read_batch(db, q, "", &rows, e);
+
+    if (r)
+        return r;
+    if (rows.n_rows == 0)
+        return err_set(e, db_fail(db, "40001"), "the batch row is being made by another worker");
+    r = fill_claim(&rows, c);
+    c->state = DB_CLAIM_BUSY;
+    c->retry_after_ms = MAX(db_cell_i64(&rows, 0, AT_LEFT), 100);
+    if (q->takeover)
+        c->retry_after_ms = MIN(c->retry_after_ms, RETRY_SOON_MS);
+    return r;
+}
+
+static int claim(struct db *db, const struct db_claim_request *q, struct db_claim *c, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    int r = read_batch(db, q, "@skip_b@", &rows, e);
+
+    if (!r && rows.n_rows == 0) {
+        db_rows_deinit(&rows);
+        r = insert_missing(db, q, e);
+        if (!r)
+            r = read_batch(db, q, "@skip_b@", &rows, e);
+    }
+    if (r)
+        return r;
+    if (rows.n_rows == 0)
+        return locked(db, q, c, e);
+    r = fill_claim(&rows, c);
+    return r ? r : decide(db, q, &rows, c, e);
+}
+
+int db_batch_claim(struct db *db, const struct db_claim_request *q, struct db_claim *ret_c,
+                   struct err *e)
+{
+    CLEANUP(db_claim_deinit) struct db_claim c = {0};
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = end(db, claim(db, q, &c, e), e);
+    if (r)
+        return r;
+    *ret_c = c;
+    c = (struct db_claim){0};
+    return 0;
+}
+
+/* ---- position after doubt ---- */
+
+/* Reads under the row lock: an open transaction of ours that the server still holds ends first. */
+static int read_position(struct db *db, const char *plan, int64_t batch, int64_t token,
+                         int64_t *ret_position, struct db_counts *ret_counts, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(plan), db_int(batch)};
+    int r =
+        db_exec(db,
+                "SELECT b.lease_token, b.state, b.position, b.unchanged, b.stale, b.skipped, "
+                "b.quarantined FROM scatter_batch b WHERE b.plan = $1 AND b.batch = $2 @lock_b@",
+                v, ARRAY_SIZE(v), &rows, e);
+
+    if (r)
+        return r;
+    if (rows.n_rows == 0 || db_cell_i64(&rows, 0, 0) != token ||
+        !db_cell_is(&rows, 0, 1, "running"))
+        return err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
+                       (long long)batch, plan);
+    *ret_position = db_cell_i64(&rows, 0, 2);
+    *ret_counts = (struct db_counts){.unchanged = db_cell_i64(&rows, 0, 3),
+                                     .stale = db_cell_i64(&rows, 0, 4),
+                                     .skipped = db_cell_i64(&rows, 0, 5),
+                                     .quarantined = db_cell_i64(&rows, 0, 6)};
+    return 0;
+}
+
+int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t token,
+                      int64_t *ret_position, struct db_counts *ret_counts, struct err *e)
+{
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = read_position(db, plan, batch, token, ret_position, ret_counts, e);
+    return end(db, r, e);
+}
+
+int db_fenced(struct db *db, const struct db_chunk *c, struct err *e)
+{
+    int64_t position;
+    struct db_counts counts;
+    int r = db_batch_position(db, c->plan, c->batch, c->token, &position, &counts, e);
+
+    if (r)
+        return r;
+    return err_set(e, db_fail(db, "40001"), "the checkpoint stands at %lld, not at %lld",
+                   (long long)position, (long long)c->old_position);
+}
+
+/* ---- the end of a batch ---- */
+
+/* The plan ends with its last open batch. Its row is locked first, so that of two last batches exactly one sees it. */
+static int end_plan(struct db *db, const char *plan, bool *ret_finished, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0}, left = {0};
+    const struct db_val v[] = {db_text(plan)};
+    int r =
+        db_exec(db, "SELECT p.state, p.n_batches FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v,
+                1, &rows, e);
+
+    if (!r)
+        r = db_exec(
+            db,
+            "SELECT count(*), coalesce(sum(CASE WHEN state = 'failed' THEN 1 ELSE 0 END), 0) "
+            "FROM scatter_batch WHERE plan = $1 AND state IN ('done', 'failed', 'cancelled')",
+            v, 1, &left, e);
+    if (r)
+        return r;
+    if (rows.n_rows == 0 || db_cell_i64(&left, 0, 0) < db_cell_i64(&rows, 0, 1) ||
+        !(db_cell_is(&rows, 0, 0, "running") || db_cell_is(&rows, 0, 0, "paused")))
+        return 0;
+    const char *state = db_cell_i64(&left, 0, 1) ? "failed" : "finished";
+    const struct db_val done[] = {db_text(plan), db_text(state)};
+
+    r = db_exec(db, "UPDATE scatter_plan SET state = $2, finished_at = @now@ WHERE plan = $1", done,
+                2, NULL, e);
+    if (!r)
+        r = note_event(db, plan, 0, "", state, "", e);
+    if (!r)
+        *ret_finished = true;
+    return r;
+}
+
+static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
+                  struct db_finish *f, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(plan), db_int(batch), db_int(token)};
+    int r = db_exec(db,
+                    "SELECT b.state, b.position, b.records, b.unchanged, b.stale, b.skipped, "
+                    "b.quarantined, @age@, b.worker FROM scatter_batch b WHERE b.plan = $1 AND "
+                    "b.batch = $2 AND b.lease_token = $3 @lock_b@",
+                    v, ARRAY_SIZE(v), &rows, e);
+
+    if (r)
+        return r;
+    if (rows.n_rows == 0 ||
+        !(db_cell_is(&rows, 0, 0, "running") || db_cell_is(&rows, 0, 0, "done")))
+        return err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
+                       (long long)batch, plan);
+    if (db_cell_i64(&rows, 0, 1) != db_cell_i64(&rows, 0, 2))
+        return err_set(e, -EINVAL, "batch %lld of plan %s is not at its end", (long long)batch,
+                       plan);
+    f->counts = (struct db_counts){.unchanged = db_cell_i64(&rows, 0, 3),
+                                   .stale = db_cell_i64(&rows, 0, 4),
+                                   .skipped = db_cell_i64(&rows, 0, 5),
+                                   .quarantined = db_cell_i64(&rows, 0, 6)};
+    f->ok = db_cell_i64(&rows, 0, 1) - f->counts.unchanged - f->counts.stale - f->counts.skipped -
+            f->counts.quarantined;
+    f->duration_s = db_cell_f64(&rows, 0, 7);
+    if (db_cell_is(&rows, 0, 0, "done"))
+        return 0;
+    r = db_exec(db,
+                "UPDATE scatter_batch SET state = 'done', finished_at = @now@, lease_until = NULL, "
+                "owner = NULL WHERE plan = $1 AND batch = $2 AND lease_token = $3",
+                v, ARRAY_SIZE(v), NULL, e);
+    if (!r)
+        r = end_plan(db, plan, &f->plan_finished, e);
+    return r;
+}
+
+int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
+                    struct db_finish *ret_f, struct err *e)
+{
+    struct db_finish f = {0};
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = end(db, finish(db, plan, batch, token, &f, e), e);
+    if (!r)
+        *ret_f = f;
+    return r;
+}
+
+static int give_back(struct db *db, const char *plan, int64_t batch, int64_t token,
+                     enum db_release how, const char *error, bool *ret_finished, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(plan),
+                               db_int(batch),
+                               db_int(token),
+                               db_text(error),
+                               db_text(how == DB_RELEASE_FAILED ? "failed" : "queued"),
+                               db_int(how == DB_RELEASE_CLEAN ? 1 : 0)};
+    int r =
+        db_exec(db,
+                "UPDATE scatter_batch SET state = CASE WHEN $5 = 'failed' THEN 'failed' WHEN "
+                "(SELECT p.state FROM scatter_plan p WHERE p.plan = $1) = 'paused' THEN 'parked' "
+                "WHEN (SELECT p.state FROM scatter_plan p WHERE p.plan = $1) = 'cancelled' THEN "
+                "'cancelled' ELSE 'queued' END, lease_until = NULL, owner = NULL, error = $4, "
+                "attempts = attempts - CAST($6 AS integer) WHERE plan = $1 AND batch = $2 AND "
+                "lease_token = $3 AND state = 'running'",
+                v, ARRAY_SIZE(v), &rows, e);
+
+    if (r)
+        return r;
+    if (rows.changed == 0)
+        return err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
+                       (long long)batch, plan);
+    if (how != DB_RELEASE_FAILED)
+        return 0;
+    r = note_event(db, plan, batch, "", "failed", error ? error : "", e);
+    if (!r)
+        r = end_plan(db, plan, ret_finished, e);
+    return r;
+}
+
+int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
+                     enum db_release how, const char *error, bool *ret_plan_finished, struct err *e)
+{
+    bool finished = false;
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = end(db, give_back(db, plan, batch, token, how, error, &finished, e), e);
+    if (!r && ret_plan_finished)
+        *ret_plan_finished = finished;
+    return r;
+}

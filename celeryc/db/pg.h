@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Inside db/, PostgreSQL only: the connection and its pipelines. */
+
+#include "celeryc/db/db_priv.h"
+
+#include <libpq-fe.h>
+
+#define PG_MAX_STATEMENTS 8 /* of one pipeline */
+
+struct pg_target; /* the types of a table's columns, looked up once per batch */
+
+struct pg {
+    struct db db;
+    PGconn *conn;
+    int64_t limit_ms; /* statement_timeout of the open transaction; 0: none */
+    struct pg_target *target;
+};
+
+/* One statement of a pipeline; values in text form, NULL is SQL NULL. */
+struct pg_stmt {
+    const char *sql;
+    int n;
+    const char *const *values;
+};
+
+static inline struct pg *pg_of(struct db *db)
+{
+    return (struct pg *)db;
+}
+
+/* Connects again when the connection is lost. 0 or DB_E_RETRY. */
+int pg_ready(struct pg *pg, struct err *e) WARN_UNUSED;
+/* Sends n statements (at most 8) and reads all answers in one round trip. ret_results[i] is the answer of statement i
+ * when 0 is returned, freed by the caller with PQclear; on failure nothing is left to free and the rest of the pipeline
+ * was not run. */
+int pg_run(struct pg *pg, const struct pg_stmt *stmts, size_t n, PGresult **ret_results,
+           struct err *e) WARN_UNUSED;
+
+/* The two statements that open a transaction: BEGIN and its settings. texts must outlive the run. */
+struct pg_begin {
+    char limit[24], lock[24], idle[24];
+    const char *values[3];
+    int64_t limit_ms;
+};
+
+void pg_begin_stmts(struct pg_begin *b, bool snapshot, int64_t lease_ms, struct pg_stmt stmts[2]);
+/* Puts the failure of a result (or of the connection when res is NULL) into e and db. */
+int pg_fail(struct pg *pg, const PGresult *res, struct err *e);
+/* One answer, waited for at most limit_ms beyond the server's own limit; NULL at the end of a query. */
+int pg_result(struct pg *pg, PGresult **ret_res, struct err *e) WARN_UNUSED;
+void pg_rollback(struct db *db);
+
+static inline bool pg_committed(const PGresult *res)
+{
+    return str_eq(PQcmdStatus((PGresult *)res), "COMMIT");
+}
+
+/* The literal of a one-dimensional array, element by element. */
+struct pg_array {
+    struct buf b;
+};
+
+#define PG_ARRAY_INIT \
+    (struct pg_array) \
+    {                 \
+        .b = BUF_INIT \
+    }
+void pg_array_deinit(struct pg_array *a);
+DEFINE_CLEANUP_VALUE(struct pg_array, pg_array_deinit)
+void pg_array_add(struct pg_array *a, struct slice s); /* p NULL: NULL */
+void pg_array_add_int(struct pg_array *a, int64_t v);
+const char *pg_array_end(struct pg_array *a); /* borrowed; NULL: out of memory */
+
+/* ---- target types ---- */
+
+struct pg_column {
+    const char *name, *type; /* type as format_type gives it, quoted where needed */
+    bool array, generated;
+};
+
+struct pg_target {
+    struct arena *arena;
+    const char *table; /* as asked */
+    char *quoted;
+    size_t n;
+    struct pg_column *column;
+};
+
+/* The table's columns from the catalogue, remembered until pg_target_forget. DB_E_SCHEMA: no such table. */
+int pg_target_get(struct pg *pg, const char *table, const struct pg_target **ret_t,
+                  struct err *e) WARN_UNUSED;
+/* DB_E_SCHEMA naming the columns that there are. */
+int pg_target_column(struct pg *pg, const struct pg_target *t, const char *name,
+                     const struct pg_column **ret_c, struct err *e) WARN_UNUSED;
+void pg_target_forget(struct pg *pg);
+
+int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r, struct err *e);
+int pg_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);
+int pg_check_target(struct db *db, const struct db_target *t, struct err *e);
+
+static inline void pg_clear_cleanup(PGresult **res)
+{
+    PQclear(*res);
+}

@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PostgreSQL: the fenced chunk.
+ *
+ * First round trip: BEGIN, settings, one statement that moves the checkpoint (ck), credits the worker, lists what was
+ * skipped or set aside, and updates the rows that still hold the planned values (u). Second: the stale rows when there
+ * are any, and COMMIT. Without a row in ck nothing at all was written. A row that waited for a lock is checked again by
+ * the server with its new values, so a change that came in between makes it stale and is never overwritten.
+ *
+ * Values travel as arrays of text and are cast to the columns' types; keys as an array of the key's own type, so that
+ * the primary key's index finds them. */
+
+#include "celeryc/db/pg.h"
+
+#include <errno.h>
+
+/* Parameters $1..$10 of every chunk; the arrays follow. */
+enum {
+    P_NEW = 1,
+    P_LEASE,
+    P_UNCHANGED,
+    P_SKIPPED,
+    P_QUARANTINED,
+    P_PLAN,
+    P_BATCH,
+    P_TOKEN,
+    P_OLD,
+    P_WORKER
+};
+
+#define FIXED_PARAMS 10
+
+struct statement {
+    struct arena *arena;
+    struct buf sql;
+    const char **values;
+    size_t n, cap;
+};
+
+/* Arrays of the outcomes: position, key, kind, class, state, message. */
+#define OUTCOME_ARRAYS 6
+
+struct outcomes {
+    struct pg_array a[OUTCOME_ARRAYS];
+    size_t n;
+};
+
+struct counts {
+    size_t changed;
+    int64_t unchanged, skipped, quarantined;
+    bool partly; /* some change leaves a column as it is */
+};
+
+static struct counts count_rows(const struct db_chunk *c)
+{
+    struct counts n = {0};
+
+    for (size_t i = 0; i < c->n_rows; i++) {
+        const struct db_row *row = &c->rows[i];
+
+        n.changed += row->outcome == DB_O_CHANGED;
+        n.unchanged += row->outcome == DB_O_UNCHANGED;
+        n.skipped += row->outcome == DB_O_SKIPPED;
+        n.quarantined += row->outcome == DB_O_QUARANTINED;
+        for (size_t k = 0; row->outcome == DB_O_CHANGED && row->set && k < c->target->n_writes; k++)
+            n.partly = n.partly || !row->set[k];
+    }
+    return n;
+}
+
+/* ---- outcomes ---- */
+
+static void outcomes_deinit(struct outcomes *o)
+{
+    for (size_t i = 0; i < OUTCOME_ARRAYS; i++)
+        pg_array_deinit(&o->a[i]);
+}
+
+DEFINE_CLEANUP_VALUE(struct outcomes, outcomes_deinit)
+
+static void add_outcome(struct outcomes *o, const struct db_row *row, const char *outcome)
+{
+    bool stale = str_eq(outcome, "stale");
+
+    pg_array_add_int(&o->a[0], row->position);
+    pg_array_add(&o->a[1], row->old[0].p ? row->old[0] : SLICE_LIT(""));
+    pg_array_add(&o->a[2], slice_str(outcome));
+    pg_array_add(&o->a[3], slice_str(stale ? NULL : row->error_class));
+    pg_array_add(&o->a[4], slice_str(stale ? NULL : row->sqlstate));
+    pg_array_add(&o->a[5], slice_str(stale ? NULL : row->message));
+    o->n++;
+}
+
+static int outcome_values(struct outcomes *o, const char **values)
+{
+    for (size_t i = 0; i < OUTCOME_ARRAYS; i++) {
+        values[i] = pg_array_end(&o->a[i]);
+        if (!values[i])
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+#define OUTCOME_COLUMNS \
+    "(plan, batch, worker, position, record_key, outcome, error_class, sqlstate, message)"
+
+/* ---- building the statement ---- */
+
+static int add_value(struct statement *s, const char *value)
+{
+    if (s->n == s->cap)
+        return -E2BIG;
+    s->values[s->n++] = value;
+    return 0;
+}
+
+static int add_int(struct statement *s, int64_t v)
+{
+    const char *text = arena_printf(s->arena, "%lld", (long long)v);
+
+    return text ? add_value(s, text) : -ENOMEM;
+}
+
+static int fixed_params(struct statement *s, const struct db_chunk *c, const struct counts *n)
+{
+    const int64_t numbers[] = {c->new_position, c->lease_ms, n->unchanged, n->skipped,
+                               n->quarantined};
+    int r = 0;
+
+    for (size_t i = 0; !r && i < ARRAY_SIZE(numbers); i++)
+        r = add_int(s, numbers[i]);
+    if (!r)
+        r = add_value(s, c->plan);
+    if (!r)
+        r = add_int(s, c->batch);
+    if (!r)
+        r = add_int(s, c->token);
+    if (!r)
+        r = add_int(s, c->old_position);
+    if (!r)
+        r = add_value(s, c->worker);
+    ASSERT(r || s->n == FIXED_PARAMS);
+    buf_append_str(
+        &s->sql,
+        "WITH ck AS (UPDATE scatter_batch SET position = $1::bigint, lease_until = "
+        "clock_timestamp() + $2::bigint * interval '1 millisecond', unchanged = unchanged + "
+        "$3::bigint, skipped = skipped + $4::bigint, quarantined = quarantined + $5::bigint WHERE "
+        "plan = $6::text AND batch = $7::bigint AND lease_token = $8::bigint AND position = "
+        "$9::bigint AND state = 'running' RETURNING 1), s AS (INSERT INTO scatter_share (plan, "
+        "batch, worker, records) SELECT $6::text, $7::bigint, $10::text, $1::bigint - $9::bigint "
+        "FROM ck ON CONFLICT (plan, batch, worker) DO UPDATE SET records = scatter_share.records + "
+        "excluded.records)");
+    return r;
+}
+
+static int outcome_part(struct statement *s, struct outcomes *o)
+{
+    const char *values[OUTCOME_ARRAYS];
+    int r = outcome_values(o, values);
+    size_t first = s->n + 1;
+
+    for (size_t i = 0; !r && i < OUTCOME_ARRAYS; i++)
+        r = add_value(s, values[i]);
+    buf_appendf(&s->sql,
+                ", o AS (INSERT INTO scatter_outcome " OUTCOME_COLUMNS
+                " SELECT $6::text, $7::bigint, $10::text, x.* FROM ck, unnest($%zu::bigint[], "
+                "$%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[]) AS x)",
+                first, first + 1, first + 2, first + 3, first + 4, first + 5);
+    return r;
+}
+
+/* One array in the arena's keeping: rows' values by pick. */
+static int add_array(struct statement *s, const struct db_chunk *c,
+                     struct slice (*pick)(const struct db_row *row, size_t k), size_t k)
+{
+    CLEANUP(pg_array_deinit) struct pg_array a = PG_ARRAY_INIT;
+
+    for (size_t i = 0; i < c->n_rows; i++)
+        if (c->rows[i].outcome == DB_O_CHANGED)
+            pg_array_add(&a, pick(&c->rows[i], k));
+    const char *text = pg_array_end(&a);
+
+    text = text ? arena_strdup(s->arena, slice_str(text)) : NULL;
+    return text ? add_value(s, text) : -ENOMEM;
+}
+
+static struct slice pick_old(const struct db_row *row, size_t k)
+{
+    return row->old[k];
+}
+
+static struct slice pick_fresh(const struct db_row *row, size_t k)
+{
+    return row->set && !row->set[k] ? SLICE_NULL : row->fresh[k];
+}
+
+static struct slice pick_set(const struct db_row *row, size_t k)
+{
+    return !row->set || row->set[k] ? SLICE_LIT("t") : SLICE_LIT("f");
+}
+
+/* SET "phone" = v.n0::text, or CASE when some rows keep their value. */
+static int set_clause(struct statement *s, const struct db_chunk *c, const struct counts *n,
+                      struct pg *pg, const struct pg_target *target, struct err *e)
+{
+    buf_appendf(&s->sql, ", u AS (UPDATE %s AS t SET ", target->quoted);
+    for (size_t i = 0; i < c->target->n_writes; i++) {
+        const struct pg_column *col;
+        int r = pg_target_column(pg, target, c->target->writes[i], &col, e);
+
+        if (r)
+            return r;
+        buf_append_str(&s->sql, i ? ", " : "");
+        db_quote_name(&s->sql, slice_str(col->name));
+        if (n->partly) {
+            buf_appendf(&s->sql, " = CASE WHEN v.f%zu THEN v.n%zu::%s ELSE t.", i, i, col->type);
+            db_quote_name(&s->sql, slice_str(col->name));
+            buf_append_str(&s->sql, " END");
+        } else {
+            buf_appendf(&s->sql, " = v.n%zu::%s", i, col->type);
+        }
+    }
+    return 0;
+}
+
+/* FROM unnest(keys, old values, new values, flags), numbered from 1 in file order. */
+static int from_clause(struct statement *s, const struct db_chunk *c, const struct counts *n,
+                       const struct pg_column *key)
+{
+    CLEANUP(buf_deinit) struct buf names = BUF_INIT;
+    int r;
+
+    buf_appendf(&s->sql, " FROM unnest($%zu::%s[]", s->n + 1, key->type);
+    buf_append_str(&names, "k");
+    r = add_array(s, c, pick_old, 0);
+    for (size_t i = 0; !r && i < c->target->n_reads; i++) {
+        buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
+        buf_appendf(&names, ", o%zu", i);
+        r = add_array(s, c, pick_old, i + 1);
+    }
+    for (size_t i = 0; !r && i < c->target->n_writes; i++) {
+        buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
+        buf_appendf(&names, ", n%zu", i);
+        r = add_array(s, c, pick_fresh, i);
+    }
+    for (size_t i = 0; !r && n->partly && i < c->target->n_writes; i++) {
+        buf_appendf(&s->sql, ", $%zu::boolean[]", s->n + 1);
+        buf_appendf(&names, ", f%zu", i);
+        r = add_array(s, c, pick_set, i);
+    }
+    buf_append_str(&s->sql, ") WITH ORDINALITY AS v (");
+    buf_append_slice(&s->sql, buf_slice(&names));
+    buf_append_str(&s->sql, ", i)");
+    return r ? r : buf_ok(&names);
+}
+
+static int update_part(struct statement *s, const struct db_chunk *c, const struct counts *n,
+                       struct pg *pg, struct err *e)
+{
+    const struct pg_target *target;
+    const struct pg_column *key, *col;
+    int r = pg_target_get(pg, c->target->table, &target, e);
+
+    if (!r)
+        r = pg_target_column(pg, target, c->target->key, &key, e);
+    if (!r)
+        r = set_clause(s, c, n, pg, target, e);
+    if (!r)
+        r = from_clause(s, c, n, key);
+    if (r)
+        return r;
+    buf_append_str(&s->sql, " WHERE t.");
+    db_quote_name(&s->sql, slice_str(key->name));
+    buf_append_str(&s->sql, " = v.k");
+    for (size_t i = 0; i < c->target->n_reads; i++) {
+        r = pg_target_column(pg, target, c->target->reads[i], &col, e);
+        if (r)
+            return r;
+        buf_append_str(&s->sql, " AND t.");
+        db_quote_name(&s->sql, slice_str(col->name));
+        buf_appendf(&s->sql, "::text COLLATE \"C\" IS NOT DISTINCT FROM v.o%zu", i);
+    }
+    buf_append_str(&s->sql, " AND EXISTS (SELECT 1 FROM ck) RETURNING v.i)");
+    return 0;
+}
+
+/* Row: rows of ck, plan state, numbers of the rows that the guard refused. */
+static void select_part(struct statement *s, size_t n_changed)
+{
+    buf_append_str(&s->sql,
+                   " SELECT (SELECT count(*) FROM ck), (SELECT p.state FROM scatter_plan p "
+                   "WHERE p.plan = $6::text), ");
+    if (n_changed)
+        buf_appendf(&s->sql,
+                    "CASE WHEN (SELECT count(*) FROM u) < %zu THEN (SELECT "
+                    "string_agg(g.i::text, ',' ORDER BY g.i) FROM generate_series(1, %zu) AS g (i) "
+                    "WHERE g.i NOT IN (SELECT u.i FROM u)) END",
+                    n_changed, n_changed);
+    else
+        buf_append_str(&s->sql, "NULL::text");
+}
+
+static int build(struct statement *s, const struct db_chunk *c, const struct counts *n,
+                 struct outcomes *o, struct pg *pg, struct err *e)
+{
+    int r = fixed_params(s, c, n);
+
+    for (size_t i = 0; i < c->n_rows; i++) {
+        if (c->rows[i].outcome == DB_O_SKIPPED)
+            add_outcome(o, &c->rows[i], "skipped");
+        else if (c->rows[i].outcome == DB_O_QUARANTINED)
+            add_outcome(o, &c->rows[i], "quarantined");
+    }
+    if (!r && o->n)
+        r = outcome_part(s, o);
+    if (!r && n->changed)
+        r = update_part(s, c, n, pg, e);
+    select_part(s, n->changed);
+    return r ? r : buf_ok(&s->sql);
+}
+
+/* ---- running it ---- */
+
+/* "3,17" are the third and the seventeenth changed row. */
+static int64_t list_stale(const struct db_chunk *c, const char *numbers, struct outcomes *o)
+{
+    size_t row = 0, seen = 0;
+
+    while (*numbers) {
+        char *end;
+        size_t want = strtoul(numbers, &end, 10);
+
+        for (; row < c->n_rows && seen < want; row++)
+            if (c->rows[row].outcome == DB_O_CHANGED && ++seen == want)
+                add_outcome(o, &c->rows[row], "stale");
+        numbers = *end ? end + 1 : end;
+    }
+    return (int64_t)o->n;
+}
+
+/* The second round trip: stale rows, if any, and COMMIT. */
+static int settle(struct pg *pg, const struct db_chunk *c, const char *stale_numbers,
+                  int64_t *ret_stale, struct err *e)
+{
+    CLEANUP(outcomes_deinit) struct outcomes o = {0};
+    struct pg_stmt stmts[3];
+    PGresult *res[3] = {0};
+    char batch[24], count[24];
+    const char *outcome_params[3 + OUTCOME_ARRAYS] = {c->plan, batch, c->worker};
+    const char *count_params[] = {c->plan, batch, count};
+    int64_t stale = list_stale(c, stale_numbers, &o);
+    size_t n = 0;
+
+    (void)snprintf(batch, sizeof(batch), "%lld", (long long)c->batch);
+    (void)snprintf(count, sizeof(count), "%lld", (long long)stale);
+    if (stale) {
+        if (outcome_values(&o, outcome_params + 3))
+            return -ENOMEM;
+        stmts[n++] = (struct pg_stmt){
+            "INSERT INTO scatter_outcome " OUTCOME_COLUMNS
+            " SELECT $1::text, $2::bigint, $3::text, "
+            "x.* FROM unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], "
+            "$9::text[]) AS x",
+            ARRAY_SIZE(outcome_params), outcome_params};
+        stmts[n++] =
+            (struct pg_stmt){"UPDATE scatter_batch SET stale = stale + $3::bigint WHERE plan "
+                             "= $1::text AND batch = $2::bigint",
+                             ARRAY_SIZE(count_params), count_params};
+    }
+    stmts[n++] = (struct pg_stmt){.sql = "COMMIT"};
+    int r = pg_run(pg, stmts, n, res, e);
+
+    if (!r && !pg_committed(res[n - 1]))
+        r = err_set(e, db_fail(&pg->db, "40000"), "the transaction was rolled back at its end");
+    for (size_t i = 0; i < n; i++)
+        PQclear(res[i]);
+    if (!r)
+        *ret_stale = stale;
+    return r;
+}
+
+static int send_chunk(struct pg *pg, const struct db_chunk *c, const struct statement *s,
+                      struct db_chunk_result *ret_r, struct err *e)
+{
+    struct pg_begin b;
+    struct pg_stmt stmts[3];
+    PGresult *res[3] = {0};
+    struct db_chunk_result out = {0};
+    int r;
+
+    pg_begin_stmts(&b, false, c->lease_ms, stmts);
+    pg->limit_ms = b.limit_ms;
+    stmts[2] = (struct pg_stmt){s->sql.data, (int)s->n, s->values};
+    r = pg_run(pg, stmts, 3, res, e);
+    if (r)
+        return r;
+    PQclear(res[0]);
+    PQclear(res[1]);
+    CLEANUP(pg_clear) PGresult *row = res[2];
+
+    if (!str_eq(PQgetvalue(row, 0, 0), "1"))
+        return DB_E_FENCED;
+    out.paused = str_eq(PQgetvalue(row, 0, 1), "paused");
+    out.cancelled = str_eq(PQgetvalue(row, 0, 1), "cancelled");
+    r = settle(pg, c, PQgetisnull(row, 0, 2) ? "" : PQgetvalue(row, 0, 2), &out.stale, e);
+    if (!r)
+        *ret_r = out;
+    return r;
+}
+
+int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r, struct err *e)
+{
+    struct pg *pg = pg_of(db);
+    struct counts n = count_rows(c);
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(outcomes_deinit) struct outcomes o = {0};
+    CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
+    struct statement s = {.arena = a, .sql = BUF_INIT};
+    int r;
+
+    if (!a)
+        return -ENOMEM;
+    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + 1 + c->target->n_reads + 2 * c->target->n_writes;
+    s.values = arena_alloc_array(a, s.cap, sizeof(*s.values));
+    if (!s.values)
+        return -ENOMEM;
+    r = pg_ready(pg, e);
+    if (!r)
+        r = build(&s, c, &n, &o, pg, e);
+    sql = s.sql; /* freed with the scope */
+    if (!r)
+        r = send_chunk(pg, c, &s, ret_r, e);
+    pg_rollback(db);
+    return r == DB_E_FENCED ? db_fenced(db, c, e) : r;
+}

@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* SQLite: the fenced chunk, streaming a query, and the checks of a target.
+ *
+ * Values are compared and told in text form, CAST(col AS TEXT), which is also what a stream gives. A column that is
+ * declared as boolean holds 1 and 0 where the batch file says true and false: both directions are translated. */
+
+#include "celeryc/db/sqlite.h"
+
+#include "celeryc/base/limits.h"
+#include "celeryc/base/num.h"
+
+#include <errno.h>
+#include <strings.h>
+
+enum column_kind { COLUMN_OTHER, COLUMN_TEXT, COLUMN_BOOL };
+
+struct target {
+    enum column_kind *reads, *writes;
+    enum column_kind key;
+};
+
+/* ---- columns ---- */
+
+/* SQLite's own affinity rule, as far as it matters here. */
+static enum column_kind kind_of(struct slice declared)
+{
+    char *type = declared.p ? slice_dup(declared) : NULL;
+    enum column_kind kind = COLUMN_OTHER;
+
+    if (!type)
+        return kind;
+    if (strncasecmp(type, "bool", 4) == 0)
+        kind = COLUMN_BOOL;
+    else if (!strcasestr(type, "int") &&
+             (strcasestr(type, "char") || strcasestr(type, "clob") || strcasestr(type, "text")))
+        kind = COLUMN_TEXT;
+    free(type);
+    return kind;
+}
+
+static int find_column(struct db *db, const struct db_rows *info, const char *table,
+                       const char *column, enum column_kind *ret_kind, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf all = BUF_INIT;
+
+    for (size_t i = 0; i < info->n_rows; i++) {
+        struct slice name = db_cell(info, i, 0);
+
+        if (name.p && strcasecmp(name.p, column) == 0) {
+            *ret_kind = kind_of(db_cell(info, i, 1));
+            return 0;
+        }
+        buf_appendf(&all, "%s%s", i ? ", " : "", name.p ? name.p : "");
+    }
+    return err_set(e, db_fail(db, "42703"), "table %s has no column %s (it has %s)", table, column,
+                   buf_ok(&all) ? "" : all.data);
+}
+
+/* The plain name of the table for the catalogue: quotes and a schema in front are left out. */
+static const char *plain_name(const char *table)
+{
+    const char *dot = strrchr(table, '.');
+
+    return dot && !strchr(table, '"') ? dot + 1 : table;
+}
+
+static int resolve(struct db *db, const struct db_target *t, struct arena *a, struct target *ret_t,
+                   struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows info = {0};
+    struct target out = {
+        .reads = arena_alloc_array(a, t->n_reads + 1, sizeof(*out.reads)),
+        .writes = arena_alloc_array(a, t->n_writes + 1, sizeof(*out.writes)),
+    };
+    int r;
+
+    if (!out.reads || !out.writes)
+        return -ENOMEM;
+    r = sqlite_exec(db, "SELECT name, type FROM pragma_table_xinfo($1)",
+                    (struct db_val[]){db_text(plain_name(t->table))}, 1, &info, e);
+    if (r)
+        return r;
+    if (info.n_rows == 0)
+        return err_set(e, db_fail(db, "42P01"),
+                       "there is no table %s in the target database (check --table)", t->table);
+    r = find_column(db, &info, t->table, t->key, &out.key, e);
+    for (size_t i = 0; !r && i < t->n_reads; i++)
+        r = find_column(db, &info, t->table, t->reads[i], &out.reads[i], e);
+    for (size_t i = 0; !r && i < t->n_writes; i++)
+        r = find_column(db, &info, t->table, t->writes[i], &out.writes[i], e);
+    if (!r)
+        *ret_t = out;
+    return r;
+}
+
+/* ---- the guarded update ---- */
+
+struct update {
+    struct sqlite *q;
+    const struct db_target *t;
+    struct target kinds;
+    sqlite3_stmt *stmt;
+    const bool *set; /* the columns that stmt writes; NULL all */
+    bool *set_copy;
+};
+
+/* Parameters in order: the new values, the key, the old values. Columns that are not set keep their value. */
+static int update_text(const struct update *u, struct buf *dst)
+{
+    bool first = true;
+
+    buf_append_str(dst, "UPDATE ");
+    db_quote_table(dst, u->t->table);
+    buf_append_str(dst, " SET ");
+    for (size_t i = 0; i < u->t->n_writes; i++) {
+        if (u->set && !u->set[i])
+            continue;
+        buf_append_str(dst, first ? "" : ", ");
+        db_quote_name(dst, slice_str(u->t->writes[i]));
+        buf_append_str(dst, " = ?");
+        first = false;
+    }
+    buf_append_str(dst, " WHERE ");
+    db_quote_name(dst, slice_str(u->t->key));
+    buf_append_str(dst, " = ?");
+    for (size_t i = 0; i < u->t->n_reads; i++) {
+        buf_append_str(dst, " AND CAST(");
+        db_quote_name(dst, slice_str(u->t->reads[i]));
+        buf_append_str(dst, " AS TEXT) IS ?");
+    }
+    return buf_ok(dst);
+}
+
+static bool same_set(const struct update *u, const bool *set)
+{
+    if (!u->set || !set)
+        return !u->set && !set;
+    return memcmp(u->set, set, u->t->n_writes * sizeof(*set)) == 0;
+}
+
+/* The statement is compiled again only when another set of columns is written. */
+static int choose(struct update *u, const bool *set, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
+
+    if (u->stmt && same_set(u, set))
+        return 0;
+    (void)sqlite3_finalize(u->stmt);
+    u->stmt = NULL;
+    u->set = NULL;
+    if (set) {
+        memcpy(u->set_copy, set, u->t->n_writes * sizeof(*set));
+        u->set = u->set_copy;
+    }
+    if (update_text(u, &sql))
+        return -ENOMEM;
+    return sqlite_prepare(u->q, sql.data, &u->stmt, e);
+}
+
+static struct slice stored_form(struct slice s, enum column_kind kind)
+{
+    if (kind == COLUMN_BOOL && slice_eq_str(s, "true"))
+        return SLICE_LIT("1");
+    if (kind == COLUMN_BOOL && slice_eq_str(s, "false"))
+        return SLICE_LIT("0");
+    return s;
+}
+
+/* An integer key is bound as one, so that a column without a type finds it too; text stays text ("007" is no 7). */
+static struct db_val key_value(struct slice s, enum column_kind kind)
+{
+    char again[24];
+    int64_t v;
+
+    if (kind != COLUMN_TEXT && s.p && !num_parse_i64(s, &v)) {
+        (void)snprintf(again, sizeof(again), "%lld", (long long)v);
+        if (slice_eq_str(s, again))
+            return db_int(v);
+    }
+    return db_slice(s);
+}
+
+static int bind_text(struct update *u, int at, struct slice s, struct err *e)
+{
+    int r = s.p ? sqlite3_bind_text64(u->stmt, at, s.p, s.len, SQLITE_STATIC, SQLITE_UTF8)
+                : sqlite3_bind_null(u->stmt, at);
+
+    return r ? sqlite_fail(u->q, e) : 0;
+}
+
+static int bind_row(struct update *u, const struct db_row *row, struct err *e)
+{
+    struct db_val key = key_value(row->old[0], u->kinds.key);
+    int at = 1, r = 0;
+
+    for (size_t i = 0; !r && i < u->t->n_writes; i++)
+        if (!u->set || u->set[i])
+            r = bind_text(u, at++, stored_form(row->fresh[i], u->kinds.writes[i]), e);
+    if (!r && key.kind == DB_V_INT)
+        r = sqlite3_bind_int64(u->stmt, at, key.i) ? sqlite_fail(u->q, e) : 0;
+    else if (!r)
+        r = bind_text(u, at, key.s, e);
+    at++;
+    for (size_t i = 0; !r && i < u->t->n_reads; i++)
+        r = bind_text(u, at++, stored_form(row->old[i + 1], u->kinds.reads[i]), e);
+    return r;
+}
+
+static int apply_row(struct update *u, const struct db_row *row, bool *ret_hit, struct err *e)
+{
+    int r = choose(u, row->set, e);
+
+    if (!r)
+        r = bind_row(u, row, e);
+    if (!r)
+        r = sqlite_step_done(u->q, u->stmt, e);
+    if (!r)
+        *ret_hit = sqlite3_changes64(u->q->conn) > 0;
+    (void)sqlite3_reset(u->stmt);
+    return r;
+}
+
+/* ---- the chunk ---- */
+
+struct chunk_counts {
+    int64_t unchanged, stale, skipped, quarantined;
+};
+
+static int move_checkpoint(struct db *db, const struct db_chunk *c, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_int(c->lease_ms), db_int(c->new_position),
+                               db_text(c->plan),    db_int(c->batch),
+                               db_int(c->token),    db_int(c->old_position)};
+    int r = db_exec(db,
+                    "UPDATE scatter_batch SET position = $2, lease_until = @lease@ WHERE plan = $3 "
+                    "AND batch = $4 AND lease_token = $5 AND position = $6 AND state = 'running'",
+                    v, ARRAY_SIZE(v), &rows, e);
+
+    if (r)
+        return r;
+    return rows.changed == 1 ? 0 : DB_E_FENCED;
+}
+
+static int add_outcome(struct db *db, sqlite3_stmt **s, const struct db_chunk *c,
+                       const struct db_row *row, const char *outcome, struct err *e)
+{
+    struct sqlite *q = sqlite_of(db);
+    const struct db_val v[] = {
+        db_text(c->plan),       db_int(c->batch),      db_int(row->position),
+        db_slice(row->old[0]),  db_text(outcome),      db_text(row->error_class),
+        db_text(row->sqlstate), db_text(row->message), db_text(c->worker)};
+    int r = *s ? 0
+               : sqlite_prepare(q,
+                                "INSERT INTO scatter_outcome (plan, batch, position, record_key, "
+                                "outcome, error_class, sqlstate, message, worker) VALUES ($1, $2, "
+                                "$3, coalesce($4, ''), $5, $6, $7, $8, $9)",
+                                s, e);
+
+    for (size_t i = 0; !r && i < ARRAY_SIZE(v); i++)
+        r = sqlite_bind(q, *s, (int)i + 1, v[i], e);
+    if (!r)
+        r = sqlite_step_done(q, *s, e);
+    (void)sqlite3_reset(*s);
+    return r;
+}
+
+static int apply_rows(struct db *db, const struct db_chunk *c, struct update *u,
+                      struct chunk_counts *n, struct err *e)
+{
+    CLEANUP(sqlite_stmt) sqlite3_stmt *outcome = NULL;
+    int r = 0;
+
+    for (size_t i = 0; !r && i < c->n_rows; i++) {
+        const struct db_row *row = &c->rows[i];
+        bool hit = false;
+
+        switch (row->outcome) {
+        case DB_O_UNCHANGED:
+            n->unchanged++;
+            break;
+        case DB_O_SKIPPED:
+            n->skipped++;
+            r = add_outcome(db, &outcome, c, row, "skipped", e);
+            break;
+        case DB_O_QUARANTINED:
+            n->quarantined++;
+            r = add_outcome(db, &outcome, c, row, "quarantined", e);
+            break;
+        case DB_O_CHANGED:
+            r = apply_row(u, row, &hit, e);
+            if (!r && !hit) {
+                n->stale++;
+                r = add_outcome(db, &outcome, c, row, "stale", e);
+            }
+            break;
+        }
+    }
+    return r;
+}
+
+static int settle(struct db *db, const struct db_chunk *c, const struct chunk_counts *n,
+                  struct db_chunk_result *ret_r, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val counts[] = {db_text(c->plan), db_int(c->batch),   db_int(n->unchanged),
+                                    db_int(n->stale), db_int(n->skipped), db_int(n->quarantined)};
+    const struct db_val share[] = {db_text(c->plan), db_int(c->batch), db_text(c->worker),
+                                   db_int((int64_t)c->n_rows)};
+    int r = sqlite_exec(db,
+                        "UPDATE scatter_batch SET unchanged = unchanged + $3, stale = stale + $4, "
+                        "skipped = skipped + $5, quarantined = quarantined + $6 WHERE plan = $1 "
+                        "AND batch = $2",
+                        counts, ARRAY_SIZE(counts), NULL, e);
+
+    if (!r)
+        r = sqlite_exec(db,
+                        "INSERT INTO scatter_share (plan, batch, worker, records) VALUES ($1, $2, "
+                        "$3, $4) ON CONFLICT (plan, batch, worker) DO UPDATE SET records = records "
+                        "+ excluded.records",
+                        share, ARRAY_SIZE(share), NULL, e);
+    if (!r)
+        r = sqlite_exec(db, "SELECT state FROM scatter_plan WHERE plan = $1", share, 1, &rows, e);
+    if (r)
+        return r;
+    ret_r->stale = n->stale;
+    ret_r->paused = rows.n_rows && db_cell_is(&rows, 0, 0, "paused");
+    ret_r->cancelled = rows.n_rows && db_cell_is(&rows, 0, 0, "cancelled");
+    return 0;
+}
+
+static int chunk_body(struct db *db, const struct db_chunk *c, struct update *u,
+                      struct db_chunk_result *ret_r, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct chunk_counts n = {0};
+    int r;
+
+    if (!a)
+        return -ENOMEM;
+    u->set_copy = arena_alloc_array(a, c->target->n_writes + 1, sizeof(bool));
+    if (!u->set_copy)
+        return -ENOMEM;
+    r = move_checkpoint(db, c, e);
+    if (!r)
+        r = resolve(db, c->target, a, &u->kinds, e);
+    if (!r)
+        r = apply_rows(db, c, u, &n, e);
+    if (!r)
+        r = settle(db, c, &n, ret_r, e);
+    (void)sqlite3_finalize(u->stmt);
+    return r;
+}
+
+int sqlite_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
+                 struct err *e)
+{
+    struct update u = {.q = sqlite_of(db), .t = c->target};
+    struct db_chunk_result out = {0};
+    int r = sqlite_begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = chunk_body(db, c, &u, &out, e);
+    if (!r)
+        r = sqlite_commit(db, e);
+    sqlite_rollback(db);
+    if (r == DB_E_FENCED)
+        return db_fenced(db, c, e);
+    if (!r)
+        *ret_r = out;
+    return r;
+}
+
+/* ---- streaming ---- */
+
+static int stream_columns(sqlite3_stmt *stmt, size_t n, struct arena *a, const struct db_stream *s)
+{
+    const char **names = arena_alloc_array(a, n, sizeof(*names));
+    const char **types = arena_alloc_array(a, n, sizeof(*types));
+
+    if (!names || !types)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        const char *type = sqlite3_column_decltype(stmt, (int)i);
+
+        names[i] = sqlite3_column_name(stmt, (int)i);
+        types[i] = type ? type : "";
+        if (!names[i])
+            return -ENOMEM;
+    }
+    return s->on_columns(names, types, n, s->arg);
+}
+
+static int stream_rows(struct sqlite *q, sqlite3_stmt *stmt, const struct db_stream *s,
+                       struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    size_t n = (size_t)sqlite3_column_count(stmt);
+    struct slice *fields = a ? arena_alloc_array(a, n, sizeof(*fields)) : NULL;
+    int r, step;
+
+    if (!fields)
+        return -ENOMEM;
+    r = stream_columns(stmt, n, a, s);
+    while (!r && (step = sqlite3_step(stmt)) != SQLITE_DONE) {
+        if (step != SQLITE_ROW)
+            return sqlite_fail(q, e);
+        for (size_t i = 0; i < n; i++) {
+            const char *p = (const char *)sqlite3_column_text(stmt, (int)i);
+
+            if (!p && sqlite3_column_type(stmt, (int)i) != SQLITE_NULL)
+                p = ""; /* an empty blob */
+            fields[i] = (struct slice){p, p ? (size_t)sqlite3_column_bytes(stmt, (int)i) : 0};
+        }
+        r = s->on_row(fields, n, s->arg);
+    }
+    return r;
+}
+
+/* One statement is one snapshot. */
+int sqlite_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e)
+{
+    struct sqlite *q = sqlite_of(db);
+    CLEANUP(sqlite_stmt) sqlite3_stmt *stmt = NULL;
+    const char *tail = NULL;
+
+    if (sqlite3_prepare_v2(q->conn, query, -1, &stmt, &tail))
+        return sqlite_fail(q, e);
+    if (!stmt || sqlite3_column_count(stmt) == 0)
+        return err_set(e, db_fail(db, "42601"), "the query returns no columns, give a SELECT");
+    if (!sqlite3_stmt_readonly(stmt))
+        return err_set(e, db_fail(db, "25006"), "the query writes, give a SELECT");
+    if (tail[strspn(tail, "; \t\r\n")])
+        return err_set(e, db_fail(db, "42601"), "the query has more than one statement");
+    if ((size_t)sqlite3_column_count(stmt) > LIMIT_COLUMNS)
+        return err_set(e, db_fail(db, "54011"), "the query has %d columns, at most %u",
+                       sqlite3_column_count(stmt), LIMIT_COLUMNS);
+    return stream_rows(q, stmt, s, e);
+}
+
+/* ---- checks before anything is made ---- */
+
+int sqlite_check_target(struct db *db, const struct db_target *t, struct err *e)
+{
+    struct sqlite *q = sqlite_of(db);
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct target kinds;
+    int r;
+
+    if (!a)
+        return -ENOMEM;
+    if (sqlite3_db_readonly(q->conn, "main") == 1)
+        return err_set(e, db_fail(db, "25006"),
+                       "the SQLite file is read-only for this user: give it and its folder write "
+                       "permission");
+    r = resolve(db, t, a, &kinds, e);
+    if (!r)
+        r = sqlite_begin(db, 0, e);
+    sqlite_rollback(db);
+    return r ? r : db_ensure_schema(db, e);
+}
