@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from harness.client import Client
 from harness.fleet import Fleet
+from harness.messages import message
 from harness.waiting import wait_until
 
 
@@ -172,9 +173,8 @@ def test_protocol_1(fleet: Fleet, client_version: str) -> None:
     for _ in range(fleet.rounds):
         assert client.call("examples.add", 20, 22).value == 42
         assert client.call("interop.named", 5, _kwargs={"b": 1}).value == 4
-        assert repr(client.call("examples.echo", JSON := {"a": [1.0, 2**80, "ž"]}).value) == repr(
-            JSON
-        )
+        document = {"a": [1.0, 2**80, "ž"]}
+        assert repr(client.call("examples.echo", document).value) == repr(document)
         failed = client.call("examples.fail", "ValueError", "old")
         assert (failed.state, failed.exc_type, failed.exc_args) == (
             "FAILURE",
@@ -214,7 +214,7 @@ def test_plain_body_encoding(fleet: Fleet, client: Client) -> None:
     r = fleet.redis.client(fleet.db)
     for i in range(fleet.rounds):
         task_id = str(uuid.uuid4())
-        r.lpush("celery", json.dumps(envelope(task_id, "examples.add", [i, 1], body_encoding=None)))
+        r.lpush("celery", json.dumps(message(task_id, "examples.add", [i, 1], body_encoding=None)))
         assert client.get(task_id).value == i + 1
 
 
@@ -226,54 +226,66 @@ def test_custom_headers_and_unknown_properties_do_no_harm(fleet: Fleet, client: 
         assert client.get(task_id).value == 2
 
 
-def envelope(
-    task_id: str,
-    task: str,
-    args: list[Any],
-    *,
-    embed: dict[str, Any] | None = None,
-    body_encoding: str | None = "base64",
-    **headers: Any,
-) -> dict[str, Any]:
-    """A protocol 2 message as Celery 5.7 writes it."""
-    none = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    body = json.dumps([args, {}, none | (embed or {})])
-    properties = {
-        "correlation_id": task_id,
-        "reply_to": "",
-        "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": "celery"},
-        "priority": 0,
-        "delivery_tag": str(uuid.uuid4()),
+# The message of a retry is looked at on its way, so one worker is enough; callbacks themselves are another subject.
+@pytest.mark.fleets("python", "celeryc")
+@pytest.mark.clients("celery-5.7")
+def test_retry_carries_everything_on(fleet: Fleet, client: Client) -> None:
+    task_id = str(uuid.uuid4())
+    signature = {
+        "task": "examples.echo",
+        "args": [{"__type__": "decimal", "__value__": "1.10"}, 2**80, 1.0, {"é": [None]}],
+        "kwargs": {},
+        "options": {"task_id": str(uuid.uuid4()), "queue": "nobody", "priority": None},
+        "subtask_type": None,
+        "immutable": True,
     }
-    if body_encoding is not None:
-        properties["body_encoding"] = body_encoding
-        body = base64.b64encode(body.encode()).decode()
-    return {
-        "body": body,
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
-            "lang": "py",
-            "task": task,
-            "id": task_id,
-            "shadow": None,
-            "eta": None,
-            "expires": None,
-            "group": None,
-            "group_index": None,
-            "retries": 0,
-            "timelimit": [None, None],
-            "root_id": task_id,
-            "parent_id": None,
-            "argsrepr": "()",
-            "kwargsrepr": "{}",
-            "origin": "gen1@interop",
-            "ignore_result": False,
-            "replaced_task_nesting": 0,
-            "stamped_headers": None,
-            "stamps": {},
-            **headers,
-        },
-        "properties": properties,
-    }
+    embed = {"callbacks": [signature], "errbacks": [signature], "chain": [signature], "chord": None}
+    first = message(
+        task_id,
+        "interop.give_up",
+        [True],
+        embed=embed,
+        shadow="other",
+        group=None,
+        root_id="the-root",
+        parent_id="the-parent",
+        timelimit=[100, 50],
+        origin="gen9@elsewhere",
+        **{"x-tenant": {"a": [1, 2.0]}},
+    )
+    first["properties"]["priority"] = 3
+    first["properties"]["reply_to"] = "somebody"
+    r = fleet.redis.client(fleet.db)
+    pushed: list[dict[str, Any]] = []
+    with r.monitor() as monitor:
+        r.lpush("celery", json.dumps(first))
+        for command in monitor.listen():
+            words = command["command"].split(" ", 2)
+            if words[0].upper() in {"LPUSH", "RPUSH"} and task_id in command["command"]:
+                pushed.append(json.loads(words[2].encode("latin-1", "backslashreplace")))
+            if len(pushed) == 3:
+                break
+    assert client.get(task_id).exc_type == "KeyError"
+    for attempt, retried in enumerate(pushed):
+        headers, properties = retried["headers"], retried["properties"]
+        assert json.loads(base64.b64decode(retried["body"])) == json.loads(
+            base64.b64decode(first["body"])
+        )
+        assert headers["retries"] == attempt
+        kept = (
+            "id",
+            "task",
+            "root_id",
+            "parent_id",
+            "group",
+            "shadow",
+            "timelimit",
+            "origin",
+            "x-tenant",
+        )
+        assert {k: headers.get(k) for k in kept} == {k: first["headers"].get(k) for k in kept}
+        assert properties["priority"] == 3
+        assert properties["reply_to"] == "somebody"
+        assert properties["correlation_id"] == task_id
+        assert properties["delivery_info"]["routing_key"] == "celery"
+    assert len({retried["properties"]["delivery_tag"] for retried in pushed}) == 3

@@ -15,6 +15,7 @@ import sys
 import time
 import types
 import warnings
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
@@ -81,18 +82,23 @@ def append(path: str, line: str) -> None:
     append_line(path, line)
 
 
-@app.task(name="interop.nap")
-def nap(path: str, line: str, seconds: float) -> float:
+def hold_once(path: str, line: str, seconds: float) -> int:
+    """Note the start; the first one of a line lasts `seconds`, later ones no time. Returns the number of starts."""
     append_line(path, line)
-    time.sleep(seconds)
-    return seconds
+    starts = Path(path).read_text().splitlines().count(line)
+    if starts == 1:
+        time.sleep(seconds)
+    return starts
 
 
-@app.task(name="interop.nap_late", acks_late=True)
-def nap_late(path: str, line: str, seconds: float) -> float:
-    append_line(path, line)
-    time.sleep(seconds)
-    return seconds
+@app.task(name="interop.hold")
+def hold(path: str, line: str, seconds: float) -> int:
+    return hold_once(path, line, seconds)
+
+
+@app.task(name="interop.hold_late", acks_late=True)
+def hold_late(path: str, line: str, seconds: float) -> int:
+    return hold_once(path, line, seconds)
 
 
 @app.task(name="interop.die")
@@ -105,8 +111,7 @@ def die(number: int) -> None:
 def die_requeue(path: str, n: int) -> int:
     """Dies until its n-th start."""
     append_line(path, "start")
-    with open(path) as f:
-        starts = len(f.readlines())
+    starts = len(Path(path).read_text().splitlines())
     if starts < n:
         os.kill(os.getpid(), signal.SIGKILL)
     return starts

@@ -7,6 +7,7 @@ that orphans are found by reading /proc even when their parent is gone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -137,16 +138,13 @@ class Process:
         }
 
     def stop(self, deadline_s: float = 15.0) -> None:
-        if self.alive:
+        """TERM and up to `deadline_s` to end, then KILL for what is left of the group; 0: KILL at once."""
+        if self.alive and deadline_s > 0:
             self.popen.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(deadline_s)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.popen.wait()
         if self in running:
             running.remove(self)

@@ -35,20 +35,39 @@ static void pause_for(double seconds)
         ;
 }
 
-static int nap(struct celeryc_call *call)
+static int64_t count_lines(const char *path, const char *line)
+{
+    char text[512];
+    int64_t n = 0;
+    FILE *f = fopen(path, "re");
+
+    if (!f)
+        return -1;
+    while (fgets(text, sizeof text, f)) {
+        text[strcspn(text, "\n")] = '\0';
+        n += !line || !strcmp(text, line);
+    }
+    fclose(f);
+    return n;
+}
+
+/* Notes the start; the first one of a line lasts `seconds`, later ones no time. Returns the number of starts. */
+static int hold(struct celeryc_call *call)
 {
     const char *path, *line;
     double seconds;
+    int64_t starts;
 
     if (celeryc_args(call, "ssd", &path, &line, &seconds))
         return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
-    if (append_line(path, line))
+    if (append_line(path, line) || (starts = count_lines(path, line)) < 0)
         return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
-    pause_for(seconds);
-    return celeryc_return_double(call, seconds);
+    if (starts == 1)
+        pause_for(seconds);
+    return celeryc_return_int(call, starts);
 }
-CELERYC_TASK("interop.nap", nap)
-CELERYC_TASK("interop.nap_late", nap, .acks_late = true)
+CELERYC_TASK("interop.hold", hold)
+CELERYC_TASK("interop.hold_late", hold, .acks_late = true)
 
 static int die(struct celeryc_call *call)
 {
@@ -65,17 +84,12 @@ CELERYC_TASK("interop.die", die)
 static int die_requeue(struct celeryc_call *call)
 {
     const char *path;
-    int64_t n, starts = 0;
-    FILE *f;
-    int c;
+    int64_t n, starts;
 
     if (celeryc_args(call, "si", &path, &n))
         return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
-    if (append_line(path, "start") || !(f = fopen(path, "re")))
+    if (append_line(path, "start") || (starts = count_lines(path, NULL)) < 0)
         return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
-    while ((c = getc(f)) != EOF)
-        starts += c == '\n';
-    fclose(f);
     if (starts < n)
         kill(getpid(), SIGKILL);
     return celeryc_return_int(call, starts);
