@@ -16,8 +16,9 @@ setup: ## install Debian packages and build/venv (quick when nothing is missing)
 	@tools/setup
 
 build: setup ## build/celeryc, build/scatter-plan and the example plug-ins
-	@[ -e build/build.ninja ] || meson setup build
-	@$(NINJA) -C build
+	@[ -e build/obj/build.ninja ] || meson setup build/obj
+	@$(NINJA) -C build/obj
+	@ln -sf obj/packaging/{celeryc,scatter-plan,examples.so,migrations.so} build/
 
 test: setup ## unit tests (ASan, UBSan), include directions, Django package, interop
 	@$(PYTHON) tools/run_tests.py $(TESTS)
@@ -36,5 +37,4 @@ demo: build ## the whole pipeline; DB=postgres S3=1 ROWS=1500000 DATA=flights
 		$(if $(ROWS),--rows $(ROWS)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 clean: ## remove what was built (the virtual environment stays)
-	@[ ! -e build/build.ninja ] || $(NINJA) -C build clean
-	@rm -rf build/asan build/demo
+	@rm -rf build/obj build/asan build/demo build/celeryc build/scatter-plan build/*.so
