@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Scatter takes from the Django settings.
+
+    SCATTER = {
+        "STORE": "s3://bucket/prefix",   # or file:///directory: where batch files go
+        "BROKER": "redis://host/0",      # default: CELERY_BROKER_URL, the Celery app, the environment
+        "QUEUE": "celery",               # the workers' queue
+        "PLUGINS": ["/usr/lib/celeryc/migrations.so"],  # migrations written in C
+        "BINARY": "/usr/bin/scatter-plan",              # default: looked for (see binary.py)
+        "DATABASE_URLS": {"default": "postgresql://..."},  # default: made from DATABASES
+        "LEASE": 60,                     # seconds that a Python worker's claim of a batch lasts
+    }
+
+Credentials travel in the environment of the planner, never in its argument list.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from django.conf import settings
+from django.db import connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from django_scatter.errors import ScatterError
+
+NAMES = ("STORE", "BROKER", "QUEUE", "PLUGINS", "BINARY", "DATABASE_URLS", "LEASE")
+
+# OPTIONS of a PostgreSQL entry that libpq knows too; the others are for Django and psycopg only.
+LIBPQ_OPTIONS = frozenset(
+    """application_name channel_binding client_encoding connect_timeout fallback_application_name
+    gssencmode gsslib hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname
+    load_balance_hosts options passfile require_auth requirepeer service sslcert sslcompression sslcrl
+    sslcrldir sslkey ssl_max_protocol_version ssl_min_protocol_version sslmode sslpassword sslrootcert sslsni
+    target_session_attrs tcp_user_timeout""".split()
+)
+
+
+def scatter_settings() -> Mapping[str, Any]:
+    """The SCATTER dict, with unknown names refused."""
+    found: Mapping[str, Any] = getattr(settings, "SCATTER", {})
+    unknown = sorted(set(found) - set(NAMES))
+    if unknown:
+        raise ScatterError(
+            f"SCATTER has no setting {', '.join(unknown)}; there are {', '.join(NAMES)}"
+        )
+    return found
+
+
+def store_url() -> str:
+    url = scatter_settings().get("STORE") or os.environ.get("SCATTER_STORE")
+    if not url:
+        raise ScatterError(
+            'no store for batch files: set SCATTER = {"STORE": "s3://bucket/prefix"} '
+            "(or file:///directory) in the Django settings, or SCATTER_STORE in the environment"
+        )
+    return str(url)
+
+
+def broker_url() -> str:
+    """SCATTER["BROKER"], settings.CELERY_BROKER_URL, the environment, then the Celery app."""
+    url = scatter_settings().get("BROKER") or getattr(settings, "CELERY_BROKER_URL", None)
+    url = url or os.environ.get("CELERY_BROKER_URL")
+    if not url:
+        from celery import current_app
+
+        url = current_app.conf.broker_read_url or current_app.conf.broker_url
+    if isinstance(url, (list, tuple)):
+        url = url[0] if url else None
+    if not url:
+        raise ScatterError(
+            'no broker: set SCATTER = {"BROKER": "redis://host/0"} or CELERY_BROKER_URL'
+        )
+    return str(url)
+
+
+def default_queue() -> str:
+    name = scatter_settings().get("QUEUE") or getattr(settings, "CELERY_TASK_DEFAULT_QUEUE", None)
+    return str(name or "celery")
+
+
+def plugins() -> list[str]:
+    given = scatter_settings().get("PLUGINS", [])
+    if isinstance(given, (str, os.PathLike)):
+        raise ScatterError(f'SCATTER["PLUGINS"] must be a list of .so files, it is {given!r}')
+    return [os.fspath(p) for p in given]
+
+
+def lease_seconds() -> float:
+    """SCATTER_LEASE (milliseconds, as celeryc reads it) in the environment, else SCATTER["LEASE"]."""
+    if os.environ.get("SCATTER_LEASE"):
+        return int(os.environ["SCATTER_LEASE"]) / 1000
+    return float(scatter_settings().get("LEASE", 60))
+
+
+def database_url(alias: str) -> str:
+    """The URL that celeryc and scatter-plan understand for a Django database."""
+    given = scatter_settings().get("DATABASE_URLS", {}).get(alias)
+    if given:
+        return str(given)
+    try:
+        connection = connections[alias]
+    except ConnectionDoesNotExist:
+        names = ", ".join(sorted(connections.settings))
+        raise ScatterError(f"DATABASES has no {alias!r}; there are {names}") from None
+    entry = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return sqlite_url(str(entry["NAME"]))
+    if connection.vendor == "postgresql":
+        return postgresql_url(entry)
+    raise ScatterError(
+        f"database {alias!r} is {connection.display_name}; the control tables and the rows to change "
+        "must be in PostgreSQL or SQLite (rows may come from any database with --queryset)"
+    )
+
+
+def sqlite_url(name: str) -> str:
+    if name == ":memory:" or "mode=memory" in name or not name:
+        raise ScatterError(
+            "the SQLite database is in memory, where no worker can see it: give DATABASES a file NAME"
+        )
+    path = name.removeprefix("file:").partition("?")[0] if name.startswith("file:") else name
+    return "sqlite://" + quote(os.path.abspath(path))  # noqa: PTH100  keeps symbolic links
+
+
+def postgresql_url(entry: Mapping[str, Any]) -> str:
+    """A libpq URI; a socket directory and whatever else libpq knows go into the query."""
+    options = {k: str(v) for k, v in (entry.get("OPTIONS") or {}).items() if k in LIBPQ_OPTIONS}
+    user, password = str(entry.get("USER") or ""), str(entry.get("PASSWORD") or "")
+    host, port = str(entry.get("HOST") or ""), str(entry.get("PORT") or "")
+    authority = quote(user, safe="")
+    if password:
+        authority += ":" + quote(password, safe="")
+    if authority:
+        authority += "@"
+    if host and not host.startswith(("/", "@")) and "," not in host:
+        authority += f"[{host}]" if ":" in host else quote(host, safe="")
+        if port:
+            authority += f":{port}"
+    else:
+        options |= {k: v for k, v in (("host", host), ("port", port)) if v}
+    name = quote(str(entry.get("NAME") or ""), safe="")
+    query = urlencode(options, quote_via=quote)
+    return f"postgresql://{authority}/{name}" + (f"?{query}" if query else "")
+
+
+def database_variable(alias: str) -> str:
+    """The environment variable in which planner and workers look for an alias's URL."""
+    return "SCATTER_DATABASE_" + "".join(c if c.isalnum() else "_" for c in alias).upper()
+
+
+def planner_environment(alias: str) -> dict[str, str]:
+    """The environment of a scatter-plan process: ours, and what must not stand in its arguments."""
+    return {
+        **os.environ,
+        database_variable(alias): database_url(alias),
+        "CELERY_BROKER_URL": broker_url(),
+    }

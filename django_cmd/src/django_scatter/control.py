@@ -1,0 +1,579 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control tables and the fenced chunk, through a Django connection: what both dialects share.
+
+One Control is one connection, used by one thread. Every transaction is opened and ended here, explicitly: the caller
+must not be inside transaction.atomic(). Settings travel with each BEGIN, because a pooler in transaction mode gives
+every transaction another session.
+
+What must never happen: a change without its checkpoint in the same commit, or one under a token that is another's.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import DatabaseError
+
+from django_scatter.errors import ScatterError
+
+RETRY_SOON_S = 1.0  # a claim that met a locked batch row
+
+
+class ClaimState(enum.Enum):
+    OURS = "ours"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+    BUSY = "busy"
+
+
+class Release(enum.Enum):
+    CLEAN = "clean"  # a pause, a shutdown: not counted as an attempt
+    RETRY = "retry"
+    FAILED = "failed"
+
+
+class Fenced(Exception):
+    """The lease token is another's: nothing was written, and nothing more may be."""
+
+
+class Unknown(Exception):
+    """A chunk did not move the checkpoint although the token is ours: the stored position counts."""
+
+
+@dataclass
+class PlanRow:
+    """What is inserted for a plan that has no row yet (a batch enqueued by hand)."""
+
+    plan: str
+    migration: str
+    table: str
+    key: str
+    columns: str
+    store: str
+    queue: str
+    database: str
+    params: str
+    n_batches: int
+
+
+@dataclass
+class BatchRow:
+    batch: int
+    source: str
+    sha256: str
+    records: int
+
+
+@dataclass
+class Claim:
+    state: ClaimState
+    token: int = 0
+    position: int = 0
+    attempts: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    skipped: int = 0
+    quarantined: int = 0
+    left_s: float = 0.0  # of a live lease
+    retry_after_s: float = 0.0
+    retry_on: str | None = None
+    on_batch: str | None = None
+    on_finish: str | None = None
+    owner: str | None = None
+    plan_finished: bool = False
+
+
+CLAIM_NAMES = """state position unchanged stale skipped quarantined token attempts left owner sha256
+plan_state retry_on on_batch on_finish""".split()
+
+
+def claim_of(found: dict[str, Any]) -> Claim:
+    return Claim(
+        ClaimState.OURS,
+        position=int(found["position"]),
+        token=int(found["token"]),
+        attempts=int(found["attempts"]),
+        unchanged=int(found["unchanged"]),
+        stale=int(found["stale"]),
+        skipped=int(found["skipped"]),
+        quarantined=int(found["quarantined"]),
+        left_s=float(found["left"] or 0) / 1000,
+        owner=found["owner"],
+        retry_on=found["retry_on"],
+        on_batch=found["on_batch"],
+        on_finish=found["on_finish"],
+        plan_finished=found["plan_state"] in ("finished", "failed"),
+    )
+
+
+class Outcome(enum.Enum):
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    SKIPPED = "skipped"
+    QUARANTINED = "quarantined"
+
+
+@dataclass
+class Row:
+    """One processed record. old: key and read columns in text form; fresh: only the columns that were set."""
+
+    outcome: Outcome
+    position: int
+    old: Sequence[str | None]
+    fresh: dict[str, str | None] = field(default_factory=dict)
+    error_class: str | None = None
+    sqlstate: str | None = None
+    message: str | None = None
+
+
+@dataclass
+class Target:
+    table: str
+    key: str
+    reads: Sequence[str]
+    writes: Sequence[str]
+
+
+@dataclass
+class Chunk:
+    plan: str
+    batch: int
+    token: int
+    position: int
+    rows: Sequence[Row]
+    worker: str
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(1 for r in self.rows if r.outcome is outcome)
+
+    @property
+    def changed(self) -> list[Row]:
+        return [r for r in self.rows if r.outcome is Outcome.CHANGED]
+
+
+@dataclass
+class BatchEnd:
+    """A batch that is done, and whether it was the plan's last."""
+
+    plan_finished: bool
+    records: int
+    unchanged: int
+    stale: int
+    skipped: int
+    quarantined: int
+    duration_s: float
+
+    @property
+    def ok(self) -> int:
+        return self.records - self.unchanged - self.stale - self.skipped - self.quarantined
+
+
+class Control(ABC):
+    """SQL that both dialects share; what differs stands in the class attributes and methods of each."""
+
+    NOW: str
+    LEASE: str  # end of a lease of %s milliseconds from now
+    LEFT: str  # milliseconds until b.lease_until
+    AGE: str  # seconds since b.started_at
+    PLAN_AGE: str  # seconds from p.started_at to p.finished_at or now
+    LOCK_B: str
+    SKIP_B: str
+    LOCK_P: str
+
+    def __init__(self, connection: BaseDatabaseWrapper, lease_ms: int) -> None:
+        self.connection = connection
+        self.lease_ms = lease_ms
+
+    # ---- transactions ----
+
+    @abstractmethod
+    def begin(self) -> None: ...
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """BEGIN ... COMMIT; ROLLBACK when anything is raised."""
+        if self.connection.in_atomic_block:
+            raise ScatterError("a migration's batch cannot run inside transaction.atomic()")
+        self.connection.ensure_connection()
+        self.begin()
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            self.rollback()
+            raise
+
+    def rollback(self) -> None:
+        """A connection that is broken is closed: the server rolls back by itself."""
+        try:
+            self.execute("ROLLBACK")
+        except DatabaseError:
+            self.connection.close()
+
+    def execute(self, sql: str, params: Sequence[Any] | None = None) -> int:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return int(cursor.rowcount)
+
+    def rows(self, sql: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return [tuple(r) for r in cursor.fetchall()]
+
+    @abstractmethod
+    def ensure_schema(self) -> None: ...
+
+    def note_event(self, plan: str, batch: int | None, who: str, event: str, detail: str) -> None:
+        self.execute(
+            "INSERT INTO scatter_event (plan, batch, who, event, detail) VALUES (%s, %s, %s, %s, %s)",
+            (plan, batch, who, event, detail),
+        )
+
+    # ---- claim ----
+
+    def claim(
+        self, plan: PlanRow, batch: BatchRow, worker: str, owner: str, takeover: bool
+    ) -> Claim:
+        """What this delivery may do. A batch that is ours comes with a fresh token; so does one whose lease lives,
+        when the message was delivered again (takeover): its old owner can write nothing more."""
+        with self.transaction():
+            found = self.read_batch(plan.plan, batch.batch, self.SKIP_B)
+            if found is None:
+                self.insert_missing(plan, batch)
+                found = self.read_batch(plan.plan, batch.batch, self.SKIP_B)
+            if found is None:
+                # Locked by a chunk that is being written (or by a frozen worker, whom the server ends soon).
+                found = self.read_batch(plan.plan, batch.batch, "")
+                if found is None:
+                    return Claim(ClaimState.BUSY, retry_after_s=RETRY_SOON_S)
+                claim = claim_of(found)
+                claim.state = ClaimState.BUSY
+                claim.retry_after_s = max(0.1, claim.left_s)
+                if takeover:
+                    claim.retry_after_s = min(claim.retry_after_s, RETRY_SOON_S)
+                return claim
+            claim = claim_of(found)
+            if found["sha256"] != batch.sha256:
+                raise ScatterError(
+                    f"batch {batch.batch} of plan {plan.plan} was planned with another file "
+                    "(its SHA-256 differs)"
+                )
+            self.decide(claim, found, plan.plan, batch.batch, worker, owner, takeover)
+        return claim
+
+    def read_batch(self, plan: str, batch: int, lock: str) -> dict[str, Any] | None:
+        found = self.rows(
+            "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, "
+            f"b.attempts, {self.LEFT}, b.owner, b.sha256, p.state, p.retry_on, p.on_batch, p.on_finish "
+            "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "
+            f"WHERE b.plan = %s AND b.batch = %s {lock}",
+            (plan, batch),
+        )
+        return dict(zip(CLAIM_NAMES, found[0])) if found else None
+
+    def decide(
+        self, claim: Claim, found: dict[str, Any], plan: str, batch: int, worker: str, owner: str,
+        takeover: bool,
+    ) -> None:  # fmt: skip
+        running = found["state"] == "running"
+        live = running and claim.left_s > 0
+        if found["state"] == "done":
+            claim.state = ClaimState.DONE
+        elif "cancelled" in (found["state"], found["plan_state"]):
+            claim.state = ClaimState.CANCELLED
+            if takeover or not live:
+                self.set_batch_state(plan, batch, "cancelled")
+        elif found["plan_state"] == "paused":
+            claim.state = ClaimState.PAUSED
+            if takeover or not live:
+                self.set_batch_state(plan, batch, "parked")
+        elif live and not takeover:
+            claim.state = ClaimState.BUSY
+            claim.retry_after_s = claim.left_s
+        else:
+            if running:
+                why = "message delivered again" if live else "lease expired"
+                self.note_event(
+                    plan, batch, worker, "takeover",
+                    f"from {claim.owner or 'nobody'} at position {claim.position}, {why}",
+                )  # fmt: skip
+            self.take_lease(claim, plan, batch, worker, owner)
+
+    def set_batch_state(self, plan: str, batch: int, state: str) -> None:
+        self.execute(
+            "UPDATE scatter_batch SET state = %s, lease_until = NULL, owner = NULL "
+            "WHERE plan = %s AND batch = %s",
+            (state, plan, batch),
+        )
+
+    def insert_missing(self, plan: PlanRow, batch: BatchRow) -> None:
+        """A message that nobody planned here brings its own rows; the plan grows by each batch that is new to it."""
+        self.execute(
+            "INSERT INTO scatter_plan (plan, migration, table_name, key_column, columns, "
+            "store, queue, database, params, total, n_batches) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 0, %s) ON CONFLICT (plan) DO NOTHING",
+            (plan.plan, plan.migration, plan.table, plan.key, plan.columns, plan.store, plan.queue,
+             plan.database, plan.params, plan.n_batches),
+        )  # fmt: skip
+        inserted = self.execute(
+            "INSERT INTO scatter_batch (plan, batch, source, sha256, records, state) "
+            "VALUES (%s, %s, %s, %s, %s, 'queued') ON CONFLICT (plan, batch) DO NOTHING",
+            (plan.plan, batch.batch, batch.source, batch.sha256, batch.records),
+        )
+        if inserted != 1:
+            return
+        count = "(SELECT count(*) FROM scatter_batch b WHERE b.plan = scatter_plan.plan)"
+        self.execute(
+            f"UPDATE scatter_plan SET total = total + %s, "
+            f"n_batches = CASE WHEN n_batches < {count} THEN {count} ELSE n_batches END "
+            "WHERE plan = %s",
+            (batch.records, plan.plan),
+        )
+
+    def take_lease(self, claim: Claim, plan: str, batch: int, worker: str, owner: str) -> None:
+        claim.state = ClaimState.OURS
+        claim.token += 1
+        claim.attempts += 1
+        self.execute(
+            f"UPDATE scatter_batch SET state = 'running', lease_token = %s, lease_until = {self.LEASE}, "
+            "owner = %s, worker = %s, attempts = attempts + 1, error = NULL, finished_at = NULL, "
+            f"started_at = coalesce(started_at, {self.NOW}) WHERE plan = %s AND batch = %s",
+            (claim.token, self.lease_ms, owner, worker, plan, batch),
+        )
+        self.execute(
+            "UPDATE scatter_plan SET state = 'running', finished_at = NULL, "
+            f"started_at = coalesce(started_at, {self.NOW}) WHERE plan = %s "
+            "AND state IN ('planned', 'queued', 'failed', 'finished')",
+            (plan,),
+        )
+
+    # ---- the chunk ----
+
+    @abstractmethod
+    def prepare(self, target: Target) -> None:
+        """Looks up what the chunk statement needs to know about the table."""
+
+    @abstractmethod
+    def change(self, chunk: Chunk) -> list[Row]:
+        """Inside the transaction: checkpoint and guarded change. Gives the stale rows; Unknown when the checkpoint
+        did not move."""
+
+    @abstractmethod
+    def value(self, value: Any) -> str | None:
+        """What process returned, in the text form that is sent to the database."""
+
+    def apply(self, chunk: Chunk) -> str:
+        """One transaction: change, checkpoint, outcomes, share. The plan's state, read on the way."""
+        with self.transaction():
+            stale = self.change(chunk)
+            if stale:
+                self.execute(
+                    "UPDATE scatter_batch SET stale = stale + %s WHERE plan = %s AND batch = %s",
+                    (len(stale), chunk.plan, chunk.batch),
+                )
+            self.insert_outcomes(chunk, stale)
+            self.execute(
+                "INSERT INTO scatter_share (plan, batch, worker, records) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT (plan, batch, worker) "
+                "DO UPDATE SET records = scatter_share.records + excluded.records",
+                (chunk.plan, chunk.batch, chunk.worker, len(chunk.rows)),
+            )
+            state = self.rows("SELECT state FROM scatter_plan WHERE plan = %s", (chunk.plan,))
+        return str(state[0][0])
+
+    def checkpoint_params(self, chunk: Chunk) -> list[Any]:
+        """For CHECKPOINT below."""
+        return [
+            chunk.position + len(chunk.rows),
+            self.lease_ms,
+            chunk.count(Outcome.UNCHANGED),
+            chunk.count(Outcome.SKIPPED),
+            chunk.count(Outcome.QUARANTINED),
+            chunk.plan,
+            chunk.batch,
+            chunk.token,
+            chunk.position,
+        ]
+
+    @property
+    def checkpoint_sql(self) -> str:
+        return (
+            f"UPDATE scatter_batch SET position = %s, lease_until = {self.LEASE}, "
+            "unchanged = unchanged + %s, skipped = skipped + %s, quarantined = quarantined + %s "
+            "WHERE plan = %s AND batch = %s AND lease_token = %s AND position = %s "
+            "AND state = 'running'"
+        )
+
+    def insert_outcomes(self, chunk: Chunk, stale: Sequence[Row]) -> None:
+        found = [(r, "stale") for r in stale] + [
+            (r, r.outcome.value)
+            for r in chunk.rows
+            if r.outcome in (Outcome.SKIPPED, Outcome.QUARANTINED)
+        ]
+        if not found:
+            return
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome, error_class, "
+                "sqlstate, message, worker) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    (chunk.plan, chunk.batch, r.position, r.old[0], outcome, r.error_class, r.sqlstate,
+                     r.message, chunk.worker)
+                    for r, outcome in found
+                ],
+            )  # fmt: skip
+
+    def position(self, plan: str, batch: int, token: int) -> int:
+        """The stored position after an unknown outcome; Fenced when the batch is another's."""
+        with self.transaction():
+            found = self.rows(
+                "SELECT b.position FROM scatter_batch b WHERE b.plan = %s AND b.batch = %s "
+                f"AND b.lease_token = %s AND b.state = 'running' {self.LOCK_B}",
+                (plan, batch, token),
+            )
+        if not found:
+            raise Fenced
+        return int(found[0][0])
+
+    # ---- the end ----
+
+    def finish(self, plan: str, batch: int, token: int) -> BatchEnd:
+        """running -> done, and the plan -> finished (or failed) with its last batch. Idempotent for our token."""
+        with self.transaction():
+            found = self.rows(
+                "SELECT b.state, b.position, b.records, b.unchanged, b.stale, b.skipped, b.quarantined, "
+                f"{self.AGE} FROM scatter_batch b "
+                f"WHERE b.plan = %s AND b.batch = %s AND b.lease_token = %s {self.LOCK_B}",
+                (plan, batch, token),
+            )
+            if not found or found[0][0] not in ("running", "done"):
+                raise Fenced
+            state, position, records, unchanged, stale, skipped, quarantined, age = found[0]
+            if position != records:
+                raise ScatterError(f"batch {batch} of plan {plan} is not at its end")
+            finished = False
+            if state == "running":
+                self.execute(
+                    f"UPDATE scatter_batch SET state = 'done', finished_at = {self.NOW}, "
+                    "lease_until = NULL, owner = NULL "
+                    "WHERE plan = %s AND batch = %s AND lease_token = %s",
+                    (plan, batch, token),
+                )
+                finished = self.end_plan(plan)
+        return BatchEnd(
+            plan_finished=finished,
+            records=int(records),
+            unchanged=int(unchanged),
+            stale=int(stale),
+            skipped=int(skipped),
+            quarantined=int(quarantined),
+            duration_s=float(age or 0.0),
+        )
+
+    def end_plan(self, plan: str) -> bool:
+        """The plan's row is locked first, so that of two last batches exactly one sees that it is the last."""
+        state, n_batches = self.rows(
+            f"SELECT p.state, p.n_batches FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}",
+            (plan,),
+        )[0]
+        over, failed = self.rows(
+            "SELECT count(*), coalesce(sum(CASE WHEN state = 'failed' THEN 1 ELSE 0 END), 0) "
+            "FROM scatter_batch WHERE plan = %s AND state IN ('done', 'failed', 'cancelled')",
+            (plan,),
+        )[0]
+        if over < n_batches or state not in ("running", "paused"):
+            return False
+        end = "failed" if failed else "finished"
+        self.execute(
+            f"UPDATE scatter_plan SET state = %s, finished_at = {self.NOW} WHERE plan = %s",
+            (end, plan),
+        )
+        self.note_event(plan, None, "", end, "")
+        return True
+
+    def release(self, plan: str, batch: int, token: int, how: Release, error: str | None) -> bool:
+        """Gives the lease up; a paused plan's batch is parked, a cancelled one's cancelled. True when a failed batch
+        was the plan's last."""
+        plan_state = "(SELECT p.state FROM scatter_plan p WHERE p.plan = scatter_batch.plan)"
+        state = "'failed'"
+        if how is not Release.FAILED:
+            state = (
+                f"CASE {plan_state} WHEN 'paused' THEN 'parked' "
+                "WHEN 'cancelled' THEN 'cancelled' ELSE 'queued' END"
+            )
+        with self.transaction():
+            given = self.execute(
+                f"UPDATE scatter_batch SET state = {state}, lease_until = NULL, owner = NULL, "
+                "error = %s, attempts = attempts - %s "
+                "WHERE plan = %s AND batch = %s AND lease_token = %s AND state = 'running'",
+                (error, int(how is Release.CLEAN), plan, batch, token),
+            )
+            if given == 0:
+                raise Fenced
+            if how is not Release.FAILED:
+                return False
+            self.note_event(plan, batch, "", "failed", error or "")
+            return self.end_plan(plan)
+
+    def plan_state(self, plan: str) -> str:
+        found = self.rows("SELECT state FROM scatter_plan WHERE plan = %s", (plan,))
+        return str(found[0][0]) if found else ""
+
+    def plan_counts(self, plan: str) -> dict[str, int]:
+        planned, position, unchanged, stale, skipped, quarantined = (
+            int(v)
+            for v in self.rows(
+                "SELECT coalesce(sum(records), 0), coalesce(sum(position), 0), "
+                "coalesce(sum(unchanged), 0), coalesce(sum(stale), 0), coalesce(sum(skipped), 0), "
+                "coalesce(sum(quarantined), 0) FROM scatter_batch WHERE plan = %s",
+                (plan,),
+            )[0]
+        )
+        return {
+            "planned": planned,
+            "ok": position - unchanged - stale - skipped - quarantined,
+            "unchanged": unchanged,
+            "stale": stale,
+            "skipped": skipped,
+            "quarantined": quarantined,
+            "remaining": planned - position,
+        }
+
+    def plan_seconds(self, plan: str) -> float:
+        """From the first claim to the end of the plan, or to now."""
+        found = self.rows(f"SELECT {self.PLAN_AGE} FROM scatter_plan p WHERE p.plan = %s", (plan,))
+        return float(found[0][0] or 0.0) if found else 0.0
+
+    def failures(self, plan: str, batch: int | None, limit: int) -> list[dict[str, Any]]:
+        where, params = "plan = %s", [plan, limit]
+        if batch is not None:
+            where, params = "plan = %s AND batch = %s", [plan, batch, limit]
+        names = ("batch", "key", "outcome", "error_class", "sqlstate", "message")
+        found = self.rows(
+            "SELECT batch, record_key, outcome, error_class, sqlstate, message FROM scatter_outcome "
+            f"WHERE {where} ORDER BY batch, position LIMIT %s",
+            params,
+        )
+        return [dict(zip(names, r)) for r in found]
+
+
+def open_control(connection: BaseDatabaseWrapper, lease_ms: int) -> Control:
+    if connection.vendor == "postgresql":
+        from django_scatter.control_postgresql import PostgresControl
+
+        return PostgresControl(connection, lease_ms)
+    if connection.vendor == "sqlite":
+        from django_scatter.control_sqlite import SqliteControl
+
+        return SqliteControl(connection, lease_ms)
+    raise ScatterError(
+        f"database {connection.alias!r} is {connection.display_name}; "
+        "migrations run on PostgreSQL and SQLite"
+    )

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL: one statement moves the checkpoint and changes the rows that still hold the planned values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django_scatter.batchfile import text_of
+from django_scatter.control import Chunk, Control, Row, Target, Unknown
+from django_scatter.errors import ScatterError
+from django_scatter.rows import as_text
+from django_scatter.schema import schema_sql
+
+LOCK_LIMIT_MS = 2000
+
+# The text form of every value depends on these; celeryc and scatter-plan set the same.
+SETTINGS = (
+    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true), "
+    "set_config('idle_in_transaction_session_timeout', %s, true), set_config('TimeZone', 'UTC', true), "
+    "set_config('DateStyle', 'ISO, MDY', true), set_config('IntervalStyle', 'postgres', true), "
+    "set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true)"
+)
+
+
+class PostgresControl(Control):
+    NOW = "clock_timestamp()"
+    LEASE = "clock_timestamp() + CAST(%s AS bigint) * interval '1 millisecond'"
+    LEFT = "CAST(extract(epoch FROM b.lease_until - clock_timestamp()) * 1000 AS bigint)"
+    AGE = "extract(epoch FROM clock_timestamp() - b.started_at)"
+    PLAN_AGE = "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"
+    LOCK_B = "FOR UPDATE OF b"
+    SKIP_B = "FOR UPDATE OF b SKIP LOCKED"
+    LOCK_P = "FOR NO KEY UPDATE OF p"
+
+    sql = ""
+    target: Target
+
+    def begin(self) -> None:
+        self.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        limits = (max(self.lease_ms // 2, 100), LOCK_LIMIT_MS, max(self.lease_ms // 3, 100))
+        self.rows(SETTINGS, [str(v) for v in limits])
+
+    def ensure_schema(self) -> None:
+        """Asked first, so that a worker without the right to create tables can live with those that are there."""
+        if self.rows("SELECT to_regclass('scatter_share') IS NOT NULL")[0][0]:
+            return
+        with self.transaction():
+            # CREATE TABLE IF NOT EXISTS is not safe against its own kind.
+            self.rows("SELECT pg_advisory_xact_lock(hashtext('scatter schema'))")
+            for statement in self.connection.ops.prepare_sql_script(schema_sql("postgresql")):
+                self.execute(statement)
+
+    def prepare(self, target: Target) -> None:
+        found = {
+            str(name): str(kind)
+            for name, kind in self.rows(
+                # Without the length: a cast to varchar(20) would cut silently what an assignment refuses.
+                "SELECT attname, format_type(atttypid, -1) FROM pg_attribute "
+                "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+                (self.quoted_table(target.table),),
+            )
+        }
+        if not found:
+            raise ScatterError(f"there is no table {target.table} in the target database")
+        for column in (target.key, *target.reads, *target.writes):
+            if column not in found:
+                raise ScatterError(
+                    f"table {target.table} has no column {column} (it has {', '.join(found)})"
+                )
+        self.target = target
+        self.sql = self.chunk_sql(target, found)
+
+    def quoted_table(self, table: str) -> str:
+        return ".".join(self.quote(part) for part in table.split("."))
+
+    def quote(self, name: str) -> str:
+        # A percent sign would be taken for a parameter.
+        return '"' + name.strip('"').replace('"', '""').replace("%", "%%") + '"'
+
+    def chunk_sql(self, target: Target, types: dict[str, str]) -> str:
+        """v: ordinal, key, old values, then for each written column the new value and whether it is set."""
+        names = ["k", *(f"o{i}" for i in range(len(target.reads)))]
+        for i in range(len(target.writes)):
+            names += [f"n{i}", f"s{i}"]
+        arrays = ", ".join(
+            "%s::boolean[]" if name.startswith("s") else "%s::text[]" for name in names
+        )
+        sets = ", ".join(
+            f"{self.quote(c)} = CASE WHEN v.s{i} THEN v.n{i}::{types[c]} ELSE t.{self.quote(c)} END"
+            for i, c in enumerate(target.writes)
+        )
+        guard = "".join(
+            f' AND t.{self.quote(c)}::text COLLATE "C" IS NOT DISTINCT FROM v.o{i}'
+            for i, c in enumerate(target.reads)
+        )
+        return (
+            f"WITH ck AS ({self.checkpoint_sql} RETURNING 1), "
+            f"u AS (UPDATE {self.quoted_table(target.table)} t SET {sets} "
+            f"FROM unnest({arrays}) WITH ORDINALITY v({', '.join(names)}, i) "
+            f"WHERE t.{self.quote(target.key)} = v.k::{types[target.key]}{guard} "
+            "AND EXISTS (SELECT 1 FROM ck) RETURNING v.i) "
+            "SELECT (SELECT count(*) FROM ck), (SELECT array_agg(i) FROM u)"
+        )
+
+    def change(self, chunk: Chunk) -> list[Row]:
+        changed = chunk.changed
+        params = self.checkpoint_params(chunk)
+        if not changed:
+            if self.execute(self.checkpoint_sql, params) != 1:
+                raise Unknown
+            return []
+        params += self.arrays(changed)
+        moved, written = self.rows(self.sql, params)[0]
+        if moved != 1:
+            raise Unknown
+        done = {int(i) for i in written or ()}
+        return [row for i, row in enumerate(changed, 1) if i not in done]
+
+    def arrays(self, changed: Sequence[Row]) -> list[Any]:
+        columns: list[list[Any]] = [
+            [row.old[i] for row in changed] for i in range(len(self.target.reads) + 1)
+        ]
+        for name in self.target.writes:
+            columns.append([row.fresh.get(name) for row in changed])
+            columns.append([name in row.fresh for row in changed])
+        return columns
+
+    def value(self, value: Any) -> str | None:
+        text = text_of(as_text(value))
+        if text is not None and "\0" in text:
+            raise ValueError("PostgreSQL cannot store a NUL character in text")
+        return text

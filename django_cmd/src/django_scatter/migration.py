@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a data migration in Python: a class with process(record).
+
+    from django_scatter.migration import Migration, Skip, register
+
+    @register
+    class Renumber(Migration):
+        name = "phones.vn_renumber"
+        table = "parcel"            # or: model = Parcel
+        reads = ["phone"]           # planned, and guarded against changes since
+        writes = ["phone"]
+
+        def process(self, record):
+            return {"phone": renumbered(record["phone"])}
+
+process gives the new values, None (unchanged), or Skip("reason"); whatever it raises sets the record aside with that
+exception. It may be called again for the same record after a crash and must depend on nothing but the record and the
+plan's parameters: its effect still happens once.
+
+The registered class is a Celery task of the same name. A worker that has it and a celeryc that has a migration of that
+name in C can share a queue, and finish each other's batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, Union
+
+from django.db import models
+
+from django_scatter.errors import ScatterError
+
+
+class Skip:
+    """The record is left as it is and listed with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class Record(Mapping[str, Any]):
+    """The planned values of one row by column name, the key included. Integers and booleans are Python's own,
+    everything else is the database's text form, NULL is None."""
+
+    __slots__ = ("_values", "key", "params")
+
+    def __init__(self, key: Any, values: dict[str, Any], params: Mapping[str, str]) -> None:
+        self.key = key
+        self.params = params
+        self._values = values
+
+    def __getitem__(self, column: str) -> Any:
+        return self._values[column]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Record({self._values!r})"
+
+
+Change = Union[Mapping[str, Any], Skip, None]
+
+
+class Migration:
+    """Base class; a subclass declares what it reads and writes and how one record changes."""
+
+    name: str = ""
+    model: type[models.Model] | None = None
+    table: str = ""
+    key: str = ""
+    reads: Sequence[str] = ()
+    writes: Sequence[str] = ()
+
+    def process(self, record: Record) -> Change:
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        if self.model is not None:
+            options = self.model._meta  # noqa: SLF001  Django's documented Meta API
+            assert options.pk is not None
+            self.table = self.table or options.db_table
+            self.key = self.key or str(options.pk.column)
+        self.key = self.key or "id"
+        self.check()
+
+    def check(self) -> None:
+        """Mistakes in a declaration are found when it is registered, not by the millionth record."""
+        who = type(self).__name__
+        if not self.name:
+            raise ScatterError(f"{who} has no name, which is also its Celery task's name")
+        if not self.table:
+            raise ScatterError(f"{who} names neither a table nor a model")
+        for label in ("reads", "writes"):
+            columns = getattr(self, label)
+            if isinstance(columns, str) or not all(isinstance(c, str) for c in columns):
+                raise ScatterError(f"{who}.{label} must be a list of column names")
+            if len(set(columns)) != len(columns):
+                raise ScatterError(f"{who}.{label} names a column twice")
+        if not self.writes:
+            raise ScatterError(f"{who}.writes is empty: it could change nothing")
+        if self.key in self.writes:
+            raise ScatterError(f"{who}.writes holds the key {self.key!r}, which must not change")
+        if type(self).process is Migration.process:
+            raise ScatterError(f"{who} has no process(record)")
+
+
+_registered: dict[str, Migration] = {}
+
+M = TypeVar("M", bound=type[Migration])
+
+
+def register(cls: M) -> M:
+    """Makes the class known to scatter_plan and to Celery workers, as a late-ack task of its name."""
+    from django_scatter.tasks import make_task
+
+    migration = cls()
+    before = _registered.get(migration.name)
+    if before is not None and type(before).__qualname__ != cls.__qualname__:
+        raise ScatterError(
+            f"migration {migration.name!r} is registered twice: "
+            f"{type(before).__qualname__} and {cls.__qualname__}"
+        )
+    _registered[migration.name] = migration
+    make_task(migration)
+    return cls
+
+
+def find_migration(name: str | None) -> Migration | None:
+    return _registered.get(name or "")

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs scatter-plan: its argument list, its progress lines, rows for its standard input, its result.
+
+scatter-plan writes progress as JSON lines and messages for people to stderr, and one JSON object to stdout.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from django_scatter import conf
+from django_scatter.binary import find_binary
+from django_scatter.errors import ScatterError
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class PlanRequest:
+    """What scatter-plan create is asked for."""
+
+    migration: str
+    database: str
+    queue: str
+    batch_size: int | None = None
+    query: str | None = None
+    table: str | None = None
+    key: str | None = None
+    columns: Sequence[str] = ()
+    params: Sequence[str] = ()
+    on_batch: str | None = None
+    on_finish: str | None = None
+    retry_on: str | None = None
+    plan: str | None = None
+    enqueue: bool = True
+    dry_run: bool = False
+
+
+@dataclass
+class PlanResult:
+    """The object that scatter-plan printed."""
+
+    plan: str
+    total: int
+    batches: int
+    enqueued: int
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+def created_by() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return ""
+
+
+def common_arguments(database: str, queue: str) -> list[str]:
+    """Arguments of both phases. URLs that hold credentials are in the environment instead."""
+    return ["--database", database, "--store", conf.store_url(), "--queue", queue,
+            "--format", "json", "--progress", "json"]  # fmt: skip
+
+
+def create_arguments(request: PlanRequest) -> list[str]:
+    argv = ["create", "--migration", request.migration]
+    for plugin in conf.plugins():
+        argv += ["-A", plugin]
+    argv += ["--stdin"] if request.query is None else ["--query", request.query]
+    argv += common_arguments(request.database, request.queue)
+    for option, value in (
+        ("--batch-size", request.batch_size),
+        ("--table", request.table),
+        ("--key", request.key),
+        ("--columns", ",".join(request.columns)),
+        ("--on-batch", request.on_batch),
+        ("--on-finish", request.on_finish),
+        ("--retry-on", request.retry_on),
+        ("--plan", request.plan),
+        ("--created-by", created_by()),
+    ):
+        if value:
+            argv += [option, str(value)]
+    for param in request.params:
+        argv += ["--param", param]
+    if not request.enqueue:
+        argv.append("--no-enqueue")
+    if request.dry_run:
+        argv.append("--dry-run")
+    return argv
+
+
+def create(
+    request: PlanRequest,
+    rows: Iterable[bytes] | None = None,
+    on_progress: OnProgress | None = None,
+) -> PlanResult:
+    """Writes a plan's objects and control rows, and its messages unless told not to."""
+    found = run(create_arguments(request), request.database, rows, on_progress)
+    return as_result(found)
+
+
+def enqueue(
+    plan: str, database: str, queue: str, on_progress: OnProgress | None = None
+) -> PlanResult:
+    """Sends the messages of a plan; sending twice is harmless."""
+    argv = ["enqueue", "--plan", plan, *common_arguments(database, queue)]
+    return as_result(run(argv, database, None, on_progress))
+
+
+def as_result(found: dict[str, Any]) -> PlanResult:
+    try:
+        return PlanResult(
+            plan=str(found.get("plan") or ""),
+            total=int(found["total"]),
+            batches=int(found["batches"]),
+            enqueued=int(found.get("enqueued") or 0),
+            raw=found,
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ScatterError(f"scatter-plan printed {found!r}, which is no result") from None
+
+
+def run(
+    arguments: Sequence[str],
+    database: str,
+    rows: Iterable[bytes] | None,
+    on_progress: OnProgress | None,
+) -> dict[str, Any]:
+    """Runs scatter-plan to its end. Rows are fed from this thread, because they come from Django's connection."""
+    argv = [find_binary(), *arguments]
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if rows is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=conf.planner_environment(database),
+        )
+    except OSError as e:
+        raise ScatterError(f"{argv[0]} cannot be run: {e.strerror}") from e
+    assert process.stdout is not None
+    assert process.stderr is not None
+    messages: list[str] = []
+    printed: list[bytes] = []
+    readers = [
+        threading.Thread(target=read_progress, args=(process.stderr, messages, on_progress)),
+        threading.Thread(target=lambda out: printed.append(out.read()), args=(process.stdout,)),
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        if rows is not None:
+            assert process.stdin is not None
+            feed(process.stdin, rows)
+        status = process.wait()
+    except BaseException:
+        # Without its end of input the planner would take the rows that it has for all there are.
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        for reader in readers:
+            reader.join()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                close_quietly(pipe)
+    if status != 0:
+        text = "\n".join(messages) or f"no message, exit status {status}"
+        raise ScatterError(f"scatter-plan {arguments[0]} failed: {text}")
+    return parse_printed(b"".join(printed))
+
+
+def feed(stdin: IO[bytes], rows: Iterable[bytes]) -> None:
+    """Writes rows until the planner stops reading; why it did is in its own message."""
+    iterator = iter(rows)
+    for row in iterator:
+        try:
+            stdin.write(row)
+        except BrokenPipeError:
+            return
+    try:
+        stdin.close()
+    except BrokenPipeError:
+        return
+
+
+def close_quietly(pipe: IO[bytes]) -> None:
+    try:
+        pipe.close()
+    except BrokenPipeError:
+        return
+
+
+def read_progress(stderr: IO[bytes], messages: list[str], on_progress: OnProgress | None) -> None:
+    for raw in stderr:
+        line = raw.decode("utf-8", "replace").rstrip("\n")
+        found = parse_object(line) if line.startswith("{") else None
+        if found is None or "phase" not in found:
+            if line.strip():
+                messages.append(line)
+        elif on_progress is not None:
+            on_progress(found)
+
+
+def parse_object(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def parse_printed(text: bytes) -> dict[str, Any]:
+    found = parse_object(text.decode("utf-8", "replace"))
+    if found is None:
+        shown = text[:200].decode("utf-8", "replace")
+        raise ScatterError(f"scatter-plan printed {shown!r} instead of a JSON object")
+    return found

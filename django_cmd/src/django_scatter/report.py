@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan's status as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django_scatter.progress import duration
+from django_scatter.status import Counts, Status
+
+COUNT_NAMES = ("planned", "ok", "unchanged", "stale", "skipped", "quarantined", "remaining")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns as wide as their widest cell; `right` are the numeric ones."""
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def counts_table(counts: Counts) -> str:
+    values = [f"{getattr(counts, name):,}" for name in COUNT_NAMES]
+    return table(COUNT_NAMES, [values], right=range(len(COUNT_NAMES)))
+
+
+def invariant(counts: Counts) -> str:
+    parts = " + ".join(f"{getattr(counts, name)} {name}" for name in COUNT_NAMES[1:])
+    verdict = "every record is accounted for" if counts.holds else "THE SUM IS WRONG"
+    return f"{counts.planned} planned = {parts}: {verdict}"
+
+
+def headline(status: Status) -> str:
+    took, done = status.seconds, status.counts.done
+    speed = ""
+    if took is not None:
+        speed = f", {duration(took)}"
+        if took > 0 and done:
+            speed += f", {done / took:,.0f} records/s"
+    return f"plan {status.plan}: {status.migration} on {status.table}, {status.state}{speed}"
+
+
+def full_text(status: Status) -> str:
+    blocks = [headline(status), counts_table(status.counts), invariant(status.counts)]
+    states = ", ".join(f"{n} {s}" for s, n in sorted(status.batches.items()))
+    blocks.append(f"batches: {states or 'none'} of {status.n_batches}")
+    if status.workers:
+        done = status.counts.done or 1
+        rows = [[w, f"{n:,}", f"{n / done:.1%}"] for w, n in status.workers.items()]
+        blocks.append(table(["worker", "records", "share"], rows, right=(1, 2)))
+    if status.batch_errors:
+        rows = [[str(b.batch), b.state, str(b.attempts), b.error] for b in status.batch_errors]
+        blocks.append(table(["batch", "state", "attempts", "error"], rows, right=(0, 2)))
+    if status.failures:
+        rows = [
+            [str(f.batch), f.key, f.outcome, f.error_class or "", f.sqlstate or "", f.message or ""]
+            for f in status.failures
+        ]
+        head = ["batch", "key", "outcome", "class", "sqlstate", "message"]
+        blocks.append(table(head, rows, right=(0,)))
+        if status.n_failures > len(status.failures):
+            blocks.append(f"... and {status.n_failures - len(status.failures):,} more")
+    return "\n\n".join(blocks)
+
+
+def plans_text(plans: Sequence[Status]) -> str:
+    rows = [
+        [p.plan, p.migration, p.state, f"{p.counts.planned:,}", f"{p.counts.remaining:,}",
+         p.created_at or ""]
+        for p in plans
+    ]  # fmt: skip
+    return table(
+        ["plan", "migration", "state", "planned", "remaining", "created"], rows, right=(3, 4)
+    )

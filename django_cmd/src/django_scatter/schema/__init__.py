@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control tables' SQL, one file per dialect: copies of planner/schema (a test holds them equal)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+VENDORS = ("postgresql", "sqlite")
+
+
+def schema_sql(vendor: str) -> str:
+    """The file for a Django connection's vendor."""
+    return files(__name__).joinpath(f"{vendor}.sql").read_text(encoding="utf-8")

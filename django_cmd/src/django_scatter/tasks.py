@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Migrations as Celery tasks: one late-ack task per migration, requeued when its worker is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Task, shared_task
+from django.db import connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from django_scatter import conf
+from django_scatter.control import Control, open_control
+from django_scatter.errors import ScatterError
+from django_scatter.migration import Migration
+from django_scatter.runtime import MAX_FAILURES, Ended, Request, RetryLater, run_batch
+
+logger = logging.getLogger("django_scatter")
+
+
+def batch_task_id(plan: str, batch: int) -> str:
+    """The id of a batch's message: the same for every sender, in any language."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"scatter:{plan}:{batch}"))
+
+
+def callback_task_id(plan: str, batch: int | None, kind: str) -> str:
+    where = plan if batch is None else f"{plan}:{batch}"
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"scatter:{where}:{kind}"))
+
+
+def make_task(migration: Migration) -> None:
+    """Registers the task with whatever Celery app finalizes; call once per migration."""
+
+    def run(
+        self: Task[Any, Any],
+        plan: str,
+        batch: int,
+        source: str,
+        database: str = "default",
+        sha256: str | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        return run_task(self, migration, plan, batch, source, database, sha256, params or {})
+
+    run.__doc__ = type(migration).__doc__
+    run.__name__ = "run"
+    shared_task(
+        bind=True,
+        name=migration.name,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        max_retries=None,
+    )(run)
+
+
+def run_task(
+    task: Task[Any, Any],
+    migration: Migration,
+    plan: str,
+    batch: int,
+    source: str,
+    database: str,
+    sha256: str | None,
+    params: Mapping[str, str],
+) -> dict[str, Any]:
+    delivery = task.request.delivery_info or {}
+    request = Request(
+        plan=plan,
+        batch=int(batch),
+        source=source,
+        database=database,
+        sha256=sha256,
+        params={str(k): str(v) for k, v in params.items()},
+        queue=str(delivery.get("routing_key") or "celery"),
+        worker=str(task.request.hostname or ""),
+        owner=f"{os.getpid()}@{task.request.hostname}",
+        redelivered=bool(delivery.get("redelivered")),
+        retries=int(task.request.retries or 0),
+    )
+    try:
+        connection = connections[database]
+    except ConnectionDoesNotExist:
+        raise ScatterError(f"DATABASES has no {database!r}, which the message names") from None
+    control = open_control(connection, int(conf.lease_seconds() * 1000))
+    try:
+        ended = run_batch(migration, request, control)
+    except RetryLater as e:
+        logger.info("batch %s of %s again in %.1f s: %s", batch, plan, e.seconds, e)
+        cause = e.__cause__ if isinstance(e.__cause__, Exception) else e
+        raise task.retry(countdown=e.seconds, exc=cause, max_retries=None) from e
+    if ended.state in ("done", "failed"):
+        send_callbacks(task, migration, request, control, ended)
+    if ended.error is not None:
+        raise ended.error
+    return {"plan": plan, "batch": request.batch, "state": ended.state, "counts": ended.counts}
+
+
+def send_callbacks(
+    task: Task[Any, Any], migration: Migration, request: Request, control: Control, ended: Ended
+) -> None:
+    """on_batch, and on_finish after the plan's last batch. Fixed ids make a second sending harmless; a broker that is
+    away makes the delivery fail and come again, which finds the batch done and sends them then."""
+    common = {
+        "plan": request.plan,
+        "migration": migration.name,
+        "worker": request.worker,
+    }
+    if ended.on_batch:
+        kwargs = {
+            **common,
+            "batch": request.batch,
+            "state": ended.state,
+            "counts": ended.counts,
+            "duration": ended.duration_s,
+            "failures": control.failures(request.plan, request.batch, MAX_FAILURES),
+        }
+        task_id = callback_task_id(request.plan, request.batch, "on_batch")
+        task.app.send_task(ended.on_batch, kwargs=kwargs, task_id=task_id)
+    if ended.plan_finished and ended.on_finish:
+        kwargs = {
+            **common,
+            "state": control.plan_state(request.plan),
+            "counts": control.plan_counts(request.plan),
+            "duration": control.plan_seconds(request.plan),
+            "failures": control.failures(request.plan, None, MAX_FAILURES),
+        }
+        task_id = callback_task_id(request.plan, None, "on_finish")
+        task.app.send_task(ended.on_finish, kwargs=kwargs, task_id=task_id)

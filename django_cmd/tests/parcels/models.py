@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table to migrate, with a column of each kind that has its own text form."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Parcel(models.Model):
+    phone = models.CharField(max_length=20, null=True)
+    weight = models.DecimalField(max_digits=8, decimal_places=2, null=True)
+    sent_at = models.DateTimeField(null=True)
+    fragile = models.BooleanField(default=False)
+    pieces = models.IntegerField(default=1)
+
+    class Meta:
+        db_table = "parcel"
