@@ -59,27 +59,22 @@ void base64_encode(struct buf *dst, struct slice src)
     *out = '\0';
 }
 
-int base64_decode(struct buf *dst, struct slice src)
+static int decode_strict(unsigned char *out, struct slice src, size_t *ret_len)
 {
     const unsigned char *p = (const unsigned char *)src.p;
     const unsigned char *tab = base64_values;
+    unsigned char *start = out;
     size_t pad = 0, full;
-    unsigned char *out;
     unsigned a, b, c, d;
 
     if (src.len % 4)
         return -EINVAL;
     if (src.len && p[src.len - 1] == '=')
         pad = p[src.len - 2] == '=' ? 2 : 1;
-    buf_reserve(dst, src.len / 4 * 3);
-    if (dst->failed)
-        return -ENOMEM;
-    out = (unsigned char *)dst->data + dst->len;
-    full = pad ? src.len - 4 : src.len;
-    for (; full; full -= 4, p += 4) {
+    for (full = pad ? src.len - 4 : src.len; full; full -= 4, p += 4) {
         a = tab[p[0]], b = tab[p[1]], c = tab[p[2]], d = tab[p[3]];
         if ((a | b | c | d) > 63)
-            goto bad;
+            return -EINVAL;
         *out++ = (unsigned char)(a << 2 | b >> 4);
         *out++ = (unsigned char)(b << 4 | c >> 2);
         *out++ = (unsigned char)(c << 6 | d);
@@ -87,48 +82,65 @@ int base64_decode(struct buf *dst, struct slice src)
     if (pad) {
         a = tab[p[0]], b = tab[p[1]], c = pad == 1 ? tab[p[2]] : 0;
         if ((a | b | c) > 63 || (pad == 2 ? b & 15 : c & 3))
-            goto bad;
+            return -EINVAL;
         *out++ = (unsigned char)(a << 2 | b >> 4);
         if (pad == 1)
             *out++ = (unsigned char)(b << 4 | c >> 2);
     }
-    dst->len = (size_t)((char *)out - dst->data);
-    dst->data[dst->len] = '\0';
+    *ret_len = (size_t)(out - start);
     return 0;
-bad:
-    dst->data[dst->len] = '\0';
-    return -EINVAL;
 }
 
-int base64_decode_lax(struct buf *dst, struct slice src)
+static int decode_lax(unsigned char *out, struct slice src, size_t *ret_len)
 {
-    size_t start = dst->len;
+    unsigned char *start = out;
     unsigned quad = 0, pads = 0, left = 0;
 
-    buf_reserve(dst, src.len / 4 * 3 + 3);
-    if (dst->failed)
-        return -ENOMEM;
     for (size_t i = 0; i < src.len; i++) {
         unsigned v = base64_values[(unsigned char)src.p[i]];
 
         if (src.p[i] == '=') {
-            if (quad >= 2 && quad + ++pads >= 4)
-                return 0;
+            if (quad >= 2 && quad + ++pads >= 4) {
+                quad = 0;
+                break;
+            }
             continue;
         }
         if (v > 63)
             continue;
         pads = 0;
         if (quad)
-            buf_append_char(dst, (char)(left << (2 * quad) | v >> (6 - 2 * quad)));
+            *out++ = (unsigned char)(left << (2 * quad) | v >> (6 - 2 * quad));
         left = v;
         quad = (quad + 1) % 4;
     }
-    if (quad == 0)
-        return 0;
-    dst->len = start;
-    dst->data[start] = '\0';
-    return -EINVAL;
+    if (quad)
+        return -EINVAL;
+    *ret_len = (size_t)(out - start);
+    return 0;
+}
+
+int base64_decode_to(char *dst, struct slice src, bool lax, size_t *ret_len)
+{
+    unsigned char *out = (unsigned char *)dst;
+
+    return lax ? decode_lax(out, src, ret_len) : decode_strict(out, src, ret_len);
+}
+
+int base64_decode(struct buf *dst, struct slice src)
+{
+    size_t len;
+
+    buf_reserve(dst, BASE64_DECODED_MAX(src.len));
+    if (dst->failed)
+        return -ENOMEM;
+    if (base64_decode_to(dst->data + dst->len, src, false, &len)) {
+        dst->data[dst->len] = '\0';
+        return -EINVAL;
+    }
+    dst->len += len;
+    dst->data[dst->len] = '\0';
+    return 0;
 }
 
 static const char hex_digits[16] __attribute__((nonstring)) = "0123456789abcdef";

@@ -78,7 +78,8 @@ struct message_body {
 int message_body(struct arena *a, const struct message *m, struct message_body *ret_b,
                  struct err *e) WARN_UNUSED;
 
-/* The task's args/kwargs as Python would show them: the argsrepr header when there is one, else computed. */
+/* "args:(1, 2) kwargs:{}": the task's arguments as Python would show them, from the argsrepr and kwargsrepr headers when
+ * they are there, else computed. */
 void message_write_args_repr(struct buf *dst, const struct message *m,
                              const struct message_body *b);
 
@@ -109,7 +110,7 @@ struct message_new {
 };
 
 /* Appends the envelope as kombu writes it (same keys, same order, same separators; fresh delivery_tag).
- * 0, -ENOMEM. */
+ * 0, -ENOMEM, -EINVAL args, kwargs, embed or group_index are not the JSON they should be. */
 int message_write_new(struct buf *dst, const struct message_new *n) WARN_UNUSED;
 
 /* The message that Task.retry publishes (wire-messages 5.1, wire-5.7 section 4): same id, retries+1, eta, parent_id
@@ -123,6 +124,7 @@ struct message_retry {
     bool keep_parent; /* true: parent_id unchanged even when null (retry_on_worker_lost) */
 };
 
+/* 0, -ENOMEM, -EINVAL when the new args or kwargs are no array or object. */
 int message_write_retry(struct buf *dst, const struct message *m, const struct message_body *b,
                         const struct message_retry *r) WARN_UNUSED;
 

@@ -34,5 +34,11 @@ struct record_view {
     struct json_val status, result, traceback, date_done, task_id, children;
 };
 
+/* A stored value may be compressed (result_compression, Celery 5.7): gives the JSON text, which is `stored` itself when
+ * it is not. 0, -ENOMEM, -EINVAL damaged or an unknown compression. Every read of a record goes through this. */
+int record_inflate(struct arena *a, struct slice stored, struct slice *ret_text,
+                   struct err *e) WARN_UNUSED;
+
+/* 0; -EINVAL, -E2BIG not a record. */
 int record_parse(struct slice text, struct record_view *ret_v, struct err *e) WARN_UNUSED;
 bool record_ready(const struct record_view *v); /* SUCCESS, FAILURE or REVOKED */
