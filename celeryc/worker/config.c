@@ -17,7 +17,7 @@
 
 #define AT(field) offsetof(struct worker_options, field)
 
-static const char *const levels[] = {"DEBUG", "INFO",     "WARNING", "ERROR",
+static const char *const levels[] = {"DEBUG",    "INFO",  "WARNING", "ERROR",
                                      "CRITICAL", "FATAL", NULL};
 static const char *const pools[] = {"prefork", "threads", "solo", NULL};
 static const char *const profiles[] = {"default", "fair", NULL};
@@ -186,8 +186,8 @@ static int make_pool(const struct worker_options *o, struct worker_config *c, st
     int r = parse_pool(pool, &c->pool, e);
     if (r)
         return r;
-    const char *n = o->concurrency && !str_eq(o->concurrency, "0") ? o->concurrency
-                                                                   : c->settings.concurrency;
+    const char *n =
+        o->concurrency && !str_eq(o->concurrency, "0") ? o->concurrency : c->settings.concurrency;
     r = parse_concurrency(n, c->pool, &c->concurrency, e);
     if (r)
         return r;

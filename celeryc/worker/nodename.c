@@ -35,8 +35,9 @@ static int expand(struct buf *dst, struct slice s, const struct parts *x, struct
         else if (c == '%')
             buf_append_char(dst, '%');
         else if (c != 'I')
-            return err_set(e, -EINVAL, "'%s': unknown sign %%%c (known: %%h %%n %%d %%i %%I%s %%%%)",
-                           x->text, c ? c : ' ', x->p.p ? " %p" : "");
+            return err_set(e, -EINVAL,
+                           "'%s': unknown sign %%%c (known: %%h %%n %%d %%i %%I%s %%%%)", x->text,
+                           c ? c : ' ', x->p.p ? " %p" : "");
     }
     return buf_ok(dst);
 }

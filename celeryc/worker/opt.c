@@ -13,8 +13,7 @@
 
 bool opt_takes_value(const struct opt *o)
 {
-    return o->kind != OPT_FLAG && o->kind != OPT_MOOT &&
-           !(o->kind == OPT_REFUSE && o->arg == NULL);
+    return o->kind != OPT_FLAG && o->kind != OPT_MOOT && !(o->kind == OPT_REFUSE && o->arg == NULL);
 }
 
 const struct opt *opt_find(const struct opt_table *t, const char *name)

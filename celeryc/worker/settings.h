@@ -20,7 +20,8 @@ struct settings {
     struct strv queues;                /* task_queues, names */
     char *pool, *concurrency;          /* as text, NULL: unset */
 
-    double result_expires, result_failure_expires; /* seconds, 0: never; the second -1: as the first */
+    double result_expires,
+        result_failure_expires; /* seconds, 0: never; the second -1: as the first */
     bool result_extended, ignore_result, store_errors_even_if_ignored, track_started;
 
     bool acks_late, reject_on_worker_lost;

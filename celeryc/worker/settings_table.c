@@ -6,10 +6,19 @@
 
 #include "celeryc/worker/settings.h"
 
-#define AT(field)                offsetof(struct settings, field)
-#define MOOT(name)               {name, SETTING_MOOT, 0, NULL, NULL}
-#define WARN(name, values, text) {name, SETTING_ONLY_WARN, 0, values, text}
-#define ONLY(name, values, text) {name, SETTING_ONLY, 0, values, text}
+#define AT(field) offsetof(struct settings, field)
+#define MOOT(name)                        \
+    {                                     \
+        name, SETTING_MOOT, 0, NULL, NULL \
+    }
+#define WARN(name, values, text)                 \
+    {                                            \
+        name, SETTING_ONLY_WARN, 0, values, text \
+    }
+#define ONLY(name, values, text)            \
+    {                                       \
+        name, SETTING_ONLY, 0, values, text \
+    }
 
 static const char later[] = "not in this release";
 static const char in_url[] = "put it into the URL";
@@ -130,12 +139,14 @@ const struct setting settings_worker[] = {
     {"task_ignore_result", SETTING_BOOL, AT(ignore_result), NULL, NULL},
     MOOT("task_store_eager_result"),
     WARN("task_protocol", "2", "messages that tasks send are of protocol 2"),
-    MOOT("task_publish_retry"), /* sends are part of the finish and are repeated until Redis has them */
+    MOOT(
+        "task_publish_retry"), /* sends are part of the finish and are repeated until Redis has them */
     MOOT("task_publish_retry_policy"),
     {"task_queues", SETTING_NAMES, AT(queues), NULL, NULL},
     MOOT("task_queue_max_priority"),
     {"task_reject_on_worker_lost", SETTING_BOOL, AT(reject_on_worker_lost), NULL, NULL},
-    ONLY("task_retry_on_worker_lost", "false", "not in this release; task_reject_on_worker_lost is"),
+    ONLY("task_retry_on_worker_lost", "false",
+         "not in this release; task_reject_on_worker_lost is"),
     WARN("task_remote_tracebacks", "false", "exceptions carry their traceback as text"),
     MOOT("task_repr_maxlevels"),
     WARN("task_routes", "{}|[]", "tasks that send tasks name the queue themselves"),

@@ -5,17 +5,17 @@
 #include <stddef.h>
 
 enum setting_kind {
-    SETTING_BOOL,         /* bool */
-    SETTING_TRISTATE,     /* int, -1 for null */
-    SETTING_INT,          /* int64_t >= 0 */
-    SETTING_SECONDS,      /* double >= 0; null keeps the default */
-    SETTING_EXPIRY,       /* double >= 0; null is 0, never */
-    SETTING_STRING,       /* char * */
-    SETTING_SCALAR,       /* char *, the text of a number or string */
-    SETTING_NAMES,        /* struct strv: a string, or a list of strings or of objects with "name" */
-    SETTING_STEPS,        /* priority_steps */
-    SETTING_CONTENT,      /* accept_content: json must be there */
-    SETTING_BROKER_OPTS,  /* a nested object */
+    SETTING_BOOL,        /* bool */
+    SETTING_TRISTATE,    /* int, -1 for null */
+    SETTING_INT,         /* int64_t >= 0 */
+    SETTING_SECONDS,     /* double >= 0; null keeps the default */
+    SETTING_EXPIRY,      /* double >= 0; null is 0, never */
+    SETTING_STRING,      /* char * */
+    SETTING_SCALAR,      /* char *, the text of a number or string */
+    SETTING_NAMES,       /* struct strv: a string, or a list of strings or of objects with "name" */
+    SETTING_STEPS,       /* priority_steps */
+    SETTING_CONTENT,     /* accept_content: json must be there */
+    SETTING_BROKER_OPTS, /* a nested object */
     SETTING_BACKEND_OPTS, /* a nested object */
     SETTING_MOOT,         /* nothing for this worker to do */
     SETTING_ONLY_WARN,    /* other values than `only` are warned of */

@@ -78,6 +78,7 @@ void strv_deinit(struct strv *l)
 static size_t edits(const char *a, const char *b)
 {
     enum { MAX = 64 };
+
     size_t la = strlen(a), lb = strlen(b);
     if (la >= MAX || lb >= MAX)
         return MAX;

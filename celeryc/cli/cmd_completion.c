@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* celeryc completion: bash and zsh completion and the man page, all written from the option tables, so that they
+ * cannot say anything else than --help does. packaging/ keeps what this prints. */
+
+#include "celeryc/cli/cli.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+struct completion_options {
+    struct cli_common common;
+};
+
+/* clang-format off */
+static const struct opt opts[] = {
+    CLI_COMMON_OPTS,
+    {0},
+};
+/* clang-format on */
+
+const struct opt_table cli_completion_table = {
+    .command = "completion",
+    .usage = "bash|zsh|man",
+    .about = "Print completion for a shell (bash: source it; zsh: put it as _celeryc into a folder "
+             "of $fpath), "
+             "or the man page.",
+    .opts = opts,
+};
+
+/* ---- bash ---- */
+
+static void bash_words(struct buf *b, const struct opt_table *t)
+{
+    for (const struct opt *o = t->opts; o->name; o++) {
+        if (!o->help)
+            continue;
+        if (o->short_name)
+            buf_appendf(b, " -%c", o->short_name);
+        buf_appendf(b, " --%s", o->name);
+        if (o->alias)
+            buf_appendf(b, " --%s", o->alias);
+    }
+    buf_append_str(b, " --help");
+}
+
+/* Values of one option by its spelling: fixed words, plug-ins, files or folders. */
+static void bash_values(struct buf *b, const struct opt *o)
+{
+    if (!o->help || !opt_takes_value(o))
+        return;
+    buf_append_str(b, "        ");
+    if (o->short_name)
+        buf_appendf(b, "-%c|", o->short_name);
+    buf_appendf(b, "--%s)", o->name);
+    if (o->choices) {
+        buf_append_str(b, " COMPREPLY=($(compgen -W \"");
+        for (const char *const *c = o->choices; *c; c++)
+            buf_appendf(b, "%s%s", c == o->choices ? "" : " ", *c);
+        buf_append_str(b, "\" -- \"$cur\"));");
+    } else if (str_eq(o->arg, "FILE") || str_eq(o->arg, "PLUGIN")) {
+        buf_append_str(b, " compopt -o filenames; COMPREPLY=($(compgen -f -- \"$cur\"));");
+    } else if (str_eq(o->arg, "DIR")) {
+        buf_append_str(b, " compopt -o filenames; COMPREPLY=($(compgen -d -- \"$cur\"));");
+    }
+    buf_append_str(b, " return ;;\n");
+}
+
+static void write_bash(struct buf *b)
+{
+    buf_append_str(b, "# bash completion for celeryc\n"
+                      "_celeryc()\n{\n"
+                      "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} "
+                      "command= word\n"
+                      "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+                      "        case $word in\n        ");
+    const char *bar = "";
+    for (const struct command *c = cli_commands; c->name; c++)
+        if (c->summary) {
+            buf_appendf(b, "%s%s", bar, c->name);
+            bar = "|";
+        }
+    buf_append_str(b, ") command=$word; break ;;\n        esac\n    done\n    case $command in\n");
+    for (const struct command *c = cli_commands; c->name; c++) {
+        if (!c->options)
+            continue;
+        buf_appendf(b, "    %s)\n        case $prev in\n", c->name);
+        for (const struct opt *o = c->options->opts; o->name; o++)
+            bash_values(b, o);
+        buf_append_str(b, "        esac\n        COMPREPLY=($(compgen -W \"");
+        bash_words(b, c->options);
+        if (c->options == &cli_completion_table)
+            buf_append_str(b, " bash zsh man");
+        buf_append_str(b, "\" -- \"$cur\")) ;;\n");
+    }
+    buf_append_str(b, "    *)\n        COMPREPLY=($(compgen -W \"");
+    for (const struct command *c = cli_commands; c->name; c++)
+        if (c->summary)
+            buf_appendf(b, "%s ", c->name);
+    buf_append_str(b,
+                   "--app --broker --result-backend --config --workdir --quiet --version --help\" "
+                   "-- \"$cur\")) ;;\n    esac\n}\ncomplete -F _celeryc celeryc\n");
+}
+
+/* ---- zsh ---- */
+
+static void zsh_quoted(struct buf *b, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '\'')
+            buf_append_str(b, "'\\''");
+        else if (*text == '[' || *text == ']' || *text == ':')
+            buf_appendf(b, "\\%c", *text);
+        else
+            buf_append_char(b, *text);
+    }
+}
+
+static void zsh_action(struct buf *b, const struct opt *o)
+{
+    if (!opt_takes_value(o))
+        return;
+    buf_append_char(b, ':');
+    zsh_quoted(b, o->arg ? o->arg : o->name);
+    buf_append_char(b, ':');
+    if (o->choices) {
+        buf_append_char(b, '(');
+        for (const char *const *c = o->choices; *c; c++)
+            buf_appendf(b, "%s%s", c == o->choices ? "" : " ", *c);
+        buf_append_char(b, ')');
+    } else if (str_eq(o->arg, "FILE") || str_eq(o->arg, "PLUGIN")) {
+        buf_append_str(b, "_files");
+    } else if (str_eq(o->arg, "DIR")) {
+        buf_append_str(b, "_files -/");
+    }
+}
+
+static void zsh_option(struct buf *b, const struct opt *o)
+{
+    bool many = o->kind == OPT_LIST || o->kind == OPT_REPEAT;
+    buf_append_str(b, "            ");
+    if (o->short_name)
+        buf_appendf(b, "%s{-%c,--%s}'[", many ? "\\*" : "", o->short_name, o->name);
+    else
+        buf_appendf(b, "'%s--%s[", many ? "*" : "", o->name);
+    zsh_quoted(b, o->help);
+    buf_append_char(b, ']');
+    zsh_action(b, o);
+    buf_append_str(b, "' \\\n");
+}
+
+static void write_zsh(struct buf *b)
+{
+    buf_append_str(b, "#compdef celeryc\n# zsh completion for celeryc\n"
+                      "_celeryc()\n{\n    local context state line\n    typeset -A opt_args\n"
+                      "    _arguments -C '--version[Show the version]' '--help[Show help]' "
+                      "'1:command:->command' '*::argument:->argument'\n"
+                      "    case $state in\n    command)\n        local -a commands\n"
+                      "        commands=(\n");
+    for (const struct command *c = cli_commands; c->name; c++) {
+        if (!c->summary)
+            continue;
+        buf_appendf(b, "            '%s:", c->name);
+        zsh_quoted(b, c->summary);
+        buf_append_str(b, "'\n");
+    }
+    buf_append_str(b, "        )\n        _describe command commands ;;\n    argument)\n"
+                      "        case $words[1] in\n");
+    for (const struct command *c = cli_commands; c->name; c++) {
+        if (!c->options)
+            continue;
+        buf_appendf(b, "        %s)\n            _arguments \\\n", c->name);
+        for (const struct opt *o = c->options->opts; o->name; o++)
+            if (o->help)
+                zsh_option(b, o);
+        buf_append_str(b, c->options == &cli_completion_table
+                              ? "            '1:shell:(bash zsh man)' \\\n"
+                              : "");
+        buf_append_str(b, "            '--help[Show help]' ;;\n");
+    }
+    buf_append_str(b, "        esac ;;\n    esac\n}\n_celeryc \"$@\"\n");
+}
+
+/* ---- man ---- */
+
+static void roff(struct buf *b, const char *text)
+{
+    for (bool start = true; *text; text++) {
+        if (start && (*text == '.' || *text == '\''))
+            buf_append_str(b, "\\&");
+        if (*text == '\\')
+            buf_append_str(b, "\\e");
+        else if (*text == '-')
+            buf_append_str(b, "\\-");
+        else
+            buf_append_char(b, *text);
+        start = *text == '\n';
+    }
+}
+
+static void man_option(struct buf *b, const struct opt *o)
+{
+    buf_append_str(b, ".TP\n");
+    if (o->short_name)
+        buf_appendf(b, "\\fB\\-%c\\fR, ", o->short_name);
+    buf_append_str(b, "\\fB\\-\\-");
+    roff(b, o->name);
+    buf_append_str(b, "\\fR");
+    if (opt_takes_value(o)) {
+        buf_append_str(b, " \\fI");
+        if (o->choices)
+            for (const char *const *c = o->choices; *c; c++)
+                buf_appendf(b, "%s%s", c == o->choices ? "" : "|", *c);
+        else
+            roff(b, o->arg ? o->arg : "VALUE");
+        buf_append_str(b, "\\fR");
+    }
+    buf_append_char(b, '\n');
+    roff(b, o->help);
+    if (o->initial) {
+        buf_append_str(b, " Default: ");
+        roff(b, o->initial);
+        buf_append_char(b, '.');
+    }
+    buf_append_char(b, '\n');
+}
+
+static void man_command(struct buf *b, const struct command *c)
+{
+    const struct opt_table *t = c->options;
+    buf_append_str(b, ".SS celeryc ");
+    buf_append_str(b, c->name);
+    buf_append_char(b, ' ');
+    roff(b, t->usage);
+    buf_append_char(b, '\n');
+    roff(b, t->about);
+    buf_append_char(b, '\n');
+    for (const struct opt *o = t->opts; o->name; o++)
+        if (o->help)
+            man_option(b, o);
+}
+
+static void write_man(struct buf *b)
+{
+    buf_append_str(
+        b, ".TH CELERYC 1 \"\" \"celeryc\" \"User Commands\"\n"
+           ".SH NAME\nceleryc \\- Celery worker and client in C, for Redis\n"
+           ".SH SYNOPSIS\n.B celeryc\n.I command\n.RI [ options ]\n"
+           ".SH DESCRIPTION\nceleryc worker takes Celery tasks from Redis and runs those that its "
+           "plug\\-ins, shared objects written against \\fI<celeryc/task.h>\\fR, define. "
+           "Python workers may serve the same queues.\n"
+           "The options \\fB\\-A\\fR, \\fB\\-b\\fR, \\fB\\-\\-result\\-backend\\fR, "
+           "\\fB\\-\\-config\\fR, \\fB\\-\\-workdir\\fR and \\fB\\-q\\fR may stand before the "
+           "command as well.\n.SH COMMANDS\n");
+    for (const struct command *c = cli_commands; c->name; c++)
+        if (c->options && c->summary)
+            man_command(b, c);
+    buf_append_str(
+        b,
+        ".SH SIGNALS OF THE WORKER\n"
+        ".TP\n.B TERM\nWarm shutdown: claiming stops, messages that have not started go back to "
+        "the head of their "
+        "queue, running tasks end. With \\fBREMAP_SIGTERM=SIGQUIT\\fR in the environment as QUIT.\n"
+        ".TP\n.B INT\nWarm shutdown with exit code 1; a second one is a cold shutdown.\n"
+        ".TP\n.B QUIT\nCold shutdown: running tasks are killed; those that are acknowledged late "
+        "go back to the "
+        "head of their queue, others fail with WorkerLostError.\n"
+        ".TP\n.B USR1\nLogs how many messages are in which state.\n"
+        ".SH ENVIRONMENT\n"
+        ".TP\n.B CELERY_BROKER_URL, CELERY_RESULT_BACKEND\nBroker and result backend when no "
+        "option names them.\n"
+        ".TP\n.B CELERY_WORKER_<OPTION>\nAny option of the worker, as "
+        "CELERY_WORKER_CONCURRENCY=4.\n"
+        ".TP\n.B SCATTER_DATABASE_<ALIAS>\nTarget database of migrations.\n"
+        ".SH EXIT STATUS\n0: all went well (the worker: TERM or QUIT). 1: it did not, or the task "
+        "failed. "
+        "2: wrong command line. 3: there is no result yet. 73: the pidfile is held by a live "
+        "process.\n"
+        ".SH SEE ALSO\n.BR scatter\\-plan (1)\n");
+}
+
+int cmd_completion(int argc, char **argv)
+{
+    struct completion_options o = {.common = {.broker = NULL}};
+    CLEANUP(strv_deinit) struct strv words = {NULL, 0};
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+    int code = 0;
+    if (cli_begin(&cli_completion_table, argc, argv, &o, &words, &code) == 0) {
+        if (words.n == 1 && str_eq(words.v[0], "bash"))
+            write_bash(&b);
+        else if (words.n == 1 && str_eq(words.v[0], "zsh"))
+            write_zsh(&b);
+        else if (words.n == 1 && str_eq(words.v[0], "man"))
+            write_man(&b);
+        else
+            code = cli_usage(&cli_completion_table, "Say bash, zsh or man.");
+    }
+    if (b.len && (buf_ok(&b) || fwrite(b.data, 1, b.len, stdout) != b.len))
+        code = CLI_EX_FAILED;
+    opt_clear(&cli_completion_table, &o);
+    return code;
+}

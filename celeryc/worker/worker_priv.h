@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* The worker's parts among themselves. Everything here runs on the one loop; nothing is called from another thread. */
+
+#include "celeryc/base/arena.h"
+#include "celeryc/base/list.h"
+#include "celeryc/base/map.h"
+#include "celeryc/pool/pool.h"
+#include "celeryc/result/result.h"
+#include "celeryc/transport/transport.h"
+#include "celeryc/worker/admission.h"
+#include "celeryc/worker/config.h"
+#include "celeryc/worker/due.h"
+
+#include <uv.h>
+
+/* Where a delivery is. DELIVERY_MOVES in delivery.c says which moves there are. */
+enum delivery_state {
+    DELIVERY_NEW,      /* just made, in no list */
+    DELIVERY_RESERVED, /* ours, waits for room in the pool */
+    DELIVERY_HELD,     /* waits for its eta */
+    DELIVERY_STARTING, /* early ack: Redis is being told that it starts */
+    DELIVERY_SENT,     /* with the pool, not known to run */
+    DELIVERY_RUNNING,
+    DELIVERY_LEAVING, /* its end is on its way to Redis */
+    DELIVERY_STATES,
+};
+
+enum kill_reason {
+    KILL_NONE,
+    KILL_TIME_LIMIT,
+    KILL_NEIGHBOUR, /* runs in the child that another task's time limit kills (-P threads) */
+    KILL_SHUTDOWN,
+};
+
+#define PROCESS_NAME_SIZE 32
+
+/* One message that we claimed. Owns the claim and everything parsed from it. */
+struct delivery {
+    struct list node;
+    struct worker *w;
+    uint64_t number; /* job number, in order of claiming */
+    enum delivery_state state;
+    struct claim *claim;
+    struct arena *arena;
+    struct message m;
+    const struct task_info *task;
+    bool late; /* acked after the run */
+    enum kill_reason kill;
+    struct limits limits;
+    struct due due; /* eta while HELD, next limit while RUNNING */
+    bool soft_done;
+    int64_t started_ns;
+    int pid;
+    char process[PROCESS_NAME_SIZE];
+};
+
+enum phase {
+    PHASE_STARTING, /* the pool is coming up */
+    PHASE_RUNNING,
+    PHASE_DRAINING, /* warm: running tasks end, the rest went back */
+    PHASE_SOFT,     /* they were asked to stop */
+    PHASE_COLD,     /* they were killed */
+    PHASE_LEAVING,  /* nothing runs; ends are being acknowledged */
+    PHASE_GONE,
+};
+
+#define N_SIGNALS 5
+
+struct worker {
+    uv_loop_t loop;
+    const struct worker_config *config;
+    const char *program, *version;
+    struct task_settings settings;
+    struct pool *pool;
+    const struct task_registry *table; /* NULL until the pool is up */
+    struct transport *transport;
+    struct result_backend *backend; /* NULL: none, or the broker's */
+
+    struct list lists[DELIVERY_STATES];
+    size_t n[DELIVERY_STATES];
+    struct delivery **jobs; /* by number modulo n_jobs, a power of two */
+    size_t n_jobs;
+    uint64_t next_number;
+    struct list spare; /* deliveries kept for reuse */
+    size_t n_spare;
+    size_t held_limit;
+    struct map *deaths; /* task id -> how often it killed its child */
+
+    struct due_heap due;
+    uv_timer_t due_timer;
+    int64_t due_at_ns; /* what due_timer is set to, 0: nothing */
+
+    enum phase phase;
+    bool claiming_stopped, pool_stopping, pool_gone, leaving;
+    int n_interrupts;
+    int exit_code;
+    uv_timer_t phase_timer; /* the end of the phase */
+    uv_timer_t gather_timer;
+    uv_signal_t signals[N_SIGNALS];
+
+    bool was_up;
+    unsigned connect_tries;
+    struct buf key, text; /* scratch of one call */
+    struct arena *scratch;
+    bool pumping;
+};
+
+static inline const char *delivery_name(const struct delivery *d)
+{
+    return d->m.shadow.p ? d->m.shadow.p : d->m.task.p;
+}
+
+/* printf's "%.*s[%.*s]" of a delivery */
+#define DELIVERY_FMT "%.*s[%.*s]"
+#define DELIVERY_ARGS(d)                                                            \
+    (int)((d)->m.shadow.p ? (d)->m.shadow.len : (d)->m.task.len), delivery_name(d), \
+        (int)(d)->m.id.len, (d)->m.id.p
+
+/* ---- delivery.c ---- */
+struct delivery *delivery_new(struct worker *w,
+                              struct claim *c_take); /* NULL: out of memory, c freed */
+void delivery_free(struct delivery *d); /* from any state; the claim is forgotten, not given back */
+void delivery_move(struct delivery *d, enum delivery_state to);
+void delivery_move_back(struct delivery *d); /* to RESERVED, at its place by number */
+struct delivery *delivery_find(struct worker *w, uint64_t number);
+void delivery_drop_spare(struct worker *w);
+
+/* ---- receive.c ---- */
+void receive_claim(struct claim *c_take, void *arg);
+bool receive_may_start(struct slice raw, void *arg);
+void receive_orphan(struct claim *c_take, const char *dead_node, void *arg);
+/* Hands reserved deliveries to the pool and says what more could be claimed. Call after every change. */
+void receive_pump(struct worker *w);
+void receive_due(struct delivery *d); /* its eta has come */
+
+/* ---- finish.c: ends of a delivery; each takes it out of the other states ---- */
+void finish_outcome(struct delivery *d, const struct outcome *o);
+/* A task that did not end by itself: status FAILURE or REVOKED with an exception. */
+void finish_verdict(struct delivery *d, const char *status, const char *type, const char *module,
+                    struct slice args_json);
+void finish_lost(struct delivery *d, const char *text);
+void finish_return(struct delivery *d, bool head, bool redelivered);
+void finish_delay(struct delivery *d);
+void finish_park(struct delivery *d, const char *reason);
+/* The body could not be decoded: set aside with the record that the child wrote. */
+void finish_park_outcome(struct delivery *d, const char *reason, const struct outcome *o);
+void finish_store(struct delivery *d, struct slice record); /* mid-task state */
+
+/* ---- run.c: the pool's events ---- */
+extern const struct pool_events run_pool_events;
+
+/* ---- limits.c: the timer ---- */
+void limits_start(struct delivery *d);
+int limits_hold(struct delivery *d, int64_t wait_us) WARN_UNUSED;
+void limits_stop(struct delivery *d);
+void limits_tick(uv_timer_t *t);
+
+/* ---- shutdown.c ---- */
+int shutdown_listen(struct worker *w) WARN_UNUSED;
+void shutdown_step(struct worker *w); /* goes on when something changed; nothing while running */
+void shutdown_started(
+    struct delivery *d); /* a job began to run: stop it when that is where we are */
+void shutdown_warm(struct worker *w);
+void shutdown_cold(struct worker *w);
+/* Something that cannot go on: ends as fast as it can be done without losing messages. */
+void shutdown_broken(struct worker *w, int exit_code);
+
+/* ---- worker.c ---- */
+void worker_pool_ready(struct worker *w, const struct task_registry *table);
+void worker_pool_failed(struct worker *w, const char *reason, int exit_code);
