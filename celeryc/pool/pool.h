@@ -70,6 +70,11 @@ struct pool *pool_free(struct pool *p); /* kills what is left */
 /* pids of the children, for the banner, stats and tests. Returns how many were written. */
 size_t pool_pids(const struct pool *p, int *pids, size_t n);
 
+/* First thing in the zygote's main, before plug-ins are loaded: binds the process to its master (PR_SET_PDEATHSIG), closes
+ * what it inherited beyond 0..3, ignores the signals that a terminal or a service manager sends to the whole group.
+ * Ends the process when descriptor 3 is not the master's socket. */
+void pool_zygote_init(void);
+
 /* main of the zygote: called by cli/cmd_zygote.c after the registry was filled. table_error (may be NULL) is reported
  * to the master instead of a table. Never returns. */
 void pool_zygote_main(struct task_registry *registry, const char *table_error)
