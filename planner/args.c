@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parsing of the command line from one table, which also makes the help.
+ *
+ * Forms: --name VALUE, --name=VALUE, -X VALUE, -XVALUE. What is not given comes from the environment or a default;
+ * URLs with passwords are better there than in the process list. */
+
+#include "planner/args.h"
+
+#include "celeryc/base/limits.h"
+#include "celeryc/base/num.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <unistd.h>
+
+#define ALL (COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_STATUS)
+
+enum kind {
+    KIND_TEXT,
+    KIND_LIST, /* may be given again */
+    KIND_FLAG,
+    KIND_COUNT,
+    KIND_CHOICE, /* one of the words in arg, separated by | */
+};
+
+struct option {
+    const char *name;
+    char letter;
+    enum kind kind;
+    unsigned commands;
+    size_t offset;
+    const char *arg, *help;
+};
+
+#define AT(member) offsetof(struct args, member)
+
+static const struct option options[] = {
+    {"migration", 0, KIND_TEXT, COMMAND_CREATE, AT(migration), "NAME",
+     "the migration's registered name, which is also the task's name"},
+    {"app", 'A', KIND_LIST, COMMAND_CREATE, AT(plugins), "PLUGIN.so",
+     "plug-in that knows the migration; may be given again (environment: SCATTER_PLUGINS, "
+     "separated by colons)"},
+    {"query", 0, KIND_TEXT, COMMAND_CREATE, AT(query), "SQL",
+     "SELECT that gives the key and the columns of every record; put in key order by scatter-plan"},
+    {"stdin", 0, KIND_FLAG, COMMAND_CREATE, AT(from_stdin), NULL,
+     "read the records from standard input instead: NDJSON, first {\"columns\": [...]}, then "
+     "arrays"},
+    {"database-url", 0, KIND_TEXT, ALL, AT(database_url), "URL",
+     "target database, postgresql://... or sqlite:///path (environment: SCATTER_DATABASE_<ALIAS>, "
+     "SCATTER_DATABASE)"},
+    {"database", 0, KIND_TEXT, ALL, AT(database), "ALIAS",
+     "name by which workers know that database (default: default)"},
+    {"store", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(store), "URL",
+     "s3://bucket/prefix or file:///dir (environment: SCATTER_STORE)"},
+    {"broker", 'b', KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(broker), "URL",
+     "redis://... (environment: CELERY_BROKER_URL)"},
+    {"global-keyprefix", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(key_prefix), "TEXT",
+     "Celery's global_keyprefix of the broker"},
+    {"queue", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(queue), "NAME",
+     "queue that gets the batches (default: celery; enqueue: the plan's)"},
+    {"batch-size", 0, KIND_COUNT, COMMAND_CREATE, AT(batch_size), "N",
+     "records of one batch (default: 10000)"},
+    {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
+     "table to change (default: the migration's)"},
+    {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
+     "its unique key column (default: the migration's, else id)"},
+    {"columns", 0, KIND_TEXT, COMMAND_CREATE, AT(columns), "A,B",
+     "columns whose old values are kept (default: what the migration reads)"},
+    {"param", 0, KIND_LIST, COMMAND_CREATE, AT(params), "K=V",
+     "parameter for the migration; may be given again"},
+    {"on-batch", 0, KIND_TEXT, COMMAND_CREATE, AT(on_batch), "TASK",
+     "Celery task to send after each batch"},
+    {"on-finish", 0, KIND_TEXT, COMMAND_CREATE, AT(on_finish), "TASK",
+     "Celery task to send after the last batch"},
+    {"retry-on", 0, KIND_TEXT, COMMAND_CREATE, AT(retry_on), "LIST",
+     "SQLSTATEs, their classes or exception names that put a batch back for later, separated by "
+     "commas"},
+    {"plan", 0, KIND_TEXT, ALL, AT(plan), "ID",
+     "id of the plan (create: a fresh one by default; an interrupted one is finished)"},
+    {"created-by", 0, KIND_TEXT, COMMAND_CREATE, AT(created_by), "WHO",
+     "name for the records (default: the user)"},
+    {"no-enqueue", 0, KIND_FLAG, COMMAND_CREATE, AT(no_enqueue), NULL,
+     "send no messages yet; scatter-plan enqueue does it later"},
+    {"dry-run", 0, KIND_FLAG, COMMAND_CREATE, AT(dry_run), NULL,
+     "check everything, read and count the records, write nothing"},
+    {"format", 0, KIND_CHOICE, ALL, AT(format), "text|json", "form of the result (default: text)"},
+    {"progress", 0, KIND_CHOICE, COMMAND_CREATE | COMMAND_ENQUEUE, AT(progress), "none|bar|json",
+     "progress on standard error (default: bar on a terminal)"},
+};
+
+static const struct {
+    const char *name;
+    enum command command;
+    const char *help;
+} commands[] = {
+    {"create", COMMAND_CREATE, "freeze the records of a query into batches and enqueue them"},
+    {"enqueue", COMMAND_ENQUEUE, "send the messages of a plan that are not sent yet"},
+    {"status", COMMAND_STATUS, "show how far a plan is"},
+};
+
+void args_deinit(struct args *a)
+{
+    if (!a)
+        return;
+    free(a->plugins.items);
+    free(a->params.items);
+    *a = (struct args){0};
+}
+
+/* ---- help ---- */
+
+static void write_commands(struct buf *text)
+{
+    buf_append_str(text, "usage: scatter-plan COMMAND [options]\n\n");
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+        buf_appendf(text, "  %-10s %s\n", commands[i].name, commands[i].help);
+    buf_append_str(text, "\n  scatter-plan COMMAND --help   options of a command\n"
+                         "  scatter-plan --version        version\n");
+}
+
+/* Appends the words of text, broken before column 100, at the given indentation. */
+static void write_wrapped(struct buf *dst, const char *text, size_t indent)
+{
+    size_t column = indent;
+
+    while (*text) {
+        size_t n = strcspn(text, " ");
+
+        if (column + n > 99 && column > indent) {
+            buf_appendf(dst, "\n%*s", (int)indent, "");
+            column = indent;
+        }
+        buf_append(dst, text, n);
+        column += n + 1;
+        text += n;
+        if (*text) {
+            buf_append_char(dst, ' ');
+            text++;
+        }
+    }
+    buf_append_char(dst, '\n');
+}
+
+static void write_help(struct buf *text, size_t command)
+{
+    buf_appendf(text, "usage: scatter-plan %s [options]\n\n%s\n\noptions:\n",
+                commands[command].name, commands[command].help);
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+        const struct option *o = &options[i];
+        char left[64];
+
+        if (!(o->commands & commands[command].command))
+            continue;
+        (void)snprintf(left, sizeof(left), "%s%c%s--%s%s%s", o->letter ? "-" : "  ",
+                       o->letter ? o->letter : ' ', o->letter ? ", " : " ", o->name,
+                       o->arg ? " " : "", o->arg ? o->arg : "");
+        buf_appendf(text, "  %-34s", left);
+        if (strlen(left) > 33)
+            buf_appendf(text, "\n%36s", "");
+        write_wrapped(text, o->help, 36);
+    }
+}
+
+/* ---- parsing ---- */
+
+static const struct option *find_option(enum command command, struct slice name, char letter)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+        const struct option *o = &options[i];
+
+        if ((o->commands & command) && (letter ? o->letter == letter : slice_eq_str(name, o->name)))
+            return o;
+    }
+    return NULL;
+}
+
+static int list_add(struct args_list *l, const char *value)
+{
+    const char **items = reallocarray(l->items, l->n + 1, sizeof(*items));
+
+    if (!items)
+        return -ENOMEM;
+    l->items = items;
+    l->items[l->n++] = value;
+    return 0;
+}
+
+static bool is_choice(const char *choices, const char *value)
+{
+    size_t n = strlen(value);
+
+    for (const char *p = choices;; p++) {
+        size_t len = strcspn(p, "|");
+
+        if (len == n && memcmp(p, value, n) == 0)
+            return true;
+        p += len;
+        if (!*p)
+            return false;
+    }
+}
+
+static int store_value(struct args *a, const struct option *o, const char *value, struct err *e)
+{
+    void *at = (char *)a + o->offset;
+
+    switch (o->kind) {
+    case KIND_FLAG:
+        *(bool *)at = true;
+        return 0;
+    case KIND_LIST:
+        return list_add(at, value);
+    case KIND_COUNT:
+        if (num_parse_i64(slice_str(value), at) || *(int64_t *)at < 1)
+            return err_set(e, ARGS_E_MISTAKE, "--%s: \"%s\" is not a positive number", o->name,
+                           value);
+        return 0;
+    case KIND_CHOICE:
+        if (!is_choice(o->arg, value))
+            return err_set(e, ARGS_E_MISTAKE, "--%s: \"%s\" is none of %s", o->name, value, o->arg);
+        break;
+    case KIND_TEXT:
+        break;
+    }
+    *(const char **)at = value;
+    return 0;
+}
+
+/* One option at argv[*i]; steps over its value. */
+static int parse_option(struct args *a, char **argv, int argc, int *i, struct err *e)
+{
+    const char *word = argv[*i], *value = NULL;
+    const struct option *o;
+
+    if (word[1] == '-') {
+        size_t n = strcspn(word + 2, "=");
+
+        o = find_option(a->command, (struct slice){word + 2, n}, 0);
+        value = word[2 + n] ? word + 3 + n : NULL;
+    } else {
+        o = find_option(a->command, SLICE_NULL, word[1]);
+        value = word[1] && word[2] ? word + 2 : NULL;
+    }
+    if (!o)
+        return err_set(e, ARGS_E_MISTAKE, "%s: no such option (see --help)", word);
+    if (o->kind == KIND_FLAG && value)
+        return err_set(e, ARGS_E_MISTAKE, "--%s takes no value", o->name);
+    if (o->kind != KIND_FLAG && !value) {
+        if (*i + 1 >= argc)
+            return err_set(e, ARGS_E_MISTAKE, "--%s needs a value: %s", o->name, o->arg);
+        value = argv[++*i];
+    }
+    return store_value(a, o, value, e);
+}
+
+/* ---- environment and defaults ---- */
+
+static const char *env(const char *name)
+{
+    const char *v = getenv(name); /* NOLINT(concurrency-mt-unsafe): read once, at the start */
+
+    return v && *v ? v : NULL;
+}
+
+static const char *database_env(const char *alias)
+{
+    CLEANUP(buf_deinit) struct buf name = BUF_INIT;
+    const char *v;
+
+    buf_append_str(&name, "SCATTER_DATABASE_");
+    for (; *alias; alias++)
+        buf_append_char(
+            &name, (char)(isalnum((unsigned char)*alias) ? toupper((unsigned char)*alias) : '_'));
+    v = buf_ok(&name) ? NULL : env(name.data);
+    return v;
+}
+
+static void fill_in(struct args *a)
+{
+    if (!a->database)
+        a->database = "default";
+    if (!a->database_url)
+        a->database_url = database_env(a->database);
+    if (!a->database_url && str_eq(a->database, "default"))
+        a->database_url = env("SCATTER_DATABASE");
+    if (!a->store)
+        a->store = env("SCATTER_STORE");
+    if (!a->broker)
+        a->broker = env("CELERY_BROKER_URL");
+    if (!a->key_prefix)
+        a->key_prefix = "";
+    if (!a->queue && a->command == COMMAND_CREATE)
+        a->queue = "celery";
+    if (!a->batch_size)
+        a->batch_size = 10000;
+    if (!a->format)
+        a->format = "text";
+    if (!a->progress)
+        a->progress = isatty(STDERR_FILENO) ? "bar" : "none";
+    if (!a->created_by)
+        a->created_by = env("USER") ? env("USER") : "";
+}
+
+static int check_create(const struct args *a, struct err *e)
+{
+    if (!a->migration)
+        return err_set(e, ARGS_E_MISTAKE, "--migration is missing: which migration is to run?");
+    if (!a->query && !a->from_stdin)
+        return err_set(e, ARGS_E_MISTAKE, "--query is missing: which records (or --stdin)?");
+    if (a->query && a->from_stdin)
+        return err_set(e, ARGS_E_MISTAKE, "--query and --stdin exclude each other");
+    if (!a->store)
+        return err_set(e, ARGS_E_MISTAKE, "no store: give --store or set SCATTER_STORE");
+    if (!a->broker && !a->no_enqueue && !a->dry_run)
+        return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
+    if (a->batch_size > LIMIT_BATCH_RECORDS)
+        return err_set(e, ARGS_E_MISTAKE, "--batch-size: at most %u", LIMIT_BATCH_RECORDS);
+    return 0;
+}
+
+static int check(const struct args *a, struct err *e)
+{
+    if (!a->database_url)
+        return err_set(e, ARGS_E_MISTAKE,
+                       "no database: give --database-url or set SCATTER_DATABASE (or "
+                       "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
+    if (a->command == COMMAND_CREATE)
+        return check_create(a, e);
+    if (!a->plan)
+        return err_set(e, ARGS_E_MISTAKE, "--plan is missing: which plan?");
+    if (a->command == COMMAND_ENQUEUE && !a->broker)
+        return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
+    return 0;
+}
+
+static bool is_help(const char *word)
+{
+    return str_eq(word, "--help") || str_eq(word, "-h");
+}
+
+static int find_command(const char *word, size_t *ret_i, struct buf *text, struct err *e)
+{
+    if (!word || is_help(word)) {
+        write_commands(text);
+        return word ? ARGS_E_HELP : err_set(e, ARGS_E_MISTAKE, "no command (see --help)");
+    }
+    if (str_eq(word, "--version")) {
+        buf_append_str(text, "scatter-plan " SCATTER_VERSION "\n");
+        return ARGS_E_HELP;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (str_eq(commands[i].name, word)) {
+            *ret_i = i;
+            return 0;
+        }
+    }
+    return err_set(e, ARGS_E_MISTAKE, "%s: no such command (see --help)", word);
+}
+
+int args_parse(int argc, char **argv, struct args *ret_a, struct buf *text, struct err *e)
+{
+    CLEANUP(args_deinit) struct args a = {0};
+    size_t command = 0;
+    int code = find_command(argc > 1 ? argv[1] : NULL, &command, text, e);
+
+    if (code)
+        return code;
+    a.command = commands[command].command;
+    for (int i = 2; i < argc; i++) {
+        if (is_help(argv[i])) {
+            write_help(text, command);
+            return ARGS_E_HELP;
+        }
+        if (argv[i][0] != '-')
+            return err_set(e, ARGS_E_MISTAKE, "%s: not an option (see --help)", argv[i]);
+        code = parse_option(&a, argv, argc, &i, e);
+        if (code)
+            return code;
+    }
+    fill_in(&a);
+    code = check(&a, e);
+    if (code)
+        return code;
+    *ret_a = a;
+    a = (struct args){0};
+    return 0;
+}

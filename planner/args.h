@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* The command line of scatter-plan: one table of options that is parsed and printed as help. */
+
+#include "celeryc/base/buf.h"
+#include "celeryc/base/err.h"
+
+#include <stdint.h>
+
+enum command {
+    COMMAND_CREATE = 1,
+    COMMAND_ENQUEUE = 2,
+    COMMAND_STATUS = 4,
+};
+
+struct args_list {
+    const char **items;
+    size_t n;
+};
+
+/* Values borrow argv or the environment. */
+struct args {
+    enum command command;
+    const char *migration, *query, *database_url, *database, *store, *broker, *key_prefix, *queue;
+    const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *plan, *created_by;
+    const char *format, *progress;
+    struct args_list plugins, params;
+    int64_t batch_size;
+    bool from_stdin, no_enqueue, dry_run;
+};
+
+void args_deinit(struct args *a);
+DEFINE_CLEANUP_VALUE(struct args, args_deinit)
+
+/* What the caller has to do instead of running a command. */
+#define ARGS_E_HELP    1 /* ret_text was asked for: print it, exit 0 */
+#define ARGS_E_MISTAKE 2 /* e names it: exit 2 */
+
+/* 0, ARGS_E_*, -ENOMEM. text gets the help or version when it was asked for. Fills in defaults and the environment. */
+int args_parse(int argc, char **argv, struct args *ret_a, struct buf *text,
+               struct err *e) WARN_UNUSED;

@@ -1,0 +1,522 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making a plan.
+ *
+ *   check everything -> marker -> batch objects -> manifest.json (the commit point) -> control rows, in one
+ *   transaction -> messages
+ *
+ * Killed before the manifest, a plan does not exist: the next run under the same id overwrites the objects and deletes
+ * those that it does not need. Killed after it, the next run goes on from the manifest, or from the control rows when
+ * they are there, whatever its own query would give now. A run that fails by itself before the manifest takes its
+ * objects away again. Rows and messages are never there without the objects that they name. */
+
+#include "celeryc/base/clock.h"
+#include "celeryc/message/json.h"
+#include "planner/marker.h"
+#include "planner/plan.h"
+#include "planner/source.h"
+#include "planner/stop.h"
+#include "planner/upload.h"
+
+#include <errno.h>
+#include <strings.h>
+#include <unistd.h>
+
+/* Batches are uploaded by so many threads, so a killed planner's objects may have gaps shorter than twice that. */
+#define UPLOADS  4
+#define GAP_MAX  (2 * UPLOADS)
+#define CHECK_MS 10000
+
+struct creation {
+    const struct args *args;
+    struct progress *progress;
+    struct result *result;
+    struct servers servers;
+    struct request request;
+    struct builder *builder;
+    struct query_source query;
+    struct stdin_source input;
+    struct upload *upload;
+    bool leftovers;  /* of a killed planner, under this id */
+    bool marked;     /* our marker stands */
+    bool committing; /* the manifest may be there */
+    char nonce[33];
+};
+
+static void creation_deinit(struct creation *c)
+{
+    upload_free(c->upload);
+    builder_free(c->builder);
+    buf_deinit(&c->query.sql);
+    stdin_source_deinit(&c->input);
+    request_deinit(&c->request);
+    servers_deinit(&c->servers);
+}
+
+DEFINE_CLEANUP_VALUE(struct creation, creation_deinit)
+
+/* Positive codes mean something only to who may go on after them; nobody here can. */
+static int final(int code)
+{
+    return code > 0 ? -EIO : code;
+}
+
+/* ---- a plan that is there already ---- */
+
+static int same_migration(const struct creation *c, const char *other, struct err *e)
+{
+    if (str_eq(other, c->args->migration))
+        return 0;
+    return err_set(e, -EEXIST, "plan %s exists already, for migration %s: choose another --plan",
+                   c->request.plan, other);
+}
+
+static int find_rows(struct creation *c, bool *ret_found, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct err why = ERR_INIT;
+    struct db_plan p = {0};
+    const char *state = NULL;
+    int code = a ? db_plan_get(c->servers.db, c->request.plan, a, &p, &state, &why) : -ENOMEM;
+
+    *ret_found = code == 0;
+    if (code == 0)
+        return same_migration(c, p.migration, e);
+    return code == -ENOENT ? 0 : err_set(e, final(code), "%s", err_text(&why, code));
+}
+
+static int get_manifest(struct creation *c, struct buf *dst, struct err *e)
+{
+    CLEANUP(mem_free) char *name = plan_object(c->request.plan, "manifest.json");
+
+    return name ? store_get(c->servers.store, name, CHECK_MS, dst, e) : -ENOMEM;
+}
+
+/* *ret_found tells whether m was filled. */
+static int find_manifest(struct creation *c, struct manifest *m, bool *ret_found, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf text = BUF_INIT;
+    struct err why = ERR_INIT;
+    int code = get_manifest(c, &text, &why);
+
+    *ret_found = false;
+    /* Without the right to list a bucket a missing object is "denied". Under a fresh id nothing can be there, and
+     * the marker will show whether the store may be written. */
+    if (code == STORE_E_NOT_FOUND ||
+        (code == STORE_E_DENIED && !c->args->plan && !c->args->dry_run))
+        return 0;
+    if (code)
+        return err_set(e, final(code), "%s", err_text(&why, code));
+    code = manifest_parse(buf_slice(&text), m, &why);
+    if (!code && !str_eq(m->plan, c->request.plan))
+        code = err_set(&why, -EBADMSG, "it is the manifest of plan %s", m->plan);
+    if (code)
+        return err_set(e, code, "%s/%s/manifest.json: %s: choose another --plan, or delete it",
+                       store_url(c->servers.store), c->request.plan, err_text(&why, code));
+    *ret_found = true;
+    return same_migration(c, m->migration, e);
+}
+
+/* ---- checks ---- */
+
+static int open_servers(struct creation *c, struct err *e)
+{
+    const struct args *a = c->args;
+    int code = servers_open_db(&c->servers, a->database_url, e);
+
+    if (!code)
+        code = store_open(a->store, &c->servers.store, e);
+    if (!code && a->broker)
+        code = servers_open_broker(&c->servers, a->broker, e);
+    return final(code);
+}
+
+static int check_target(struct creation *c, struct err *e)
+{
+    const struct request *r = &c->request;
+    struct db_target t = {.table = r->table,
+                          .key = r->key,
+                          .reads = (const char *const *)r->columns,
+                          .n_reads = r->n_columns,
+                          .writes = r->writes,
+                          .n_writes = r->n_writes};
+
+    return final(db_check_target(c->servers.db, &t, e));
+}
+
+static int on_batch(const struct manifest_batch *m, struct buf *b, void *arg, struct err *e)
+{
+    struct creation *c = arg;
+    CLEANUP(mem_free) char *name = plan_object(c->request.plan, m->object);
+
+    return name ? final(upload_put(c->upload, name, b, e)) : -ENOMEM;
+}
+
+static int prepare_source(struct creation *c, struct err *e)
+{
+    struct builder_options o = {
+        .request = &c->request,
+        .progress = c->progress,
+        .dry_run = c->args->dry_run,
+        .fix_order =
+            c->args->from_stdin
+                ? "send each key once and in key order (ORDER BY the key; texts byte by byte)"
+                : "the query must give each key once (add DISTINCT, or mend its joins)",
+        .on_batch = on_batch,
+        .arg = c};
+
+    c->builder = builder_new(&o);
+    if (!c->builder)
+        return -ENOMEM;
+    if (!c->args->from_stdin)
+        return query_source_prepare(&c->query, c->servers.db, &c->request, c->builder, e);
+    stdin_source_init(&c->input, STDIN_FILENO);
+    return stdin_source_prepare(&c->input, c->builder, e);
+}
+
+/* ---- the objects ---- */
+
+static int read_records(struct creation *c, struct err *e)
+{
+    int code;
+
+    progress_begin(c->progress, "planning");
+    if (c->args->from_stdin)
+        code = stdin_source_run(&c->input, c->builder, e);
+    else
+        code = query_source_run(&c->query, c->servers.db, c->builder, e);
+    if (!code)
+        code = builder_finish(c->builder, e);
+    if (!code && c->upload)
+        code = upload_wait(c->upload, e);
+    return final(code);
+}
+
+/* Deletes a killed planner's batches above ours, as far as they can be found without a listing. */
+static int delete_leftovers(struct creation *c, int64_t above, struct err *e)
+{
+    int missing = 0, code = 0;
+
+    for (int64_t i = above + 1; missing < GAP_MAX && !code; i++) {
+        CLEANUP(buf_deinit) struct buf bytes = BUF_INIT;
+        CLEANUP(mem_free) char *name = NULL;
+        struct err why = ERR_INIT;
+        char object[40];
+
+        batch_object_name(i, object);
+        name = plan_object(c->request.plan, object);
+        if (!name)
+            return -ENOMEM;
+        code = store_get(c->servers.store, name, 0, &bytes, &why);
+        missing = code == STORE_E_NOT_FOUND ? missing + 1 : 0;
+        if (code == STORE_E_NOT_FOUND)
+            code = 0;
+        else if (code)
+            (void)err_set(e, code, "%s", err_text(&why, code));
+        else
+            code = store_delete(c->servers.store, name, 0, e);
+    }
+    return final(code);
+}
+
+static int delete_manifest(struct creation *c)
+{
+    CLEANUP(mem_free) char *name = plan_object(c->request.plan, "manifest.json");
+
+    return name ? store_delete(c->servers.store, name, 5000, NULL) : -ENOMEM;
+}
+
+/* After a failure before the commit point: what was written goes away, as far as the store still answers. */
+static void take_back(struct creation *c)
+{
+    size_t n = 0;
+    int code = 0;
+
+    if (c->upload)
+        (void)!upload_wait(c->upload, NULL);
+    /* A manifest whose fate is unknown goes first: while it may be there, its objects stay. */
+    if (c->committing)
+        code = delete_manifest(c);
+    if (c->builder)
+        (void)builder_batches(c->builder, &n);
+    for (size_t i = n; i > 0 && !code; i--) {
+        CLEANUP(mem_free) char *name = NULL;
+        char object[40];
+
+        batch_object_name((int64_t)i, object);
+        name = plan_object(c->request.plan, object);
+        code = name ? store_delete(c->servers.store, name, 2000, NULL) : -ENOMEM;
+    }
+    if (!code && c->marked)
+        (void)!marker_delete(c->servers.store, c->request.plan, NULL);
+}
+
+static int put_manifest(struct creation *c, const struct manifest *m, struct err *e)
+{
+    CLEANUP(mem_free) char *name = plan_object(c->request.plan, "manifest.json");
+    CLEANUP(buf_deinit) struct buf text = BUF_INIT;
+    int code = manifest_write(&text, m);
+
+    if (code || !name)
+        return -ENOMEM;
+    c->committing = true;
+    return final(store_put(c->servers.store, name, buf_slice(&text), "application/json", 0, e));
+}
+
+/* ---- rows and messages ---- */
+
+static int columns_text(const struct manifest *m, struct buf *b)
+{
+    buf_append_char(b, '[');
+    for (size_t i = 0; i < m->n_columns; i++) {
+        if (i)
+            buf_append_str(b, ", ");
+        json_write_string(b, slice_str(m->columns[i]));
+    }
+    buf_append_char(b, ']');
+    return buf_ok(b);
+}
+
+static int batch_rows(struct creation *c, struct arena *a, const struct manifest *m,
+                      struct db_batch_row **ret_rows)
+{
+    struct db_batch_row *rows = arena_alloc_array(a, m->n_batches, sizeof(*rows));
+
+    if (!rows)
+        return -ENOMEM;
+    for (size_t i = 0; i < m->n_batches; i++) {
+        const char *source =
+            arena_printf(a, "%s/%s/%s", store_url(c->servers.store), m->plan, m->batches[i].object);
+
+        if (!source)
+            return -ENOMEM;
+        rows[i] = (struct db_batch_row){.batch = m->batches[i].batch,
+                                        .source = source,
+                                        .sha256 = m->batches[i].sha256,
+                                        .count = m->batches[i].count};
+    }
+    *ret_rows = rows;
+    return 0;
+}
+
+static int insert_rows(struct creation *c, const struct manifest *m, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf columns = BUF_INIT;
+    struct db_batch_row *rows = NULL;
+    int code = a ? columns_text(m, &columns) : -ENOMEM;
+
+    if (!code)
+        code = batch_rows(c, a, m, &rows);
+    if (code)
+        return code;
+    struct db_plan p = {.plan = m->plan,
+                        .migration = m->migration,
+                        .table = m->table,
+                        .key = m->key,
+                        .store = store_url(c->servers.store),
+                        .queue = m->queue,
+                        .database = m->database,
+                        .query = m->query ? m->query : "",
+                        .params_json = m->params_json,
+                        .created_by = m->created_by ? m->created_by : "",
+                        .columns_json = columns.data,
+                        .on_batch = m->on_batch,
+                        .on_finish = m->on_finish,
+                        .retry_on = m->retry_on,
+                        .total = m->total,
+                        .n_batches = (int64_t)m->n_batches};
+
+    code = db_plan_insert(c->servers.db, &p, rows, m->n_batches, e);
+    if (code)
+        return err_prefix(
+            e, final(code),
+            "plan %s is in the store but not in the database; run again with --plan %s", m->plan,
+            m->plan);
+    return 0;
+}
+
+static int fill_result(struct creation *c, const char *first_key, const char *last_key)
+{
+    struct result *r = c->result;
+
+    r->dry_run = c->args->dry_run;
+    r->plan = slice_dup(slice_str(c->request.plan));
+    r->store = slice_dup(slice_str(store_url(c->servers.store)));
+    r->queue = slice_dup(slice_str(c->args->queue));
+    r->first_key = slice_dup(slice_str(first_key));
+    r->last_key = slice_dup(slice_str(last_key));
+    return r->plan && r->store && r->queue && r->first_key && r->last_key ? 0 : -ENOMEM;
+}
+
+/* From the manifest on: also where a run that was killed is taken up again. */
+static int commit_rows(struct creation *c, const struct manifest *m, struct err *e)
+{
+    int code = final(db_ensure_schema(c->servers.db, e));
+
+    if (!code)
+        code = insert_rows(c, m, e);
+    if (!code)
+        code = final(marker_delete(c->servers.store, m->plan, e));
+    if (!code) {
+        c->result->total = m->total;
+        c->result->batches = (int64_t)m->n_batches;
+        code = fill_result(c, m->batches[0].first_key, m->batches[m->n_batches - 1].last_key);
+    }
+    return code;
+}
+
+static int send_messages(struct creation *c, struct err *e)
+{
+    if (c->args->no_enqueue)
+        return 0;
+    return plan_enqueue(&c->servers, c->args, c->request.plan, c->progress, c->result, e);
+}
+
+static int finish_known(struct creation *c, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct db_plan p = {0};
+    const char *state = NULL;
+    int code = a ? db_plan_get(c->servers.db, c->request.plan, a, &p, &state, e) : -ENOMEM;
+
+    if (code)
+        return final(code);
+    c->result->total = p.total;
+    c->result->batches = p.n_batches;
+    code = fill_result(c, "", "");
+    return code ? code : send_messages(c, e);
+}
+
+/* ---- the run ---- */
+
+static int dry_run(struct creation *c, struct err *e)
+{
+    const struct manifest_batch *batches;
+    size_t n;
+    int code = read_records(c, e);
+
+    if (code)
+        return code;
+    batches = builder_batches(c->builder, &n);
+    progress_end(c->progress, builder_total(c->builder), (int64_t)n, -1);
+    c->result->total = builder_total(c->builder);
+    c->result->batches = (int64_t)n;
+    for (size_t i = 0; builder_sample(c->builder, i); i++) {
+        buf_append_str(&c->result->sample, i ? ",\n  " : "");
+        buf_append_str(&c->result->sample, builder_sample(c->builder, i));
+    }
+    if (buf_ok(&c->result->sample))
+        return -ENOMEM;
+    return fill_result(c, n ? batches[0].first_key : "", n ? batches[n - 1].last_key : "");
+}
+
+static struct manifest describe(const struct creation *c)
+{
+    const struct request *r = &c->request;
+    const struct args *a = c->args;
+    size_t n;
+    /* Borrows everything: never given to manifest_deinit. */
+    struct manifest m = {.plan = (char *)r->plan,
+                         .migration = (char *)a->migration,
+                         .table = (char *)r->table,
+                         .key = (char *)r->key,
+                         .query = (char *)r->query,
+                         .store = (char *)store_url(c->servers.store),
+                         .queue = (char *)a->queue,
+                         .database = (char *)a->database,
+                         .created_by = (char *)a->created_by,
+                         .columns = r->columns,
+                         .n_columns = r->n_columns,
+                         .params_json = (char *)r->params_json,
+                         .on_batch = (char *)a->on_batch,
+                         .on_finish = (char *)a->on_finish,
+                         .retry_on = (char *)a->retry_on,
+                         .total = builder_total(c->builder),
+                         .created_us = clock_wall_us()};
+
+    m.batches = (struct manifest_batch *)builder_batches(c->builder, &n);
+    m.n_batches = n;
+    return m;
+}
+
+/* Everything up to the commit point; a failure leaves nothing. */
+static int make_objects(struct creation *c, struct manifest *ret_m, struct err *e)
+{
+    int code = final(marker_find(c->servers.store, c->request.plan, &c->leftovers, e));
+
+    if (!code) {
+        code = final(marker_put(c->servers.store, c->request.plan, c->nonce, e));
+        c->marked = code == 0;
+    }
+    if (!code)
+        code = final(upload_new(c->args->store, UPLOADS, &c->upload, e));
+    if (!code)
+        code = read_records(c, e);
+    if (code)
+        return code;
+    *ret_m = describe(c);
+    progress_end(c->progress, ret_m->total, (int64_t)ret_m->n_batches, ret_m->total);
+    if (c->leftovers)
+        code = delete_leftovers(c, (int64_t)ret_m->n_batches, e);
+    if (code || ret_m->total == 0)
+        return code;
+    code = marker_check(c->servers.store, c->request.plan, c->nonce, e);
+    if (code == -EBUSY)
+        c->marked = false; /* the other's */
+    return final(code ? code : put_manifest(c, ret_m, e));
+}
+
+static int make(struct creation *c, struct err *e)
+{
+    struct manifest m = {0};
+    int code = make_objects(c, &m, e);
+
+    if (code == -EBUSY)
+        return code; /* the objects belong to the other planner now */
+    if (code || m.total == 0)
+        take_back(c);
+    if (code)
+        return code;
+    if (m.total == 0)
+        return 0;
+    code = commit_rows(c, &m, e);
+    return code ? code : send_messages(c, e);
+}
+
+static int check_and_make(struct creation *c, struct err *e)
+{
+    CLEANUP(manifest_deinit) struct manifest old = {0};
+    bool rows = false, manifest = false;
+    int code = open_servers(c, e);
+
+    if (!code && c->args->plan)
+        code = find_rows(c, &rows, e);
+    if (!code && rows && !c->args->dry_run)
+        return finish_known(c, e);
+    if (!code)
+        code = find_manifest(c, &old, &manifest, e);
+    if (!code)
+        code = check_target(c, e);
+    if (code)
+        return code;
+    if (manifest && !c->args->dry_run) {
+        code = commit_rows(c, &old, e);
+        return code ? code : send_messages(c, e);
+    }
+    code = prepare_source(c, e);
+    if (code)
+        return final(code);
+    if (c->args->dry_run)
+        return dry_run(c, e);
+    code = final(db_ensure_schema(c->servers.db, e));
+    return code ? code : make(c, e);
+}
+
+int plan_create(const struct args *a, struct progress *p, struct result *ret_r, struct err *e)
+{
+    CLEANUP(creation_deinit) struct creation c = {.args = a, .progress = p, .result = ret_r};
+    int code = request_init(&c.request, a, e);
+
+    c.input.fd = -1;
+    return code ? code : check_and_make(&c, e);
+}

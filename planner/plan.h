@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* The three commands, and the servers that they talk to. */
+
+#include "celeryc/db/db.h"
+#include "celeryc/redis/sync.h"
+#include "celeryc/store/store.h"
+#include "planner/args.h"
+#include "planner/progress.h"
+
+struct servers {
+    struct db *db;
+    struct store *store;
+    struct redis_sync *redis;       /* NULL when no message will be sent */
+    struct redis_endpoint endpoint; /* borrowed by redis */
+};
+
+void servers_deinit(struct servers *s);
+DEFINE_CLEANUP_VALUE(struct servers, servers_deinit)
+int servers_open_db(struct servers *s, const char *url, struct err *e) WARN_UNUSED;
+int servers_open_broker(struct servers *s, const char *url, struct err *e) WARN_UNUSED;
+
+/* What a command did, for the program to print. */
+struct result {
+    char *plan;
+    char *store, *queue, *note;
+    int64_t total, batches, enqueued;
+    bool dry_run;
+    char *first_key, *last_key;
+    struct buf sample; /* records as JSON arrays, separated by ", " */
+};
+
+void result_deinit(struct result *r);
+DEFINE_CLEANUP_VALUE(struct result, result_deinit)
+
+/* 0, or an error whose text names the fix. Nothing is left half done: see create.c. */
+int plan_create(const struct args *a, struct progress *p, struct result *ret_r,
+                struct err *e) WARN_UNUSED;
+/* Sends the messages of every batch that is still "planned". */
+int plan_enqueue(struct servers *s, const struct args *a, const char *plan, struct progress *p,
+                 struct result *ret_r, struct err *e) WARN_UNUSED;
+/* Appends the status in the form that was asked for. */
+int plan_status(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Connections of a command, each opened once and checked before anything is made. */
+
+#include "planner/plan.h"
+
+#include "celeryc/base/url.h"
+
+#include <errno.h>
+
+#define CONNECT_MS 5000
+
+void servers_deinit(struct servers *s)
+{
+    if (!s)
+        return;
+    db_close(s->db);
+    store_close(s->store);
+    redis_sync_close(s->redis);
+    redis_endpoint_deinit(&s->endpoint);
+    *s = (struct servers){0};
+}
+
+int servers_open_db(struct servers *s, const char *url, struct err *e)
+{
+    int code = db_open(url, &s->db, e);
+
+    return code > 0 ? -EIO : code;
+}
+
+int servers_open_broker(struct servers *s, const char *url, struct err *e)
+{
+    const struct redis_reply *reply = NULL;
+    int code = redis_endpoint_parse(url, &s->endpoint, e);
+
+    if (!code)
+        code = redis_sync_open(&s->endpoint, CONNECT_MS, &s->redis, e);
+    if (!code)
+        code = redis_sync_command(s->redis, 1, (struct slice[]){SLICE_LIT("PING")}, &reply, e);
+    return code > 0 ? -EIO : code;
+}
+
+void result_deinit(struct result *r)
+{
+    if (!r)
+        return;
+    free(r->plan);
+    free(r->store);
+    free(r->queue);
+    free(r->note);
+    free(r->first_key);
+    free(r->last_key);
+    buf_deinit(&r->sample);
+    *r = (struct result){0};
+}
