@@ -221,7 +221,7 @@ def test_plain_body_encoding(fleet: Fleet, client: Client) -> None:
 def test_custom_headers_and_unknown_properties_do_no_harm(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
         task_id = client.send(
-            "examples.flaky", "k", 2, headers={"x-tenant": "ž", "depth": [1, {"a": None}]}
+            "examples.flaky", "k", 2, headers={"tenant": "ž", "depth": [1, {"a": None}]}
         )
         assert client.get(task_id).value == 2
 
@@ -251,7 +251,7 @@ def test_retry_carries_everything_on(fleet: Fleet, client: Client) -> None:
         parent_id="the-parent",
         timelimit=[100, 50],
         origin="gen9@elsewhere",
-        **{"x-tenant": {"a": [1, 2.0]}},
+        tenant={"a": [1, 2.0]},
     )
     first["properties"]["priority"] = 3
     first["properties"]["reply_to"] = "somebody"
@@ -281,7 +281,7 @@ def test_retry_carries_everything_on(fleet: Fleet, client: Client) -> None:
             "shadow",
             "timelimit",
             "origin",
-            "x-tenant",
+            "tenant",
         )
         assert {k: headers.get(k) for k in kept} == {k: first["headers"].get(k) for k in kept}
         assert properties["priority"] == 3

@@ -94,9 +94,9 @@ BROKEN: dict[str, Make] = {
     "body is a string": body('"text"'),
     "body has two elements": body("[[1, 2], {}]"),
     "body has four elements": body("[[1, 2], {}, {}, {}]"),
-    "args is an object": body('[{"a": 1}, {}, %s]' % EMBED),
-    "kwargs is null": body("[[1, 2], null, %s]" % EMBED),
-    "kwargs is a list": body("[[1, 2], [], %s]" % EMBED),
+    "args is an object": body(f'[{{"a": 1}}, {{}}, {EMBED}]'),
+    "kwargs is null": body(f"[[1, 2], null, {EMBED}]"),
+    "kwargs is a list": body(f"[[1, 2], [], {EMBED}]"),
     "embed is a list": body("[[1, 2], {}, []]"),
     "no content-type": without("content-type"),
     "pickle": having("application/x-python-serialize", "content-type"),
@@ -110,9 +110,9 @@ BROKEN: dict[str, Make] = {
     "retries is a string": having("x", "headers", "retries"),
     "compressed but is not": having("application/x-gzip", "headers", "compression"),
     "unknown compression": having("application/x-nonsense", "headers", "compression"),
-    "compressed 300 MB of zeros": lambda good: having(
-        encode(zlib.compress(b"[[" + b" " * 300_000_000 + b"1, 2], {}, {}]", 9)), "body"
-    )(having("application/x-gzip", "headers", "compression")(good)),
+    "compressed 300 MB of spaces": lambda good: having(
+        "application/x-gzip", "headers", "compression"
+    )(good | {"body": encode(zlib.compress(b"[[" + b" " * 300_000_000 + b"1, 2], {}, {}]", 9))}),
 }
 
 

@@ -122,7 +122,8 @@ class Client:
         return pairs
 
     def close(self) -> None:
-        assert self.popen.stdin is not None and self.popen.stdout is not None
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
         self.popen.stdin.close()
         try:
             self.popen.wait(5)

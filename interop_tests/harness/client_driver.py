@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 import warnings
+from typing import Any
 
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # of old libraries on a newer Python
@@ -22,7 +23,7 @@ from celery import Celery  # noqa: E402
 from celery.result import AsyncResult  # noqa: E402
 
 
-def describe(error: BaseException, state: str, tb: object) -> dict:
+def describe(error: BaseException, state: str, tb: object) -> dict[str, Any]:
     kind = type(error)
     return {
         "state": state,
@@ -36,17 +37,19 @@ def describe(error: BaseException, state: str, tb: object) -> dict:
 
 
 class Driver:
-    def __init__(self, broker: str, backend: str, settings: dict) -> None:
+    def __init__(self, broker: str, backend: str, settings: dict[str, Any]) -> None:
         self.app = Celery("interop_client", broker=broker, backend=backend)
         self.app.conf.update(settings)
-        self.results: dict[str, AsyncResult] = {}
+        self.results: dict[str, AsyncResult[Any]] = {}
 
-    def op_send(self, name: str, args: list, kwargs: dict, options: dict) -> str:
+    def op_send(
+        self, name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> str:
         result = self.app.send_task(name, args=args, kwargs=kwargs, **options)
         self.results[result.id] = result
         return result.id
 
-    def op_get(self, task_id: str, timeout: float) -> dict:
+    def op_get(self, task_id: str, timeout: float) -> dict[str, Any]:
         """As a user waits: get() of the handle that send_task gave, which lives by the PUBLISH alone."""
         result = self.results.pop(task_id, None) or self.app.AsyncResult(task_id)
         try:
@@ -57,10 +60,17 @@ class Driver:
             return describe(error, result.state, result.traceback)
         return {"state": result.state, "value": value}
 
-    def op_call(self, name: str, args: list, kwargs: dict, options: dict, timeout: float) -> dict:
+    def op_call(
+        self,
+        name: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        options: dict[str, Any],
+        timeout: float,
+    ) -> dict[str, Any]:
         return self.op_get(self.op_send(name, args, kwargs, options), timeout)
 
-    def op_meta(self, task_id: str) -> dict:
+    def op_meta(self, task_id: str) -> dict[str, Any]:
         """The stored record as this client's backend reads it."""
         meta = self.app.backend.get_task_meta(task_id)
         error = meta.get("result")
@@ -68,9 +78,11 @@ class Driver:
             return describe(error, meta["status"], meta.get("traceback"))
         return {"state": meta["status"], "value": error, "children": repr(meta.get("children"))}
 
-    def op_burst(self, name: str, n_tasks: int, n_threads: int, timeout: float) -> list:
+    def op_burst(
+        self, name: str, n_tasks: int, n_threads: int, timeout: float
+    ) -> list[tuple[int, Any]]:
         """n tasks name(i, i) from threads that send first and wait then: the list of (i, result)."""
-        out: list[tuple[int, object]] = []
+        out: list[tuple[int, Any]] = []
         lock = threading.Lock()
         errors: list[str] = []
 
@@ -83,7 +95,7 @@ class Driver:
                 values = [(i, handle.get(timeout=timeout)) for i, handle in handles]
                 with lock:
                     out.extend(values)
-            except BaseException:
+            except BaseException:  # noqa: BLE001
                 with lock:
                     errors.append(traceback.format_exc())
 
@@ -113,7 +125,7 @@ def main() -> None:
                 reply = (True, sys.version)
             else:
                 reply = (True, getattr(driver, "op_" + op)(**kwargs))
-        except BaseException:
+        except BaseException:  # noqa: BLE001  whatever it was is the reply
             reply = (False, traceback.format_exc())
         data = pickle.dumps(reply, protocol=4)
         sink.write(struct.pack(">I", len(data)) + data)

@@ -85,6 +85,5 @@ def leftovers(redis: RedisServer, db: int, queue: str = "celery") -> dict[str, i
             kind = r.type(key)
             count = {b"list": r.llen, b"hash": r.hlen, b"zset": r.zcard}.get(kind)
             found[key.decode("latin-1")] = count(key) if count else -1
-    for key, size in (("unacked", r.hlen("unacked")), ("unacked_index", r.zcard("unacked_index"))):
-        found[key] = size
+    found |= {"unacked": r.hlen("unacked"), "unacked_index": r.zcard("unacked_index")}
     return {key: size for key, size in found.items() if size}

@@ -44,6 +44,7 @@ sys.modules["shop.errors"] = shop_errors
 def exception_class(name: str) -> type[BaseException]:
     module, _, short = name.rpartition(".")
     found = getattr(importlib.import_module(module or "builtins"), short)
+    assert isinstance(found, type)
     assert issubclass(found, BaseException)
     return found
 
@@ -70,7 +71,7 @@ def fail(exc_type: str, message: str) -> None:
 
 
 @app.task(name="examples.flaky", bind=True, max_retries=None)
-def flaky(self: Task, key: str, n: int) -> int:
+def flaky(self: Task[Any, Any], key: str, n: int) -> int:
     attempt = int(self.request.retries) + 1
     if attempt < n:
         raise self.retry(exc=RuntimeError(f"{key}: attempt {attempt} of {n}"), countdown=0.05)
@@ -118,7 +119,7 @@ def die_requeue(path: str, n: int) -> int:
 
 
 @app.task(name="interop.progress", bind=True)
-def progress(self: Task, done: int) -> str:
+def progress(self: Task[Any, Any], done: int) -> str:
     self.update_state(state="PROGRESS", meta={"done": done})
     return "complete"
 
@@ -141,7 +142,7 @@ def raise_many() -> None:
 
 
 @app.task(name="interop.give_up", bind=True, max_retries=2)
-def give_up(self: Task, with_cause: bool) -> None:
+def give_up(self: Task[Any, Any], with_cause: bool) -> None:
     if with_cause:
         raise self.retry(exc=KeyError("gone"), countdown=0.01)
     raise self.retry(countdown=0.01)
@@ -153,8 +154,6 @@ def named(a: int, b: int = 10) -> int:
 
 
 @app.task(name="interop.spawn", bind=True)
-def spawn(self: Task, a: int, b: int) -> str:
-    result = self.app.send_task(
-        "examples.add", args=[a, b], queue=self.request.delivery_info["routing_key"]
-    )
+def spawn(self: Task[Any, Any], a: int, b: int) -> str:
+    result = self.app.send_task("examples.add", args=[a, b])
     return str(result.id)

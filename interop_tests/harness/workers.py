@@ -94,6 +94,7 @@ class WorkerFactory:
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         plugins: Sequence[Path] | None = None,
+        app: str = "interop_app",
         wait: bool = True,
     ) -> Worker:
         self.counter += 1
@@ -135,12 +136,13 @@ class WorkerFactory:
                 "--workdir",
                 HERE,
                 "-A",
-                "interop_app",
+                app,
                 "worker",
                 *common,
                 "--without-gossip",
                 "--without-mingle",
             ]
+            full_env["PYTHONPATH"] = str(HERE.parent)
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
         worker = Worker(kind, node, Process(name, argv, folder, full_env))

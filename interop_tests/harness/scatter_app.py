@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Django project in one file whose Celery worker runs phones.vn_renumber in Python, beside the C one.
+
+INTEROP_ENGINE, INTEROP_NAME and INTEROP_HOST describe its database.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import django
+from celery import Celery
+from django.conf import settings
+
+settings.configure(
+    SECRET_KEY="tests only",
+    INSTALLED_APPS=["django_scatter"],
+    USE_TZ=True,
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    DATABASES={
+        "default": {
+            "ENGINE": f"django.db.backends.{os.environ['INTEROP_ENGINE']}",
+            "NAME": os.environ["INTEROP_NAME"],
+            "HOST": os.environ.get("INTEROP_HOST", ""),
+            "USER": "postgres",
+        }
+    },
+    SCATTER={"LEASE": 3},
+)
+django.setup()
+
+from django_scatter.migration import Migration, Record, register  # noqa: E402
+from harness.phones import renumbered  # noqa: E402
+
+app = Celery("scatter_app")
+
+
+@register
+class Renumber(Migration):
+    name = "phones.vn_renumber"
+    table = "parcel"
+    reads = ("phone",)
+    writes = ("phone",)
+
+    def process(self, record: Record) -> Mapping[str, Any] | None:
+        fresh = renumbered(
+            record(
+                "phone",
+            )
+        )
+        return (
+            None
+            if fresh
+            == record(
+                "phone",
+            )
+            else {"phone": fresh}
+        )

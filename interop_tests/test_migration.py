@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way: scatter-plan, batches, messages, celeryc and Python workers, database. Every record changes once."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness.client import Client
+from harness.fleet import leftovers
+from harness.parcels import (
+    MIGRATIONS,
+    Database,
+    create_options,
+    postgres_database,
+    scatter_plan,
+    sqlite_database,
+)
+from harness.postgres_server import PostgresServer
+from harness.redis_server import RedisServer
+from harness.waiting import wait_until
+from harness.workers import EXAMPLES, Worker, WorkerFactory
+
+MakeClient = Callable[..., Client]
+N_ROWS = 12_000
+BATCH = 300
+LEASE_MS = "3000"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        return sqlite_database(tmp_path / "parcels.sqlite3")
+    server = request.getfixturevalue("postgres_server")
+    return postgres_database(server, f"parcels_{uuid.uuid4().hex[:8]}")
+
+
+class Site:
+    """One Redis, one store, one database and workers of both kinds for migrations."""
+
+    def __init__(
+        self, redis: RedisServer, workers: WorkerFactory, database: Database, folder: Path
+    ) -> None:
+        self.redis = redis
+        self.url = redis.socket_url()
+        self.workers = workers
+        self.database = database
+        self.store = f"file://{folder / 'store'}"
+        (folder / "store").mkdir()
+
+    def plan(self, plan: str, batch_size: int = BATCH, *more: str) -> dict[str, object]:
+        options = create_options(self.database, self.store, self.url, plan, batch_size)
+        done = scatter_plan(*options, "--format", "json", *more)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert isinstance(report, dict)
+        return report
+
+    def start(self, kind: str, concurrency: int = 2, *options: str) -> Worker:
+        env = {"SCATTER_LEASE": LEASE_MS}
+        if kind == "celeryc":
+            env["SCATTER_DATABASE"] = self.database.url
+            return self.workers.start(
+                kind,
+                self.url,
+                concurrency=concurrency,
+                env=env,
+                plugins=[MIGRATIONS, EXAMPLES],
+                options=options,
+            )
+        env.update(self.database.django)
+        return self.workers.start(
+            kind, self.url, concurrency=concurrency, env=env, app="scatter_app"
+        )
+
+    def all_done(self, plan: str) -> bool:
+        return set(self.database.batches(plan)) == {"done"}
+
+    def check(self, plan: str, n_rows: int) -> None:
+        counts = self.database.counts(plan)
+        assert counts["planned"] == counts["position"] == n_rows
+        assert counts["stale"] == counts["skipped"] == counts["quarantined"] == 0
+        self.database.check_parcels()
+        wait_until(lambda: not leftovers(self.redis, 0), "no message left")
+
+
+@pytest.fixture
+def site(
+    redis_server: RedisServer, workers: WorkerFactory, database: Database, tmp_path: Path
+) -> Site:
+    return Site(redis_server, workers, database, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("python",), ("celeryc",), ("python", "celeryc")], ids=["python", "celeryc", "both"]
+)
+def test_every_record_changes_once(site: Site, kinds: tuple[str, ...]) -> None:
+    site.database.fill(3000)
+    for kind in kinds:
+        site.start(kind)
+    report = site.plan("p1")
+    assert (report["total"], report["batches"], report["enqueued"]) == (3000, 10, 10)
+    wait_until(lambda: site.all_done("p1"), "every batch done", 30)
+    site.check("p1", 3000)
+    assert site.database.query("SELECT state FROM scatter_plan WHERE plan = 'p1'") == [
+        ("finished",)
+    ]
+
+
+def test_kill_9_and_duplicates_of_every_message(site: Site) -> None:
+    """Two celeryc and a Python worker; each message is there twice; one celeryc is killed in the middle."""
+    site.database.fill(N_ROWS, slow_s=0.001)
+    site.plan("p1")
+    r = site.redis.client()
+    messages = r.lrange("celery", 0, -1)
+    assert len(messages) == N_ROWS // BATCH
+    for raw in messages:
+        twin = json.loads(raw)
+        twin["properties"]["delivery_tag"] = str(uuid.uuid4())
+        r.lpush("celery", json.dumps(twin))
+    victim = site.start("celeryc")
+    wait_until(
+        lambda: site.database.batches("p1").get("done", 0) >= 2, "the first batches are done"
+    )
+    victim.process.kill_9()
+    assert not site.all_done("p1"), "the worker was killed too late for this test to mean anything"
+    site.start("celeryc")
+    site.start("python", 1)
+    wait_until(lambda: site.all_done("p1"), "every batch done", 60)
+    site.check("p1", N_ROWS)
+
+
+def wait_for_progress(site: Site, plan: str) -> None:
+    before = site.database.counts(plan)["position"]
+    wait_until(lambda: site.database.counts(plan)["position"] > before, "progress", 60)
+
+
+def test_batches_change_hands_between_c_and_python(site: Site) -> None:
+    """A killed worker's batch is finished by one of the other kind from the very record on."""
+    site.database.fill(N_ROWS, slow_s=0.001)
+    site.plan("p1", N_ROWS // 4)
+    for kind in ("celeryc", "python", "celeryc"):
+        worker = site.start(kind, 2)
+        wait_for_progress(site, "p1")
+        worker.process.kill_9()
+    site.start("python", 2)
+    site.start("celeryc", 2)
+    wait_until(lambda: site.all_done("p1"), "every batch done", 80)
+    site.check("p1", N_ROWS)
+
+
+def test_rows_changed_since_the_plan_are_left_alone(site: Site) -> None:
+    site.database.fill(1000)
+    site.plan("p1", 100)
+    site.database.run("UPDATE parcel SET phone = 'changed by hand' WHERE id IN (2, 500)")
+    site.database.run("DELETE FROM parcel WHERE id = 8")
+    site.start("celeryc")
+    wait_until(lambda: site.all_done("p1"), "every batch done", 30)
+    counts = site.database.counts("p1")
+    assert counts["position"] == 1000
+    # 500 would not have changed by the migration, so nobody looks at it.
+    stale = site.database.query(
+        "SELECT record_key FROM scatter_outcome WHERE outcome = 'stale' ORDER BY record_key"
+    )
+    assert [key for (key,) in stale] == ["2", "8"]
+    assert counts["stale"] == 2
+    assert (
+        site.database.query("SELECT phone FROM parcel WHERE id IN (2, 500)")
+        == [("changed by hand",)] * 2
+    )
+
+
+def test_callbacks_reach_either_kind_of_worker(site: Site, make_client: MakeClient) -> None:
+    site.database.fill(1000)
+    site.plan("p1", 250, "--on-batch", "examples.echo", "--on-finish", "examples.echo")
+    site.start("celeryc")
+    client = make_client(site.url)
+    wait_until(lambda: site.all_done("p1"), "every batch done", 30)
+    finish = client.get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:on_finish")))
+    assert finish.state in {"SUCCESS", "FAILURE"}
+    ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, f"scatter:p1:{b}:on_batch")) for b in range(1, 5)]
+    assert all(client.get(task_id).state in {"SUCCESS", "FAILURE"} for task_id in ids)
+
+
+def test_read_only_database(site: Site, make_client: MakeClient, tmp_path: Path) -> None:
+    site.database.fill(500)
+    site.plan("p1", 100)
+    if site.database.postgres is not None:
+        site.database.run(
+            f"ALTER DATABASE {site.database.name} SET default_transaction_read_only = on"
+        )
+    else:
+        site.database.url += "?mode=ro"
+    worker = site.start("celeryc")
+    client = make_client(site.url)
+    outcome = client.get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
+    assert outcome.state == "FAILURE"
+    assert "read" in repr(outcome.exc_args)
+    assert "only" in repr(outcome.exc_args)
+    assert worker.process.alive
+    site.database.check_parcels(done=False)
+
+
+def test_database_alias_that_the_worker_does_not_know(site: Site, make_client: MakeClient) -> None:
+    site.database.fill(100)
+    site.plan("p1", 100, "--database", "archive")
+    site.start("celeryc")
+    outcome = make_client(site.url).get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
+    assert outcome.state == "FAILURE"
+    assert "archive" in repr(outcome.exc_args)
+    site.database.check_parcels(done=False)
+
+
+def test_migration_that_no_worker_has(site: Site, make_client: MakeClient) -> None:
+    site.database.fill(100)
+    site.plan("p1", 100)
+    site.workers.start("celeryc", site.url, plugins=[EXAMPLES])
+    outcome = make_client(site.url).get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
+    assert (outcome.state, outcome.exc_type) == ("FAILURE", "NotRegistered")
+    site.database.check_parcels(done=False)
+
+
+def test_batch_file_that_was_changed(site: Site, make_client: MakeClient, tmp_path: Path) -> None:
+    site.database.fill(200)
+    site.plan("p1", 100)
+    (first, second) = sorted((tmp_path / "store").rglob("batch-*"))
+    first.write_bytes(second.read_bytes())
+    site.start("celeryc")
+    client = make_client(site.url)
+    outcome = client.get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
+    assert outcome.state == "FAILURE"
+    assert "sha-256" in repr(outcome.exc_args).lower() or "sha256" in repr(outcome.exc_args).lower()
+    assert client.get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:2"))).state == "SUCCESS"
+    assert site.database.query("SELECT count(*) FROM parcel WHERE id <= 100 AND changes > 0") == [
+        (0,)
+    ]
