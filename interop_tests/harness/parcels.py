@@ -60,7 +60,8 @@ class Database:
         )
         if self.postgres is not None:
             with (
-                self.postgres.connect(self.name) as c, c.cursor() as cursor,
+                self.postgres.connect(self.name) as c,
+                c.cursor() as cursor,
                 cursor.copy("COPY parcel (id, phone) FROM STDIN") as copy,
             ):
                 for row in rows:

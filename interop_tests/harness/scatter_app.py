@@ -45,16 +45,5 @@ class Renumber(Migration):
     writes = ("phone",)
 
     def process(self, record: Record) -> Mapping[str, Any] | None:
-        fresh = renumbered(
-            record(
-                "phone",
-            )
-        )
-        return (
-            None
-            if fresh
-            == record(
-                "phone",
-            )
-            else {"phone": fresh}
-        )
+        fresh = renumbered(record["phone"])
+        return None if fresh == record["phone"] else {"phone": fresh}
