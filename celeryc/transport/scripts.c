@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The Lua scripts of the transport.
+ *
+ * Rules that all of them keep:
+ *   - A script that has begun to write does not raise: an error in the middle would leave half an effect. Calls that can
+ *     meet a foreign value of the wrong type use pcall and go on; our own keys were checked by "enter".
+ *   - Times are the server's. Messages are bytes: joined and cut, never decoded and encoded again.
+ *   - Work per call is bounded by the caller's count and by a budget of bytes.
+ *   - An entry leaves `unacked` or a running hash only by HDEL = 1, in the same call that puts it elsewhere. */
+#include "celeryc/transport/scripts.h"
+
+#define SCRIPT_HEAD                                                                        \
+    "local A = ARGV\n"                                                                     \
+    "local call, pcall_ = redis.call, redis.pcall\n"                                       \
+    "local WORKERS, WORKER, ME, EPOCH = A[1], A[2], A[3], A[4]\n"                          \
+    "local UNACKED, INDEX, CLAIMS, RUNNING, DELAYED = A[5], A[6], A[7], A[8], A[9]\n"      \
+    "local function clock()\n"                                                             \
+    "  local t = call('TIME')\n"                                                           \
+    "  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)\n"                 \
+    "end\n"                                                                                \
+    "local function gone()\n"                                                              \
+    "  return not call('ZSCORE', WORKERS, ME) or call('HGET', WORKER, 'epoch') ~= EPOCH\n" \
+    "end\n"
+
+/* The dead's entry must still be what the restorer saw: argument 11 is its score. */
+#define SCRIPT_HEAD_DEAD                                               \
+    SCRIPT_HEAD                                                        \
+    "local DEAD, SCORE = A[10], A[11]\n"                               \
+    "local function alive()\n"                                         \
+    "  return DEAD ~= ME and call('ZSCORE', WORKERS, DEAD) ~= SCORE\n" \
+    "end\n"
+
+/* 10 node, 11 queues (JSON), 12 run_id, then triples: binding set, permanent binding set, member.
+ * Registers. Returns the fields of the claims that stand under our name. */
+const struct redis_script script_enter = {
+    "enter",
+    SCRIPT_HEAD
+    "local want = {[WORKERS]='zset', [WORKER]='hash', [UNACKED]='hash', [INDEX]='zset',\n"
+    "  [CLAIMS]='hash', [RUNNING]='hash', [DELAYED]='zset'}\n"
+    "for key, kind in pairs(want) do\n"
+    "  local is = call('TYPE', key).ok\n"
+    "  if is ~= 'none' and is ~= kind then\n"
+    "    return redis.error_reply('FOREIGN the key \"' .. key .. '\" is a ' .. is ..\n"
+    "      ', not a ' .. kind)\n"
+    "  end\n"
+    "end\n"
+    "local now = clock()\n"
+    "call('ZADD', WORKERS, now, ME)\n"
+    "call('HSET', WORKER, 'v', '1', 'node', A[10], 'queues', A[11], 'run', A[12],\n"
+    "  'epoch', EPOCH, 'waiters', '')\n"
+    "call('HSETNX', WORKER, 'started', now)\n"
+    "for i = 13, #A, 3 do\n"
+    "  pcall_('SADD', A[i], A[i + 2])\n"
+    "  pcall_('SADD', A[i + 1], A[i + 2])\n"
+    "end\n"
+    "return call('HKEYS', CLAIMS)\n",
+};
+
+/* Beats and looks around. Returns now (ms), the next due time of a delayed message or "", then id, score, ... */
+const struct redis_script script_beat = {
+    "beat",
+    SCRIPT_HEAD "if gone() then return redis.status_reply('gone') end\n"
+                "local now = clock()\n"
+                "call('ZADD', WORKERS, now, ME)\n"
+                "local out = {now}\n"
+                "local due = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')\n"
+                "out[2] = due[2] or ''\n"
+                "local all = call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')\n"
+                "for i = 1, #all do out[i + 2] = all[i] end\n"
+                "return out\n",
+};
+
+/* 10 client ids, separated by blanks. */
+const struct redis_script script_waiters = {
+    "waiters",
+    SCRIPT_HEAD "if gone() then return redis.status_reply('gone') end\n"
+                "call('HSET', WORKER, 'waiters', A[10])\n"
+                "return 1\n",
+};
+
+/* 10 first seq, 11 how many, 12 lease (s), 13 raw that may start at once or "", 14 number of queues, 15 number of
+ * steps, 16 budget of bytes; then for each queue: tail of its stored value, waiting list or "" (known to be empty),
+ * "1" when its first step is to be tracked, the keys of its steps. Order of the queues = order of service.
+ *
+ * Takes from the waiting lists first, then step by step from the queues, each first its share and then the rest.
+ * What the waiting lists hold beyond that goes back to the head. Returns 1 when everything was found empty (and is
+ * tracked from now on) else 0, then for each claim: index of its queue, 1 when started, raw. Seqs count up. */
+const struct redis_script script_claim = {
+    "claim",
+    SCRIPT_HEAD
+    "if gone() then return redis.status_reply('gone') end\n"
+    "local seq, n, lease, hot = tonumber(A[10]), tonumber(A[11]), tonumber(A[12]), A[13]\n"
+    "local nq, ns, budget = tonumber(A[14]), tonumber(A[15]), tonumber(A[16])\n"
+    "local step = 3 + ns\n"
+    "local function base(q) return 16 + (q - 1) * step end\n"
+    "local raws, queues, keys, got, biggest = {}, {}, {}, 0, 1\n"
+    "local function take(list, key, q, want)\n"
+    "  local chunk, had = 1, 0\n"
+    "  if biggest > 1 then chunk = math.max(1, math.floor(budget / biggest)) end\n"
+    "  while had < want and budget > 0 do\n"
+    "    if chunk > want - had then chunk = want - had end\n"
+    "    local r = pcall_('RPOP', list, chunk)\n"
+    "    if not r or r.err then break end\n"
+    "    for i = 1, #r do\n"
+    "      local raw = r[i]\n"
+    "      local size = #raw\n"
+    "      got = got + 1\n"
+    "      raws[got], queues[got], keys[got] = raw, q, key\n"
+    "      budget = budget - size\n"
+    "      if size > biggest then biggest = size end\n"
+    "    end\n"
+    "    had = had + #r\n"
+    "    if #r < chunk then break end\n"
+    "    chunk = math.max(1, math.floor(budget / biggest))\n"
+    "  end\n"
+    "  return had\n"
+    "end\n"
+    "for q = 1, nq do\n"
+    "  local b = base(q)\n"
+    "  local waiting = A[b + 2]\n"
+    "  if waiting ~= '' then\n"
+    "    if got < n then take(waiting, A[b + 4], q, n - got) end\n"
+    "    if got >= n or budget <= 0 then\n"
+    "      for i = 1, 1000 do\n"
+    "        local r = pcall_('LMOVE', waiting, A[b + 4], 'LEFT', 'RIGHT')\n"
+    "        if not r or type(r) == 'table' then break end\n"
+    "      end\n"
+    "    end\n"
+    "  end\n"
+    "end\n"
+    "local from_waiting = got\n"
+    "for s = 1, ns do\n"
+    "  if got >= n then break end\n"
+    "  if nq > 1 then\n"
+    "    for q = 1, nq do\n"
+    "      if got >= n then break end\n"
+    "      local key = A[base(q) + 3 + s]\n"
+    "      take(key, key, q, math.ceil((n - got) / (nq - q + 1)))\n"
+    "    end\n"
+    "  end\n"
+    "  for q = 1, nq do\n"
+    "    if got >= n then break end\n"
+    "    local key = A[base(q) + 3 + s]\n"
+    "    take(key, key, q, n - got)\n"
+    "  end\n"
+    "end\n"
+    "local out = {0}\n"
+    "if got < n and budget > 0 then\n"
+    "  out[1] = 1\n"
+    "  for q = 1, nq do\n"
+    "    local b = base(q)\n"
+    "    for s = (A[b + 3] == '1') and 1 or 2, ns do pcall_('LLEN', A[b + 3 + s]) end\n"
+    "  end\n"
+    "end\n"
+    "if got == 0 then return out end\n"
+    "local t = call('TIME')\n"
+    "local score = string.format('%.3f', tonumber(t[1]) + tonumber(t[2]) / 1000000 + lease)\n"
+    "local values, scores, notes, o, u, k = {}, {}, {}, 1, 0, 0\n"
+    "for i = 1, got do\n"
+    "  local field = ME .. ':' .. string.format('%d', seq + i - 1)\n"
+    "  local raw, q = raws[i], queues[i]\n"
+    "  local value = '[' .. raw .. A[base(q) + 1]\n"
+    "  notes[2 * i - 1], notes[2 * i] = field, keys[i]\n"
+    "  local started = 0\n"
+    "  if i <= from_waiting and hot ~= '' and raw == hot then\n"
+    "    hot, started = '', 1\n"
+    "    call('HSET', RUNNING, field, value)\n"
+    "  else\n"
+    "    values[u + 1], values[u + 2] = field, value\n"
+    "    scores[u + 1], scores[u + 2] = score, field\n"
+    "    u = u + 2\n"
+    "  end\n"
+    "  out[o + 1], out[o + 2], out[o + 3] = q, started, raw\n"
+    "  o = o + 3\n"
+    "end\n"
+    "if u > 0 then\n"
+    "  call('HSET', UNACKED, unpack(values))\n"
+    "  call('ZADD', INDEX, unpack(scores))\n"
+    "end\n"
+    "call('HSET', CLAIMS, unpack(notes))\n"
+    "return out\n",
+};
+
+/* 10 number of this batch, 11 list for messages that cannot be pushed, then the operations, each a letter and its
+ * arguments:
+ *   S field                                               start: unacked -> running
+ *   F field started key value ttl n (list raw)*n          finish: record and pushes if the claim was there
+ *   R field started end raw tail                          return: end "R" (head) or "L"; raw "" = as it was, cut from
+ *                                                         the stored value, whose tail has that many bytes
+ *   D field started due id raw tail                       delay until due (ms)
+ *   P field started list item key value ttl               park: item to the dead-letter list, record
+ *   T key value ttl                                       store
+ *   U list raw                                            push
+ * Returns one character for each: 1 done, 0 claim lost. The reply of the last batch is kept, so that a batch sent again
+ * after an unknown answer is answered, not done again. */
+const struct redis_script script_ops = {
+    "ops",
+    SCRIPT_HEAD
+    "if gone() then return redis.status_reply('gone') end\n"
+    "local last = call('HMGET', WORKER, 'batch', 'answer')\n"
+    "local number, before = tonumber(A[10]), tonumber(last[1] or '0')\n"
+    "if number == before then return last[2] end\n"
+    "if number < before then return redis.status_reply('old') end\n"
+    "local stray = A[11]\n"
+    "local out, notes, index, n_notes, n_index, n = {}, {}, {}, 0, 0, 0\n"
+    "local i = 12\n"
+    "local function take(field, started)\n"
+    "  n_notes = n_notes + 1\n"
+    "  notes[n_notes] = field\n"
+    "  local first, second = UNACKED, RUNNING\n"
+    "  if started == '1' then first, second = RUNNING, UNACKED end\n"
+    "  local was = first\n"
+    "  if call('HDEL', first, field) == 0 then\n"
+    "    was = second\n"
+    "    if call('HDEL', second, field) == 0 then return false end\n"
+    "  end\n"
+    "  if was == UNACKED then\n"
+    "    n_index = n_index + 1\n"
+    "    index[n_index] = field\n"
+    "  end\n"
+    "  return true\n"
+    "end\n"
+    "local function raw_of(field, raw, tail)\n"
+    "  if raw ~= '' then return raw end\n"
+    "  local value = call('HGET', UNACKED, field) or call('HGET', RUNNING, field)\n"
+    "  return value and string.sub(value, 2, -1 - tonumber(tail))\n"
+    "end\n"
+    "local function push(how, list, raw)\n"
+    "  local r = pcall_(how, list, raw)\n"
+    "  if type(r) == 'table' then call('LPUSH', stray, raw) end\n"
+    "end\n"
+    "local function store(key, value, ttl)\n"
+    "  if key == '' then return end\n"
+    "  local old = pcall_('GETRANGE', key, 0, 19)\n"
+    "  if old == '{\"status\": \"SUCCESS\"' then return end\n"
+    "  if ttl == '0' then call('SET', key, value) else call('SETEX', key, ttl, value) end\n"
+    "  call('PUBLISH', key, value)\n"
+    "end\n"
+    "local op = {}\n"
+    "function op.S()\n"
+    "  local field = A[i + 1]\n"
+    "  i = i + 2\n"
+    "  local value = call('HGET', UNACKED, field)\n"
+    "  if not value then return call('HEXISTS', RUNNING, field) == 1 end\n"
+    "  call('HDEL', UNACKED, field)\n"
+    "  call('HSET', RUNNING, field, value)\n"
+    "  n_index = n_index + 1\n"
+    "  index[n_index] = field\n"
+    "  return true\n"
+    "end\n"
+    "function op.F()\n"
+    "  local at, pushes = i, tonumber(A[i + 6])\n"
+    "  i = i + 7 + 2 * pushes\n"
+    "  if not take(A[at + 1], A[at + 2]) then return false end\n"
+    "  store(A[at + 3], A[at + 4], A[at + 5])\n"
+    "  for p = at + 7, at + 5 + 2 * pushes, 2 do push('LPUSH', A[p], A[p + 1]) end\n"
+    "  return true\n"
+    "end\n"
+    "function op.R()\n"
+    "  local at = i\n"
+    "  i = i + 6\n"
+    "  local raw = raw_of(A[at + 1], A[at + 4], A[at + 5])\n"
+    "  local list = call('HGET', CLAIMS, A[at + 1])\n"
+    "  if not take(A[at + 1], A[at + 2]) then return false end\n"
+    "  push(A[at + 3] .. 'PUSH', list or stray, raw)\n"
+    "  return true\n"
+    "end\n"
+    "function op.D()\n"
+    "  local at = i\n"
+    "  i = i + 7\n"
+    "  local raw = raw_of(A[at + 1], A[at + 5], A[at + 6])\n"
+    "  local list = call('HGET', CLAIMS, A[at + 1])\n"
+    "  if not take(A[at + 1], A[at + 2]) then return false end\n"
+    "  call('ZADD', DELAYED, A[at + 3], (list or stray) .. '\\0' .. A[at + 4] .. '\\0' .. raw)\n"
+    "  return true\n"
+    "end\n"
+    "function op.P()\n"
+    "  local at = i\n"
+    "  i = i + 8\n"
+    "  if not take(A[at + 1], A[at + 2]) then return false end\n"
+    "  push('LPUSH', A[at + 3], A[at + 4])\n"
+    "  store(A[at + 5], A[at + 6], A[at + 7])\n"
+    "  return true\n"
+    "end\n"
+    "function op.T()\n"
+    "  i = i + 4\n"
+    "  store(A[i - 3], A[i - 2], A[i - 1])\n"
+    "  return true\n"
+    "end\n"
+    "function op.U()\n"
+    "  i = i + 3\n"
+    "  push('LPUSH', A[i - 2], A[i - 1])\n"
+    "  return true\n"
+    "end\n"
+    "while A[i] do\n"
+    "  n = n + 1\n"
+    "  out[n] = op[A[i]]() and '1' or '0'\n"
+    "end\n"
+    "if n_index > 0 then call('ZREM', INDEX, unpack(index)) end\n"
+    "if n_notes > 0 then call('HDEL', CLAIMS, unpack(notes)) end\n"
+    "local answer = table.concat(out)\n"
+    "call('HSET', WORKER, 'batch', A[10], 'answer', answer)\n"
+    "return answer\n",
+};
+
+/* 10 lease (s), then fields. */
+const struct redis_script script_renew = {
+    "renew",
+    SCRIPT_HEAD "local t = call('TIME')\n"
+                "local score = string.format('%.3f', tonumber(t[1]) + tonumber(t[2]) / 1000000 + "
+                "tonumber(A[10]))\n"
+                "local args = {}\n"
+                "for i = 11, #A do\n"
+                "  args[2 * (i - 10) - 1], args[2 * (i - 10)] = score, A[i]\n"
+                "end\n"
+                "return call('ZADD', INDEX, 'XX', unpack(args))\n",
+};
+
+/* 10 "1" when no other worker lives: delayed messages go back to their lists; then pairs: waiting list, queue.
+ * Returns 1 when gone for good, 0 when claims remain (others will restore them). */
+const struct redis_script script_leave = {
+    "leave",
+    SCRIPT_HEAD
+    "if gone() then return 1 end\n"
+    "for i = 11, #A, 2 do\n"
+    "  for j = 1, 1000 do\n"
+    "    local r = pcall_('LMOVE', A[i], A[i + 1], 'LEFT', 'RIGHT')\n"
+    "    if not r or type(r) == 'table' then break end\n"
+    "  end\n"
+    "end\n"
+    "if A[10] == '1' then\n"
+    "  for j = 1, 10 do\n"
+    "    local due = call('ZRANGE', DELAYED, 0, 99)\n"
+    "    for k = 1, #due do\n"
+    "      local m = due[k]\n"
+    "      local a = string.find(m, '\\0', 1, true)\n"
+    "      local b = a and string.find(m, '\\0', a + 1, true)\n"
+    "      local r = b and pcall_('LPUSH', string.sub(m, 1, a - 1), string.sub(m, b + 1))\n"
+    "      if type(r) == 'number' then call('ZREM', DELAYED, m) end\n"
+    "    end\n"
+    "    if #due < 100 then break end\n"
+    "  end\n"
+    "end\n"
+    "if call('HLEN', CLAIMS) + call('HLEN', RUNNING) > 0 then return 0 end\n"
+    "call('ZREM', WORKERS, ME)\n"
+    "call('DEL', WORKER, CLAIMS, RUNNING)\n"
+    "return 1\n",
+};
+
+/* 10 how many at most. Moves what is due to the head of its list, the earliest nearest the head. Returns how many,
+ * now (ms) and the next due time or "". */
+const struct redis_script script_promote = {
+    "promote",
+    SCRIPT_HEAD "local now = clock()\n"
+                "local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, A[10])\n"
+                "for k = #due, 1, -1 do\n"
+                "  local m = due[k]\n"
+                "  local a = string.find(m, '\\0', 1, true)\n"
+                "  local b = a and string.find(m, '\\0', a + 1, true)\n"
+                "  local r = b and pcall_('RPUSH', string.sub(m, 1, a - 1), string.sub(m, b + 1))\n"
+                "  if type(r) == 'number' then\n"
+                "    call('ZREM', DELAYED, m)\n"
+                "  else\n"
+                "    call('ZADD', DELAYED, now + 60000, m)\n"
+                "  end\n"
+                "end\n"
+                "local nxt = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')\n"
+                "return {#due, now, nxt[2] or ''}\n",
+};
+
+/* 10 dead, 11 its score, 12 its hash, 13 lock, 14 life of the lock (ms).
+ * Begins a restore: status "alive", "busy" (another one restores), "strange" (unknown version), or
+ * node, queues, waiters, run. */
+const struct redis_script script_mourn = {
+    "mourn",
+    SCRIPT_HEAD_DEAD
+    "if gone() then return redis.status_reply('gone') end\n"
+    "if alive() then return redis.status_reply('alive') end\n"
+    "local h = call('HMGET', A[12], 'v', 'node', 'queues', 'waiters', 'run')\n"
+    "if h[1] and h[1] ~= '1' then return redis.status_reply('strange') end\n"
+    "if not call('SET', A[13], ME, 'NX', 'PX', A[14]) and call('GET', A[13]) ~= ME then\n"
+    "  return redis.status_reply('busy')\n"
+    "end\n"
+    "return {h[2] or '', h[3] or '[]', h[4] or '', h[5] or ''}\n",
+};
+
+/* 10 dead, 11 score, 12 its claims, 13 its running hash, then pairs: waiting list, queue.
+ * Empties the waiting lists into the heads of their queues. Returns the fields of its claims. */
+const struct redis_script script_collect = {
+    "collect",
+    SCRIPT_HEAD_DEAD "if alive() then return redis.status_reply('alive') end\n"
+                     "for i = 14, #A, 2 do\n"
+                     "  for j = 1, 1000 do\n"
+                     "    local r = pcall_('LMOVE', A[i], A[i + 1], 'LEFT', 'RIGHT')\n"
+                     "    if not r or type(r) == 'table' then break end\n"
+                     "  end\n"
+                     "end\n"
+                     "local fields = call('HKEYS', A[12])\n"
+                     "local seen = {}\n"
+                     "for i = 1, #fields do seen[fields[i]] = true end\n"
+                     "local running = call('HKEYS', A[13])\n"
+                     "for i = 1, #running do\n"
+                     "  if not seen[running[i]] then fields[#fields + 1] = running[i] end\n"
+                     "end\n"
+                     "return fields\n",
+};
+
+/* 10 dead (or me), 11 score, 12 its claims, 13 its running hash, 14 budget of bytes, then fields.
+ * Returns for each, until the budget is used up: where ("u" unacked, "r" running, "" nowhere: the note is removed),
+ * the list it came from, the stored value. */
+const struct redis_script script_fetch = {
+    "fetch",
+    SCRIPT_HEAD_DEAD
+    "if alive() then return redis.status_reply('alive') end\n"
+    "local budget, out, o = tonumber(A[14]), {}, 0\n"
+    "for i = 15, #A do\n"
+    "  local place, value = 'u', call('HGET', UNACKED, A[i])\n"
+    "  if not value then place, value = 'r', call('HGET', A[13], A[i]) end\n"
+    "  if not value then place, value = '', '' end\n"
+    "  out[o + 1], out[o + 2], out[o + 3] = place, call('HGET', A[12], A[i]) or '', value\n"
+    "  o = o + 3\n"
+    "  if place == '' then call('HDEL', A[12], A[i]) end\n"
+    "  budget = budget - #value\n"
+    "  if budget <= 0 then break end\n"
+    "end\n"
+    "return out\n",
+};
+
+/* 10 dead, 11 score, 12 its claims, then triples: field, list, raw. Back to the head, in the order given (the last one
+ * is consumed first). Returns how many. */
+const struct redis_script script_requeue = {
+    "requeue",
+    SCRIPT_HEAD_DEAD "if gone() then return redis.status_reply('gone') end\n"
+                     "if alive() then return redis.status_reply('alive') end\n"
+                     "local moved = 0\n"
+                     "for i = 13, #A, 3 do\n"
+                     "  local field = A[i]\n"
+                     "  if call('HEXISTS', UNACKED, field) == 1 then\n"
+                     "    local r = pcall_('RPUSH', A[i + 1], A[i + 2])\n"
+                     "    if type(r) == 'number' then\n"
+                     "      call('HDEL', UNACKED, field)\n"
+                     "      call('ZREM', INDEX, field)\n"
+                     "      call('HDEL', A[12], field)\n"
+                     "      moved = moved + 1\n"
+                     "    end\n"
+                     "  else\n"
+                     "    call('HDEL', A[12], field)\n"
+                     "  end\n"
+                     "end\n"
+                     "return moved\n",
+};
+
+/* 10 dead, 11 score, 12 its claims, 13 its running hash, 14 first seq, then fields.
+ * Moves started tasks into our running hash. Returns the stored value (or "") for each. */
+const struct redis_script script_adopt = {
+    "adopt",
+    SCRIPT_HEAD_DEAD "if gone() then return redis.status_reply('gone') end\n"
+                     "if alive() then return redis.status_reply('alive') end\n"
+                     "local seq, out = tonumber(A[14]), {}\n"
+                     "for i = 15, #A do\n"
+                     "  local value = call('HGET', A[13], A[i])\n"
+                     "  if value then\n"
+                     "    local field = ME .. ':' .. string.format('%d', seq + i - 15)\n"
+                     "    call('HDEL', A[13], A[i])\n"
+                     "    call('HSET', RUNNING, field, value)\n"
+                     "    call('HSET', CLAIMS, field, call('HGET', A[12], A[i]) or '')\n"
+                     "    call('HDEL', A[12], A[i])\n"
+                     "  end\n"
+                     "  out[i - 14] = value or ''\n"
+                     "end\n"
+                     "return out\n",
+};
+
+/* 10 dead, 11 score, 12 its claims, 13 its running hash, 14 its hash, 15 lock, then waiting lists.
+ * The last step, only when nothing is left. Returns 1, or 0 when something is. */
+const struct redis_script script_bury = {
+    "bury",
+    SCRIPT_HEAD_DEAD "if alive() then return redis.status_reply('alive') end\n"
+                     "if call('HLEN', A[12]) + call('HLEN', A[13]) > 0 then return 0 end\n"
+                     "for i = 16, #A do\n"
+                     "  if call('EXISTS', A[i]) == 1 then return 0 end\n"
+                     "end\n"
+                     "call('ZREM', WORKERS, DEAD)\n"
+                     "call('DEL', A[12], A[13], A[14], A[15])\n"
+                     "return 1\n",
+};
+
+/* kombu's sweep: 10 mutex, 11 token, 12 visibility timeout (s), 13 how many at most, 14 budget of bytes,
+ * 15 start of the names of binding sets.
+ * Status "busy" when another one sweeps; else for each expired entry: field, stored value, members of its exchange's
+ * binding set (an array, empty for the anonymous exchange). Index entries without a record are removed. */
+const struct redis_script script_sweep = {
+    "sweep",
+    SCRIPT_HEAD "if gone() then return redis.status_reply('gone') end\n"
+                "local ceiling = clock() / 1000 - tonumber(A[12])\n"
+                "local fields = call('ZRANGEBYSCORE', INDEX, 0, string.format('%.3f', ceiling),\n"
+                "  'LIMIT', 0, A[13])\n"
+                "if #fields == 0 then return {} end\n"
+                "if not call('SET', A[10], A[11], 'NX', 'PX', 300000) then return "
+                "redis.status_reply('busy') end\n"
+                "local out, o, budget = {}, 0, tonumber(A[14])\n"
+                "for i = 1, #fields do\n"
+                "  local value = call('HGET', UNACKED, fields[i])\n"
+                "  if value then\n"
+                "    local ok, v = pcall(cjson.decode, value)\n"
+                "    local exchange = ok and type(v) == 'table' and v[2]\n"
+                "    local members = {}\n"
+                "    if type(exchange) == 'string' and exchange ~= '' then\n"
+                "      members = pcall_('SMEMBERS', A[15] .. exchange)\n"
+                "      if members.err then members = {} end\n"
+                "    end\n"
+                "    out[o + 1], out[o + 2], out[o + 3] = fields[i], value, members\n"
+                "    o = o + 3\n"
+                "    budget = budget - #value\n"
+                "    if budget <= 0 then break end\n"
+                "  else\n"
+                "    call('ZREM', INDEX, fields[i])\n"
+                "  end\n"
+                "end\n"
+                "if o == 0 then call('DEL', A[10]) end\n"
+                "return out\n",
+};
+
+/* 10 mutex, 11 token, 12 visibility timeout (s), then for each: field, raw, number of lists, lists. In the order given,
+ * the last one is consumed first. An entry that was renewed, acked or taken meanwhile is left alone. */
+const struct redis_script script_sweep_move = {
+    "sweep_move",
+    SCRIPT_HEAD
+    "local ceiling = clock() / 1000 - tonumber(A[12])\n"
+    "local i, moved = 13, 0\n"
+    "local mine = call('GET', A[10]) == A[11]\n"
+    "while mine and A[i] do\n"
+    "  local field, raw, n = A[i], A[i + 1], tonumber(A[i + 2])\n"
+    "  local score = call('ZSCORE', INDEX, field)\n"
+    "  if score and tonumber(score) <= ceiling and call('HEXISTS', UNACKED, field) == 1 then\n"
+    "    local pushed = 0\n"
+    "    for k = 1, n do\n"
+    "      if type(pcall_('RPUSH', A[i + 2 + k], raw)) == 'number' then pushed = pushed + 1 end\n"
+    "    end\n"
+    "    if pushed > 0 then\n"
+    "      call('HDEL', UNACKED, field)\n"
+    "      call('ZREM', INDEX, field)\n"
+    "      moved = moved + 1\n"
+    "    end\n"
+    "  end\n"
+    "  i = i + 3 + n\n"
+    "end\n"
+    "if mine then call('DEL', A[10]) end\n"
+    "return moved\n",
+};
+
+const struct redis_script *const transport_scripts[] = {
+    &script_enter, &script_beat,    &script_waiters, &script_claim,
+    &script_ops,   &script_renew,   &script_leave,   &script_promote,
+    &script_mourn, &script_collect, &script_fetch,   &script_requeue,
+    &script_adopt, &script_bury,    &script_sweep,   &script_sweep_move,
+    NULL,
+};

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* The Lua scripts of the transport. Private to the folder.
+ *
+ * Arguments 1-9 are the same for all (see SCRIPT_HEAD in scripts.c): workers, worker hash, me, epoch, unacked, index,
+ * claims, running, delayed. What follows stands above each script. "gone" as a status reply means that this worker is
+ * not registered (or the call comes from an older connection): nothing was done. */
+
+#include "celeryc/redis/conn.h"
+
+extern const struct redis_script script_enter, script_beat, script_waiters, script_claim,
+    script_ops, script_renew, script_leave, script_promote, script_mourn, script_collect,
+    script_fetch, script_requeue, script_adopt, script_bury, script_sweep, script_sweep_move;
+
+extern const struct redis_script *const transport_scripts[]; /* NULL-terminated */
