@@ -125,3 +125,5 @@ void batch_object_name(int64_t batch, char dst[40]);
 /* UUIDv5-like id of a batch's message, derived from plan and batch: the same for every sender (also documented for
  * senders in other languages: uuid5(NAMESPACE_URL, "scatter:<plan>:<batch>")). dst: 37 bytes. */
 void batch_task_id(const char *plan, int64_t batch, char dst[37]);
+/* uuid5(NAMESPACE_URL, name), for the ids of callbacks. */
+void batch_name_id(struct slice name, char dst[37]);

@@ -37,19 +37,16 @@ void batch_object_name(int64_t batch, char dst[40])
     (void)snprintf(dst, 40, "batch-%06lld.ndjson.zst", (long long)batch);
 }
 
-void batch_task_id(const char *plan, int64_t batch, char dst[37])
+void batch_name_id(struct slice name, char dst[37])
 {
     /* RFC 4122, NAMESPACE_URL */
     static const char namespace[16] = {
         0x6b,       (char)0xa7, (char)0xb8, 0x11,       (char)0x9d, (char)0xad, 0x11, (char)0xd1,
         (char)0x80, (char)0xb4, 0x00,       (char)0xc0, 0x4f,       (char)0xd4, 0x30, (char)0xc8};
-    CLEANUP(buf_deinit) struct buf name = BUF_INIT;
     unsigned char d[EVP_MAX_MD_SIZE];
     size_t out = 0;
 
-    buf_appendf(&name, "scatter:%s:%lld", plan, (long long)batch);
-    ASSERT(buf_ok(&name) == 0);
-    digest(EVP_sha1(), (struct slice){namespace, 16}, buf_slice(&name), d);
+    digest(EVP_sha1(), (struct slice){namespace, 16}, name, d);
     d[6] = (unsigned char)((d[6] & 0x0f) | 0x50);
     d[8] = (unsigned char)((d[8] & 0x3f) | 0x80);
     for (size_t i = 0; i < 16; i++) {
@@ -59,6 +56,15 @@ void batch_task_id(const char *plan, int64_t batch, char dst[37])
         dst[out++] = hex_digits[d[i] & 15];
     }
     dst[out] = '\0';
+}
+
+void batch_task_id(const char *plan, int64_t batch, char dst[37])
+{
+    CLEANUP(buf_deinit) struct buf name = BUF_INIT;
+
+    buf_appendf(&name, "scatter:%s:%lld", plan, (long long)batch);
+    ASSERT(buf_ok(&name) == 0);
+    batch_name_id(buf_slice(&name), dst);
 }
 
 static bool one_of(const char *type, size_t len, const char *const *names)

@@ -268,7 +268,7 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
     bool running = db_cell_is(rows, 0, AT_STATE, "running");
     bool live = running && left_ms > 0;
 
-    if (!slice_eq_str(db_cell(rows, 0, AT_SHA256), q->batch->sha256))
+    if (q->batch->source && !slice_eq_str(db_cell(rows, 0, AT_SHA256), q->batch->sha256))
         return err_set(e, -EBADMSG,
                        "batch %lld of plan %s was planned with another file (its SHA-256 differs)",
                        (long long)q->batch->batch, q->plan->plan);
@@ -308,6 +308,9 @@ static int locked(struct db *db, const struct db_claim_request *q, struct db_cla
 
     if (r)
         return r;
+    if (rows.n_rows == 0 && !q->batch->source)
+        return err_set(e, -ENOENT, "batch %lld of plan %s is not known here",
+                       (long long)q->batch->batch, q->plan->plan);
     if (rows.n_rows == 0)
         return err_set(e, db_fail(db, "40001"), "the batch row is being made by another worker");
     r = fill_claim(&rows, c);
@@ -323,7 +326,7 @@ static int claim(struct db *db, const struct db_claim_request *q, struct db_clai
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     int r = read_batch(db, q, "@skip_b@", &rows, e);
 
-    if (!r && rows.n_rows == 0) {
+    if (!r && rows.n_rows == 0 && q->batch->source) {
         db_rows_deinit(&rows);
         r = insert_missing(db, q, e);
         if (!r)

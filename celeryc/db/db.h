@@ -98,14 +98,16 @@ void db_claim_deinit(struct db_claim *c);
 DEFINE_CLEANUP_VALUE(struct db_claim, db_claim_deinit)
 
 struct db_claim_request {
-    const struct db_plan *plan;       /* from the batch header and message: inserted when missing */
-    const struct db_batch_row *batch; /* likewise */
-    const char *worker;               /* node name, for people */
+    const struct db_plan *plan; /* from the batch header and message: inserted when missing */
+    const struct db_batch_row
+        *batch;         /* likewise; source NULL: only a row that is there (-ENOENT) */
+    const char *worker; /* node name, for people */
     const char *owner; /* incarnation or "pid@host"; may equal the old owner's after a redelivery */
     bool takeover;     /* the old owner is known to be dead */
     int64_t lease_ms;
 };
 
+/* 0 with the state; -EBADMSG: the row is of another file (SHA-256); DB_E_RETRY, DB_E_SCHEMA. */
 int db_batch_claim(struct db *db, const struct db_claim_request *q, struct db_claim *ret_c,
                    struct err *e) WARN_UNUSED;
 

@@ -12,12 +12,16 @@ size_t migrate_count(void);
 const struct scatter_migration *migrate_at(size_t i);
 const struct scatter_migration *migrate_find(const char *name);
 
+/* What went wrong while plug-ins registered migrations (a name twice, another ABI). 0, -EINVAL or -ENOMEM with a text;
+ * migrate_register_tasks asks it too. */
+int migrate_check(struct err *e) WARN_UNUSED;
+
 /* What a worker is told about its surroundings. Strings are borrowed for the process's life. */
 struct migrate_options {
     const char *const *
         databases; /* "alias=URL", NULL-terminated; environment SCATTER_DATABASE_<ALIAS> after these */
-    int64_t lease_ms; /* 60,000; SCATTER_LEASE overrides */
-    int64_t chunk_ms; /* 250: the time a chunk aims at */
+    int64_t lease_ms; /* 0: 60,000; SCATTER_LEASE ("60s") overrides */
+    int64_t chunk_ms; /* 0: 250, the time a chunk aims at */
     const char *default_queue;
 };
 

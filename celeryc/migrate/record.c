@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The two sides of a migration function: the record that it reads and the change that it makes.
+ *
+ * The function's last word wins: it may set a column and then skip or fail. A mistake of the function (a column that it
+ * did not declare) makes the record fail, whatever it says afterwards, but never the batch: the next record may do
+ * better. Nothing here allocates
+ * outside of the chunk's arena. */
+
+#include "celeryc/migrate/runtime.h"
+
+#include "celeryc/base/num.h"
+
+#include <errno.h>
+#include <stdarg.h>
+
+#define OUT_OF_MEMORY (-ENOMEM)
+
+size_t migrate_columns(const char *const *names)
+{
+    size_t n = 0;
+
+    while (n < SCATTER_MAX_COLUMNS && names[n])
+        n++;
+    return n;
+}
+
+static bool find(const char *const *names, const char *column, size_t *ret_i)
+{
+    size_t n = migrate_columns(names);
+
+    for (size_t i = 0; i < n; i++) {
+        if (str_eq(names[i], column)) {
+            *ret_i = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static int not_declared(struct scatter_change *c, const char *column, const char *list)
+{
+    if (c->mistake)
+        return 0;
+    c->mistake = true;
+    return scatter_fail(c, "KeyError", "'%s' is not among the columns that the migration %s",
+                        column ? column : "", list);
+}
+
+/* ---- the record ---- */
+
+const char *scatter_key(const struct scatter_record *r)
+{
+    return r->fields[0].p;
+}
+
+static const struct slice *field(const struct scatter_record *r, const char *column)
+{
+    size_t i;
+
+    if (find(r->migration->reads, column, &i))
+        return &r->fields[i + 1];
+    (void)not_declared(r->change, column, "reads");
+    return NULL;
+}
+
+const char *scatter_text(const struct scatter_record *r, const char *column)
+{
+    const struct slice *f = field(r, column);
+
+    return f ? f->p : NULL;
+}
+
+int scatter_int(const struct scatter_record *r, const char *column, int64_t *ret_v)
+{
+    const struct slice *f = field(r, column);
+
+    if (!f)
+        return -1;
+    if (!f->p)
+        return 1;
+    if (!num_parse_i64(*f, ret_v))
+        return 0;
+    (void)scatter_fail(r->change, "ValueError", "column %s is no integer: '%.60s'", column, f->p);
+    return -1;
+}
+
+const char *scatter_param(const struct scatter_record *r, const char *name)
+{
+    struct json_val v = json_get(r->params, name);
+    struct slice s;
+
+    if (json_is_null(v))
+        return NULL;
+    if (v.kind != JSON_K_STRING)
+        return arena_strdup(r->arena, v.raw);
+    return json_string(r->arena, v, &s) ? NULL : s.p;
+}
+
+/* ---- the change ---- */
+
+static int set_value(struct scatter_change *c, const char *column, struct slice value)
+{
+    size_t i;
+
+    if (!find(c->migration->writes, column, &i))
+        return not_declared(c, column, "writes");
+    if (value.p) {
+        value.p = arena_strdup(c->arena, value);
+        if (!value.p)
+            return OUT_OF_MEMORY;
+    }
+    c->fresh[i] = value;
+    c->set[i] = true;
+    c->outcome = DB_O_CHANGED;
+    return 0;
+}
+
+int scatter_set_text(struct scatter_change *c, const char *column, const char *value)
+{
+    return set_value(c, column, slice_str(value));
+}
+
+int scatter_set_int(struct scatter_change *c, const char *column, int64_t value)
+{
+    char text[24];
+
+    (void)snprintf(text, sizeof(text), "%lld", (long long)value);
+    return set_value(c, column, slice_str(text));
+}
+
+int scatter_set_null(struct scatter_change *c, const char *column)
+{
+    return set_value(c, column, SLICE_NULL);
+}
+
+int scatter_skip(struct scatter_change *c, const char *reason)
+{
+    c->message = arena_strdup(c->arena, slice_str(reason ? reason : ""));
+    if (!c->message)
+        return OUT_OF_MEMORY;
+    c->error_class = NULL;
+    c->outcome = DB_O_SKIPPED;
+    return 0;
+}
+
+int scatter_fail(struct scatter_change *c, const char *error_class, const char *format, ...)
+{
+    char text[1024];
+    va_list ap;
+
+    va_start(ap, format);
+    (void)vsnprintf(text, sizeof(text), format, ap);
+    va_end(ap);
+    c->message = arena_strdup(c->arena, slice_str(text));
+    c->error_class =
+        arena_strdup(c->arena, slice_str(error_class && *error_class ? error_class : "Exception"));
+    if (!c->message || !c->error_class)
+        return OUT_OF_MEMORY;
+    c->outcome = DB_O_QUARANTINED;
+    return 0;
+}
+
+/* ---- one record ---- */
+
+static int new_change(const struct scatter_migration *m, struct arena *a, struct scatter_change *c)
+{
+    size_t n = migrate_columns(m->writes);
+
+    *c = (struct scatter_change){
+        .migration = m,
+        .arena = a,
+        .outcome = DB_O_UNCHANGED,
+        .fresh = arena_alloc_array(a, n, sizeof(*c->fresh)),
+        .set = arena_alloc_array(a, n, sizeof(*c->set)),
+    };
+    return c->fresh && c->set ? 0 : -ENOMEM;
+}
+
+/* Only what is another value is a change; columns that were not read may always be. all: every write column is set. */
+static bool changes(const struct scatter_migration *m, const struct slice *fields,
+                    const struct scatter_change *c, bool *ret_all)
+{
+    bool any = false;
+
+    *ret_all = true;
+    for (size_t i = 0; i < migrate_columns(m->writes); i++) {
+        size_t k;
+
+        if (!c->set[i]) {
+            *ret_all = false;
+            continue;
+        }
+        bool same = find(m->reads, m->writes[i], &k) && !fields[k + 1].p == !c->fresh[i].p &&
+                    slice_eq(fields[k + 1], c->fresh[i]);
+
+        any = any || !same;
+    }
+    return any;
+}
+
+int migrate_compute(const struct scatter_migration *m, struct json_val params,
+                    const struct slice *fields, struct arena *a, struct db_row *ret_row)
+{
+    struct scatter_change c;
+    bool all = true;
+
+    if (new_change(m, a, &c))
+        return -ENOMEM;
+    const struct scatter_record r = {
+        .migration = m, .fields = fields, .params = params, .arena = a, .change = &c};
+    int rc = m->record(&r, &c);
+
+    if (rc == OUT_OF_MEMORY)
+        return -ENOMEM;
+    if (rc && c.outcome != DB_O_QUARANTINED && c.outcome != DB_O_SKIPPED &&
+        scatter_fail(&c, "RuntimeError", "the migration function returned %d", rc))
+        return -ENOMEM;
+    if (c.mistake)
+        c.outcome = DB_O_QUARANTINED;
+    if (c.outcome == DB_O_CHANGED && !changes(m, fields, &c, &all))
+        c.outcome = DB_O_UNCHANGED;
+    ret_row->outcome = c.outcome;
+    ret_row->old = fields;
+    ret_row->fresh = c.fresh;
+    ret_row->set = all ? NULL : c.set;
+    ret_row->error_class = c.error_class;
+    ret_row->sqlstate = NULL;
+    ret_row->message = c.message;
+    return 0;
+}

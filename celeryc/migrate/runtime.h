@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Inside migrate/: what the parts of the runtime know of each other. */
+
+#include "celeryc/batch/batch.h"
+#include "celeryc/db/db.h"
+#include "celeryc/message/json.h"
+#include "celeryc/migrate/registry.h"
+
+#define MIGRATE_MAX_ATTEMPTS 20  /* claims of one batch before a failure that could pass is final */
+#define MIGRATE_MAX_FAILURES 100 /* listed in a callback */
+
+/* ---- the record and its change, as the function sees them (record.c) ---- */
+
+struct scatter_record {
+    const struct scatter_migration *migration;
+    const struct slice *fields;    /* key, then `reads` in the migration's order */
+    struct json_val params;        /* of the plan, an object or nothing */
+    struct arena *arena;           /* of the chunk */
+    struct scatter_change *change; /* where a mistake of the function is noted */
+};
+
+struct scatter_change {
+    const struct scatter_migration *migration;
+    struct arena *arena;
+    enum db_outcome outcome;
+    struct slice *fresh; /* one per write column */
+    bool *set;
+    bool mistake; /* of the function: the record fails */
+    const char *error_class, *message;
+};
+
+size_t migrate_columns(const char *const *names); /* entries of reads or writes */
+/* Calls the function for one record and turns its answer into a row. -ENOMEM. */
+int migrate_compute(const struct scatter_migration *m, struct json_val params,
+                    const struct slice *fields, struct arena *a,
+                    struct db_row *ret_row) WARN_UNUSED;
+
+/* ---- failures and what to do about them (policy.c) ---- */
+
+struct failure {
+    char error_class[64];
+    char sqlstate[6];
+    bool transient; /* may pass by itself: worth another try without being asked */
+    struct err e;
+};
+
+void failure_set(struct failure *f, const char *error_class, bool transient, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+/* From a code of db/ and the database's own words in f->e. */
+void failure_from_db(struct failure *f, const struct db *db, int code);
+/* Does the plan's --retry-on (comma-separated SQLSTATEs, SQLSTATE classes, exception names; NULL) name it? */
+bool failure_listed(const char *retry_on, const char *error_class, const char *sqlstate);
+
+/* ---- databases (connection.c) ---- */
+
+/* One connection of this thread, with what it has learnt about speed. */
+struct connection {
+    struct connection *next;
+    char *alias;
+    struct db *db;
+    double rows, seconds; /* weighted, of the chunks so far */
+};
+
+struct runtime {
+    struct migrate_options options;
+};
+
+/* The connection for an alias, opened when it is the first of this thread. 0; -EINVAL: no such alias; else as db_open. */
+int connection_get(const struct runtime *rt, const char *alias, struct connection **ret_c,
+                   struct err *e) WARN_UNUSED;
+/* Closes all connections of this thread. */
+void connections_close(void);
+
+/* ---- one delivery (run.c, work.c, callback.c) ---- */
+
+struct job {
+    struct celeryc_call *call;
+    const struct runtime *rt;
+    const struct scatter_migration *m;
+    struct arena *arena; /* of the job */
+    /* from the message */
+    const char *plan, *source, *alias, *sha256;
+    int64_t number;
+    struct json_val params;
+    struct batch *batch;
+    struct connection *conn;
+    struct db_claim claim;
+    struct db_counts counts;
+    int64_t position, start_position;
+    int64_t began_ns;
+};
+
+/* What became of the records. */
+enum work_end {
+    WORK_DONE,
+    WORK_STOPPED,   /* the task is to end soon */
+    WORK_PAUSED,    /* the plan is */
+    WORK_CANCELLED, /* the plan is */
+    WORK_FENCED,    /* another worker has the batch now */
+    WORK_RETRY,     /* f: not now */
+    WORK_FAILED,    /* f: not at all */
+};
+
+/* Applies the migration from the claimed position on. */
+enum work_end work_batch(struct job *j, struct failure *f);
+
+/* Fetches, checks and parses the batch file. WORK_DONE, WORK_RETRY or WORK_FAILED. */
+enum work_end source_fetch(struct job *j, struct failure *f);
+
+/* Sends on_batch, and on_finish when the plan has ended. state: "done" or "failed". f: why it failed, or NULL. */
+void callbacks_send(struct job *j, const char *state, const struct db_finish *fin, bool plan_ended,
+                    const struct failure *f);
+
+int migrate_run(struct celeryc_call *call, void *ctx);
+
+/* One registered migration and the runtime it runs under: the context of its task. */
+struct migration_task {
+    struct scatter_migration m;
+    const struct runtime *rt;
+};
