@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The connection of conn.c on a loop of its own, run only while a call waits.
+/* The connection of conn.c on a loop of its own, run only while a call waits; subscriptions go over a second one.
  *
  * An answer is copied into the arena of the object before its callback returns. A connection that is lost while an
  * answer is awaited is -EIO: the command may have run, and only the caller knows whether to send it again. The next call
@@ -21,7 +21,10 @@ struct push {
 struct redis_sync {
     uv_loop_t loop;
     bool loop_open;
+    const struct redis_endpoint *ep;
     struct redis_conn *conn;
+    struct redis_conn
+        *sub; /* made by the first SUBSCRIBE: such a connection takes no other commands */
     uv_timer_t timer;
     bool timer_open;
     bool timed_out;
@@ -125,12 +128,12 @@ static int lost(struct redis_sync *s, struct err *e)
     return err_set(e, -EIO, "%s: %s", s->masked, s->why.text);
 }
 
-static int wait_up(struct redis_sync *s, struct err *e)
+static int wait_up(struct redis_sync *s, const struct redis_conn *c, struct err *e)
 {
-    if (redis_conn_is_up(s->conn))
+    if (redis_conn_is_up(c))
         return 0;
     start_wait(s, s->timeout_ms);
-    while (!redis_conn_is_up(s->conn)) {
+    while (!redis_conn_is_up(c)) {
         (void)uv_run(&s->loop, UV_RUN_DEFAULT);
         /* A server that still loads its data is worth the wait; everything else is told at once. */
         if (s->failed && !strstr(s->why.text, "LOADING"))
@@ -141,6 +144,18 @@ static int wait_up(struct redis_sync *s, struct err *e)
                            (long long)s->timeout_ms);
     }
     return 0;
+}
+
+static struct redis_conn *connection(struct redis_sync *s,
+                                     void (*push)(struct redis_conn *c,
+                                                  const struct redis_reply *reply, void *arg))
+{
+    struct redis_conn_options o = {.endpoint = s->ep, .connect_timeout_ms = s->timeout_ms};
+    struct redis_callbacks cb = {on_up, on_down, push};
+    struct redis_conn *c = redis_conn_new(&s->loop, &o, &cb, s);
+    if (c)
+        redis_conn_start(c);
+    return c;
 }
 
 int redis_sync_open(const struct redis_endpoint *ep, int64_t timeout_ms, struct redis_sync **ret_s,
@@ -160,13 +175,11 @@ int redis_sync_open(const struct redis_endpoint *ep, int64_t timeout_ms, struct 
     (void)uv_timer_init(&s->loop, &s->timer);
     s->timer.data = s;
     s->timer_open = true;
-    struct redis_conn_options o = {.endpoint = ep, .connect_timeout_ms = timeout_ms};
-    struct redis_callbacks cb = {on_up, on_down, on_push};
-    s->conn = redis_conn_new(&s->loop, &o, &cb, s);
+    s->ep = ep;
+    s->conn = connection(s, NULL);
     if (!s->conn || !s->masked || !s->arena)
         return -ENOMEM;
-    redis_conn_start(s->conn);
-    r = wait_up(s, e);
+    r = wait_up(s, s->conn, e);
     if (r)
         return r;
     *ret_s = STEAL(s);
@@ -178,6 +191,7 @@ struct redis_sync *redis_sync_close(struct redis_sync *s)
     if (!s)
         return NULL;
     s->conn = redis_conn_free(s->conn);
+    s->sub = redis_conn_free(s->sub);
     if (s->timer_open)
         uv_close((uv_handle_t *)&s->timer, NULL);
     if (s->loop_open) {
@@ -225,12 +239,27 @@ static int wait_replies(struct redis_sync *s, struct err *e)
     return 0;
 }
 
+static bool is_subscription(struct slice word)
+{
+    return slice_eq_str(word, "SUBSCRIBE") || slice_eq_str(word, "PSUBSCRIBE") ||
+           slice_eq_str(word, "UNSUBSCRIBE") || slice_eq_str(word, "PUNSUBSCRIBE");
+}
+
 int redis_sync_command(struct redis_sync *s, size_t n, const struct slice *argv,
                        const struct redis_reply **ret_reply, struct err *e)
 {
     int r = redis_sync_flush(s, e);
-    if (!r)
-        r = wait_up(s, e);
+    if (r)
+        return r;
+    struct redis_conn *c = s->conn;
+    if (is_subscription(argv[0])) {
+        if (!s->sub)
+            s->sub = connection(s, on_push);
+        c = s->sub;
+    }
+    if (!c)
+        return -ENOMEM;
+    r = wait_up(s, c, e);
     if (r)
         return r;
     arena_reset(s->arena);
@@ -238,7 +267,7 @@ int redis_sync_command(struct redis_sync *s, size_t n, const struct slice *argv,
     s->first_error.text[0] = '\0';
     s->n_waiting++;
     uv_update_time(&s->loop);
-    redis_command(s->conn, on_reply, s, 0, n, argv);
+    redis_command(c, on_reply, s, 0, n, argv);
     r = wait_replies(s, e);
     if (r)
         return r;
@@ -269,7 +298,7 @@ void redis_sync_queue(struct redis_sync *s, size_t n, const struct slice *argv)
         arena_reset(s->arena);
         s->reply = NULL;
         s->first_error.text[0] = '\0';
-        int r = wait_up(s, &e);
+        int r = wait_up(s, s->conn, &e);
         if (r) {
             (void)err_set(&s->first_error, r, "%s", err_text(&e, r));
             return;

@@ -6,7 +6,7 @@
 
 struct redis_sync;
 
-/* Connects within timeout_ms. 0; -EIO/-ETIMEDOUT with a text naming the masked URL and the cause; -ENOMEM. */
+/* Connects within timeout_ms; ep is borrowed until the close. A refusal is told at once. 0; -EIO/-ETIMEDOUT with a text naming the masked URL and the cause; -ENOMEM. */
 int redis_sync_open(const struct redis_endpoint *ep, int64_t timeout_ms, struct redis_sync **ret_s,
                     struct err *e) WARN_UNUSED;
 struct redis_sync *redis_sync_close(struct redis_sync *s);
@@ -23,6 +23,8 @@ int redis_sync_eval(struct redis_sync *s, const struct redis_script *script, siz
 void redis_sync_queue(struct redis_sync *s, size_t n, const struct slice *argv);
 int redis_sync_flush(struct redis_sync *s, struct err *e) WARN_UNUSED;
 
-/* Waits for one pub/sub push (after a SUBSCRIBE by redis_sync_command); -ETIMEDOUT. timeout_ms < 0: for ever. */
+/* Waits for one pub/sub push; -ETIMEDOUT, -EIO. timeout_ms < 0: for ever. SUBSCRIBE and its relatives (one channel
+ * each) are given to redis_sync_command, which sends them over a second connection, so that other commands still work.
+ * The push is valid until the next call of this function. */
 int redis_sync_push(struct redis_sync *s, int64_t timeout_ms, const struct redis_reply **ret_reply,
                     struct err *e) WARN_UNUSED;

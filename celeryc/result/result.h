@@ -17,7 +17,8 @@ void result_key(struct buf *dst, const char *key_prefix, struct slice task_id);
 struct result_backend;
 struct result_backend *result_backend_new(uv_loop_t *loop, const struct redis_endpoint *ep);
 struct result_backend *result_backend_free(struct result_backend *b);
-/* SETEX (or SET when ttl_s is 0) and PUBLISH unless SUCCESS is stored; retried over reconnects until it is done. */
+/* SETEX (or SET when ttl_s is 0) and PUBLISH unless SUCCESS is stored; retried over reconnects until it is done, in
+ * order. fn (may be NULL) comes from the loop when it is; never when memory is out or the backend is freed before. */
 void result_backend_store(struct result_backend *b, struct slice key, struct slice value,
                           int64_t ttl_s, void (*fn)(void *arg), void *arg);
 
