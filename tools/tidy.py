@@ -31,7 +31,11 @@ def tree_hash() -> str:
 def check(build: Path, source: str) -> tuple[str, int, str]:
     done = subprocess.run(
         ["clang-tidy", "--quiet", "-p", str(build), str(ROOT / source)],
-        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return source, done.returncode, done.stdout
 
@@ -48,7 +52,9 @@ def main(argv: list[str]) -> int:
     for source in lost:
         print(f"{source}: is built by no meson.build")
     base = tree_hash()
-    hashes = {s: hashlib.sha256(base.encode() + (ROOT / s).read_bytes()).hexdigest() for s in sources}
+    hashes = {
+        s: hashlib.sha256(base.encode() + (ROOT / s).read_bytes()).hexdigest() for s in sources
+    }
     wanted = [s for s in sources if s in compiled and known.get(s) != hashes[s]]
     failed = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

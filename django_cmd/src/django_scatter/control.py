@@ -31,6 +31,7 @@ class ClaimState(enum.Enum):
     CANCELLED = "cancelled"
     PAUSED = "paused"
     BUSY = "busy"
+    UNKNOWN = "unknown"  # not planned here, and the message brought no file that says what it is
 
 
 class Release(enum.Enum):
@@ -56,18 +57,24 @@ class PlanRow:
     table: str
     key: str
     columns: str
-    store: str
     queue: str
     database: str
     params: str
     n_batches: int
+    created_by: str
+
+    @classmethod
+    def unknown(cls, plan: str) -> PlanRow:
+        return cls(plan, "", "", "", "[]", "", "", "{}", 0, "")
 
 
 @dataclass
 class BatchRow:
+    """source None: the file could not be had, nothing is inserted."""
+
     batch: int
-    source: str
-    sha256: str
+    source: str | None
+    sha256: str | None
     records: int
 
 
@@ -163,16 +170,7 @@ class BatchEnd:
     """A batch that is done, and whether it was the plan's last."""
 
     plan_finished: bool
-    records: int
-    unchanged: int
-    stale: int
-    skipped: int
-    quarantined: int
     duration_s: float
-
-    @property
-    def ok(self) -> int:
-        return self.records - self.unchanged - self.stale - self.skipped - self.quarantined
 
 
 class Control(ABC):
@@ -245,14 +243,15 @@ class Control(ABC):
         when the message was delivered again (takeover): its old owner can write nothing more."""
         with self.transaction():
             found = self.read_batch(plan.plan, batch.batch, self.SKIP_B)
-            if found is None:
+            if found is None and batch.source is not None:
                 self.insert_missing(plan, batch)
                 found = self.read_batch(plan.plan, batch.batch, self.SKIP_B)
             if found is None:
                 # Locked by a chunk that is being written (or by a frozen worker, whom the server ends soon).
                 found = self.read_batch(plan.plan, batch.batch, "")
                 if found is None:
-                    return Claim(ClaimState.BUSY, retry_after_s=RETRY_SOON_S)
+                    state = ClaimState.UNKNOWN if batch.source is None else ClaimState.BUSY
+                    return Claim(state, retry_after_s=RETRY_SOON_S)
                 claim = claim_of(found)
                 claim.state = ClaimState.BUSY
                 claim.retry_after_s = max(0.1, claim.left_s)
@@ -260,7 +259,7 @@ class Control(ABC):
                     claim.retry_after_s = min(claim.retry_after_s, RETRY_SOON_S)
                 return claim
             claim = claim_of(found)
-            if found["sha256"] != batch.sha256:
+            if batch.source is not None and found["sha256"] != batch.sha256:
                 raise ScatterError(
                     f"batch {batch.batch} of plan {plan.plan} was planned with another file "
                     "(its SHA-256 differs)"
@@ -317,10 +316,10 @@ class Control(ABC):
         """A message that nobody planned here brings its own rows; the plan grows by each batch that is new to it."""
         self.execute(
             "INSERT INTO scatter_plan (plan, migration, table_name, key_column, columns, "
-            "store, queue, database, params, total, n_batches) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 0, %s) ON CONFLICT (plan) DO NOTHING",
-            (plan.plan, plan.migration, plan.table, plan.key, plan.columns, plan.store, plan.queue,
-             plan.database, plan.params, plan.n_batches),
+            "store, queue, database, params, total, n_batches, created_by) "
+            "VALUES (%s, %s, %s, %s, %s, '', %s, %s, %s, 0, %s, %s) ON CONFLICT (plan) DO NOTHING",
+            (plan.plan, plan.migration, plan.table, plan.key, plan.columns, plan.queue, plan.database,
+             plan.params, plan.n_batches, plan.created_by),
         )  # fmt: skip
         inserted = self.execute(
             "INSERT INTO scatter_batch (plan, batch, source, sha256, records, state) "
@@ -448,14 +447,13 @@ class Control(ABC):
         """running -> done, and the plan -> finished (or failed) with its last batch. Idempotent for our token."""
         with self.transaction():
             found = self.rows(
-                "SELECT b.state, b.position, b.records, b.unchanged, b.stale, b.skipped, b.quarantined, "
-                f"{self.AGE} FROM scatter_batch b "
+                f"SELECT b.state, b.position, b.records, {self.AGE} FROM scatter_batch b "
                 f"WHERE b.plan = %s AND b.batch = %s AND b.lease_token = %s {self.LOCK_B}",
                 (plan, batch, token),
             )
             if not found or found[0][0] not in ("running", "done"):
                 raise Fenced
-            state, position, records, unchanged, stale, skipped, quarantined, age = found[0]
+            state, position, records, age = found[0]
             if position != records:
                 raise ScatterError(f"batch {batch} of plan {plan} is not at its end")
             finished = False
@@ -467,15 +465,7 @@ class Control(ABC):
                     (plan, batch, token),
                 )
                 finished = self.end_plan(plan)
-        return BatchEnd(
-            plan_finished=finished,
-            records=int(records),
-            unchanged=int(unchanged),
-            stale=int(stale),
-            skipped=int(skipped),
-            quarantined=int(quarantined),
-            duration_s=float(age or 0.0),
-        )
+        return BatchEnd(plan_finished=finished, duration_s=float(age or 0.0))
 
     def end_plan(self, plan: str) -> bool:
         """The plan's row is locked first, so that of two last batches exactly one sees that it is the last."""
@@ -526,14 +516,20 @@ class Control(ABC):
         found = self.rows("SELECT state FROM scatter_plan WHERE plan = %s", (plan,))
         return str(found[0][0]) if found else ""
 
+    def batch_counts(self, plan: str, batch: int) -> dict[str, int]:
+        return self.sums("plan = %s AND batch = %s", (plan, batch))
+
     def plan_counts(self, plan: str) -> dict[str, int]:
+        return self.sums("plan = %s", (plan,))
+
+    def sums(self, where: str, params: tuple[Any, ...]) -> dict[str, int]:
         planned, position, unchanged, stale, skipped, quarantined = (
             int(v)
             for v in self.rows(
                 "SELECT coalesce(sum(records), 0), coalesce(sum(position), 0), "
                 "coalesce(sum(unchanged), 0), coalesce(sum(stale), 0), coalesce(sum(skipped), 0), "
-                "coalesce(sum(quarantined), 0) FROM scatter_batch WHERE plan = %s",
-                (plan,),
+                f"coalesce(sum(quarantined), 0) FROM scatter_batch WHERE {where}",
+                params,
             )[0]
         )
         return {

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a queryset as the NDJSON that scatter-plan --stdin reads.
 
-The first line is {"columns": [...], "types": [...]}, then one array per row. Integers and booleans are JSON values,
+The first line is {"columns": [...], "trailer": true}, then one array per row, then {"rows": n}: without it the planner
+knows that we were interrupted. Integers and booleans are JSON values,
 everything else is the text form of the *target* database, because the guard compares texts. PostgreSQL and SQLite
 make that text themselves (a cast); rows of any other database are written here as PostgreSQL would.
 """
@@ -53,12 +54,13 @@ def columns_of(model: type[models.Model]) -> dict[str, models.Field[Any, Any]]:
 def pick_fields(
     queryset: models.QuerySet[Any], key: str | None, columns: Sequence[str]
 ) -> list[models.Field[Any, Any]]:
-    """The key's field, then those of the columns, which may be given by column or field name."""
+    """The key's field, then those of the columns, which may be given by column or field name; all columns of the model
+    when none are given (scatter-plan keeps those that the migration reads)."""
     model = queryset.model
     by_column = columns_of(model)
     by_name = {f.attname: f for f in by_column.values()} | {f.name: f for f in by_column.values()}
     picked: list[models.Field[Any, Any]] = []
-    for name in [key or model._meta.pk.column, *columns]:  # noqa: SLF001
+    for name in [key or model._meta.pk.column, *(columns or by_column)]:  # noqa: SLF001
         found = by_column.get(name) or by_name.get(name)
         if found is None:
             raise ScatterError(
@@ -117,7 +119,7 @@ def stream(
 ) -> Iterator[bytes]:
     """The NDJSON of a queryset, in key order, streamed from the database."""
     fields = pick_fields(queryset, key, columns)
-    header = {"columns": [f.column for f in fields], "types": None}
+    header = {"columns": [f.column for f in fields], "types": None, "trailer": True}
     yield encode(header) + b"\n"
     casts = connections[queryset.db].vendor in ("postgresql", "sqlite")
     expressions: list[Any] = [
@@ -127,14 +129,14 @@ def stream(
     # A slice keeps its own order: its rows depend on it, and Django refuses to change it.
     ordered = queryset if queryset.query.is_sliced else queryset.order_by(fields[0].attname)
     lines: list[bytes] = []
+    count = 0
     for row in ordered.values_list(*expressions).iterator(chunk_size=CHUNK_ROWS):
         lines.append(encode([as_text(v) for v in row]))
+        count += 1
         if len(lines) >= LINES_PER_WRITE:
-            lines.append(b"")
-            yield b"\n".join(lines)
+            yield b"\n".join([*lines, b""])
             lines = []
-    if lines:
-        yield b"\n".join([*lines, b""])
+    yield b"\n".join([*lines, encode({"rows": count}), b""])
 
 
 def encode(value: Any) -> bytes:

@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,25 +44,49 @@ CHUNK_FIRST = 200
 CHUNK_MIN = 50
 CHUNK_MAX = 5000
 CHUNK_S = 0.25
-CHUNK_TRIES = 5
+SQLITE_TURN_S = 0.06  # SQLite has one writer: shorter turns let the others in
+QUICK_RETRIES = 3  # inside the task, before the message waits
+MAX_ATTEMPTS = 20  # claims of one batch before a failure that could pass is final
+BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
 MAX_FAILURES = 100
 
 
 class RetryLater(Exception):
-    """The batch was given up for now: the message comes again after seconds, counted or not as a retry."""
+    """The batch is given up for now: its message comes again after so many seconds."""
 
-    def __init__(self, seconds: float, reason: str) -> None:
+    def __init__(self, seconds: float, reason: str, cause: Exception | None = None) -> None:
         super().__init__(reason)
         self.seconds = seconds
+        self.cause = cause
 
 
-class RetryOn(Exception):
-    """process raised what the plan's retry_on names: the whole batch is tried again."""
+@dataclass
+class Failure:
+    """Why a batch stopped: the exception, and what the database called it."""
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(f"{type(error).__name__}: {error}")
-        self.error = error
+    error: Exception
+    error_class: str
+    sqlstate: str
+    text: str
+    transient: bool  # may pass by itself: worth another try without being asked
+
+    def __str__(self) -> str:
+        return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
+
+
+class StuckError(store.StoreUnavailable):
+    """Passes by itself, or does not: like a store that is away."""
+
+
+def failure_of(error: Exception) -> Failure:
+    if isinstance(error, Error):
+        sqlstate = sqlstates.sqlstate_of(error)
+        transient = sqlstates.kind_of(sqlstate) is Kind.RETRY
+        text = sqlstates.text_of(error)[:MESSAGE_CHARS]
+        return Failure(error, sqlstates.class_of(sqlstate), sqlstate, text, transient)
+    transient = isinstance(error, (store.StoreUnavailable, MemoryError))
+    return Failure(error, type(error).__name__, "", str(error)[:MESSAGE_CHARS], transient)
 
 
 @dataclass
@@ -93,14 +117,16 @@ class Ended:
     plan_finished: bool = False
     on_batch: str | None = None
     on_finish: str | None = None
-    error: ScatterError | None = None  # of a failed batch, raised after the callbacks were sent
+    failure: Failure | None = None  # of a failed batch: raised after the callbacks were sent
+    records_per_second: float = 0.0
 
 
 class Pace:
-    """Chunk size follows time: weighted rows over weighted seconds, aimed at CHUNK_S."""
+    """Chunk size follows time: weighted rows over weighted seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, target_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.target_s = target_s
         self.size = CHUNK_FIRST
         self.rows = 0.0
         self.seconds = 0.0
@@ -110,56 +136,102 @@ class Pace:
         self.begun = self.clock()
 
     def end(self, rows: int) -> None:
-        self.rows = self.rows * 0.5 + rows
-        self.seconds = self.seconds * 0.5 + max(1e-6, self.clock() - self.begun)
-        self.size = int(min(CHUNK_MAX, max(CHUNK_MIN, self.rows / self.seconds * CHUNK_S)))
+        self.rows = self.rows * 0.75 + rows
+        self.seconds = self.seconds * 0.75 + max(1e-6, self.clock() - self.begun)
+        self.resize()
+
+    def timed_out(self) -> None:
+        """Chunks were too large for what else goes on in the database."""
+        self.rows /= 2
+        self.resize()
+
+    def resize(self) -> None:
+        if self.seconds:
+            wanted = self.rows / self.seconds * self.target_s
+            self.size = int(min(CHUNK_MAX, max(CHUNK_MIN, wanted)))
 
 
 def run_batch(migration: Migration, request: Request, control: Control) -> Ended:
-    """Raises RetryLater, or ScatterError when no row could be claimed; a batch that failed is told in Ended.error."""
-    batch = load(migration, request)
+    """Raises RetryLater, or ScatterError when no row could be claimed; a batch that failed is told in Ended.failure."""
     control.ensure_schema()
-    claim = control.claim(
-        plan_row(batch, request),
-        BatchRow(batch.batch, request.source, batch.sha256, batch.count),
-        request.worker,
-        request.owner,
-        takeover=request.redelivered,
+    try:
+        batch = load(migration, request)
+    except ScatterError as e:
+        failure = failure_of(e)
+        if failure.transient:
+            raise retry_for(request, failure) from e
+        return without_file(migration, request, control, failure)
+    row = BatchRow(batch.batch, request.source, batch.sha256, batch.count)
+    return claimed(
+        control.claim(
+            plan_row(batch, request), row, request.worker, request.owner, request.redelivered
+        ),
+        migration,
+        request,
+        control,
+        batch,
     )
-    ended = Ended(claim.state.value, on_batch=claim.on_batch, on_finish=claim.on_finish)
-    if claim.state is ClaimState.BUSY:
-        raise RetryLater(claim.retry_after_s, f"batch is held by {claim.owner}")
-    if claim.state is ClaimState.PAUSED:
-        ended.state = "parked"
-        return ended
-    if claim.state is ClaimState.DONE:
-        # A message that comes again: whoever finished the batch may have died before its callbacks were sent.
-        ended.plan_finished = claim.plan_finished
-        ended.position = claim.position
-        ended.counts = claim_counts(claim, batch.count)
-        return ended
-    if claim.state is ClaimState.CANCELLED:
-        return ended
-    return Run(migration, request, control, batch, claim).run(ended)
 
 
 def load(migration: Migration, request: Request) -> Batch:
-    try:
-        data = store.fetch(request.source)
-    except store.StoreUnavailable as e:
-        raise RetryLater(backoff(request.retries), str(e)) from e
-    batch = batchfile.parse(data, request.source, request.sha256)
+    batch = batchfile.parse(store.fetch(request.source), request.source, request.sha256)
     if (batch.plan, batch.batch) != (request.plan, request.batch):
         raise batchfile.BadBatch(
             f"{request.source} is batch {batch.batch} of plan {batch.plan}, "
             f"the message says batch {request.batch} of plan {request.plan}"
         )
+    if batch.migration != migration.name:
+        raise batchfile.BadBatch(f"{request.source} is for migration {batch.migration}")
     missing = [c for c in migration.reads if c not in batch.columns]
     if missing:
         raise batchfile.BadBatch(
-            f"{request.source} holds no column {', '.join(missing)}, which {migration.name} reads"
+            f"{request.source} has no column {', '.join(missing)}, which {migration.name} reads: "
+            "the query must select it"
         )
     return batch
+
+
+def without_file(
+    migration: Migration, request: Request, control: Control, failure: Failure
+) -> Ended:
+    """A batch that was planned here is failed, so that its plan can end; a message that came by itself only fails as
+    a task."""
+    claim = control.claim(
+        PlanRow.unknown(request.plan),
+        BatchRow(request.batch, None, request.sha256, 0),
+        request.worker,
+        request.owner,
+        request.redelivered,
+    )
+    if claim.state is ClaimState.UNKNOWN:
+        raise failure.error
+    return claimed(claim, migration, request, control, None, failure)
+
+
+def claimed(
+    claim: Claim, migration: Migration, request: Request, control: Control, batch: Batch | None,
+    failure: Failure | None = None,
+) -> Ended:  # fmt: skip
+    ended = Ended(
+        claim.state.value,
+        on_batch=claim.on_batch,
+        on_finish=claim.on_finish,
+        position=claim.position,
+        counts=claim_counts(claim, batch.count if batch else claim.position),
+    )
+    if claim.state is ClaimState.BUSY:
+        raise RetryLater(claim.retry_after_s + 0.05, f"batch is held by {claim.owner}")
+    if claim.state is ClaimState.DONE:
+        # The callbacks may have been lost with the worker that finished the batch.
+        if request.redelivered:
+            ended.plan_finished = claim.plan_finished
+        else:
+            ended.on_batch = ended.on_finish = None
+        return ended
+    if claim.state is not ClaimState.OURS:
+        return ended
+    run = Run(migration, request, control, batch, claim)
+    return run.run(ended) if failure is None else run.fail_or_retry(ended, failure)
 
 
 def plan_row(batch: Batch, request: Request) -> PlanRow:
@@ -169,18 +241,19 @@ def plan_row(batch: Batch, request: Request) -> PlanRow:
         migration=batch.migration,
         table=batch.table,
         key=batch.key,
-        columns=json.dumps(batch.columns),
-        store=request.source.rpartition("/")[0].rpartition("/")[0],
+        columns=json.dumps(batch.columns, ensure_ascii=False),
         queue=request.queue,
         database=request.database,
-        params=json.dumps(dict(request.params)),
-        n_batches=batch.total_batches or 1,
+        params=json.dumps(dict(request.params), ensure_ascii=False),
+        n_batches=batch.total_batches or 0,
+        created_by=request.worker,
     )
 
 
-def backoff(retries: int) -> float:
-    """1 s, 2 s, 4 s ... 60 s, with jitter."""
-    return min(60.0, 2.0 ** min(retries, 6)) * (0.5 + random.random() / 2)
+def retry_for(request: Request, failure: Failure) -> RetryLater:
+    """2 s, 4 s, 8 s ... 300 s, with jitter."""
+    seconds = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(request.retries, 20)) * random.random()
+    return RetryLater(seconds, str(failure), failure.error)
 
 
 def claim_counts(claim: Claim, records: int) -> dict[str, int]:
@@ -200,78 +273,114 @@ class Run:
     """One claim of one batch, to its end."""
 
     def __init__(
-        self, migration: Migration, request: Request, control: Control, batch: Batch, claim: Claim
+        self,
+        migration: Migration,
+        request: Request,
+        control: Control,
+        batch: Batch | None,
+        claim: Claim,
     ) -> None:
         self.migration = migration
         self.request = request
         self.control = control
-        self.batch = batch
+        self.claim = claim
         self.token = claim.token
         self.position = claim.position
-        self.claim = claim
-        self.pace = Pace()
-        self.tries = 0
+        self.began = time.monotonic()
+        self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
+        self.quick_retries = 0
         self.plan_state = "running"
-        # The guard compares every planned column, also those that this migration does not read.
-        self.target = Target(batch.table, batch.key, tuple(batch.columns), tuple(migration.writes))
+        if batch is not None:
+            self.batch = batch
+            # Where the columns that the migration reads stand in a record; others may have been planned as well.
+            self.places = [0, *(batch.columns.index(c) + 1 for c in migration.reads)]
+            self.names = [batch.key, *migration.reads]
+            self.target = Target(
+                batch.table, batch.key, tuple(migration.reads), tuple(migration.writes)
+            )
 
     def run(self, ended: Ended) -> Ended:
         try:
             self.control.prepare(self.target)
-            if not self.all_chunks():
+            failure = self.all_chunks()
+            if failure is not None:
+                return self.fail_or_retry(ended, failure)
+            if self.position < self.batch.count:
                 self.release(Release.CLEAN, None)
                 ended.state = "cancelled" if self.plan_state == "cancelled" else "parked"
+                self.count(ended)
                 return ended
             return self.finish(ended)
         except Fenced:
-            raise RetryLater(1.0, "another worker took the batch over") from None
-        except RetryOn as e:
-            self.release(Release.RETRY, str(e))
-            raise RetryLater(backoff(self.request.retries), str(e)) from e.error
-        except Error as e:
-            return self.database_failed(ended, e)
-        except ScatterError as e:
-            return self.failed(ended, e)
-        except (
-            BaseException
-        ) as e:  # a soft time limit, a shutdown: the next delivery goes on from the checkpoint
-            self.release(Release.CLEAN, f"{type(e).__name__}: {e}"[:MESSAGE_CHARS])
+            raise RetryLater(
+                self.control.lease_ms / 1000, "another worker has the batch now"
+            ) from None
+        except (Error, ScatterError) as e:
+            return self.fail_or_retry(ended, failure_of(e))
+        except Exception:
+            raise
+        except BaseException:  # a shutdown: the next delivery goes on from the checkpoint
+            self.release(Release.CLEAN, None)
             raise
 
-    def all_chunks(self) -> bool:
-        """Until the last record; False when the plan was paused or cancelled on the way."""
-        while self.position < self.batch.count:
-            rows = self.process(
+    def all_chunks(self) -> Failure | None:
+        """Until the last record, or until the plan is paused or cancelled. A failure that is to be retried stops in
+        front of the record that had it; what was done before is committed."""
+        while self.position < self.batch.count and self.plan_state not in ("paused", "cancelled"):
+            self.pace.begin()
+            rows, failure = self.process(
                 self.position, min(self.batch.count, self.position + self.pace.size)
             )
-            self.plan_state = self.apply(rows)
-            if self.plan_state in ("paused", "cancelled") and self.position < self.batch.count:
-                return False
-        return True
+            if rows:
+                try:
+                    self.plan_state = self.apply(rows)
+                    self.pace.end(len(rows))
+                except DatabaseError as e:
+                    self.recover(e)
+                    continue
+                except Unknown:
+                    self.recover(None)
+                    continue
+            if failure is not None and self.plan_state not in ("paused", "cancelled"):
+                return failure
+        return None
 
     # ---- records ----
 
-    def process(self, begin: int, end: int) -> list[Row]:
-        self.pace.begin()
-        return [self.process_one(position) for position in range(begin, end)]
+    def process(self, begin: int, end: int) -> tuple[list[Row], Failure | None]:
+        rows: list[Row] = []
+        for position in range(begin, end):
+            row, error = self.process_one(position)
+            if error is not None and self.may_retry and self.listed(type(error), ""):
+                return rows, failure_of(error)
+            rows.append(row)
+        return rows, None
 
-    def process_one(self, position: int) -> Row:
-        values = self.batch.record(position)
+    def process_one(self, position: int) -> tuple[Row, Exception | None]:
+        found = self.batch.record(position)
+        values = [found[i] for i in self.places]
         old = [batchfile.text_of(v) for v in values]
-        names = [self.batch.key, *self.batch.columns]
-        record = Record(values[0], dict(zip(names, values)), self.request.params)
+        record = Record(values[0], dict(zip(self.names, values)), self.request.params)
         try:
             change = self.migration.process(record)
             if isinstance(change, Skip):
-                return Row(Outcome.SKIPPED, position, old, message=change.reason[:MESSAGE_CHARS])
-            fresh = self.fresh_values(change, dict(zip(names, old)))
+                row = Row(Outcome.SKIPPED, position, old, message=change.reason[:MESSAGE_CHARS])
+                return row, None
+            fresh = self.fresh_values(change, dict(zip(self.names, old)))
         except Error:
             raise  # the migration's own statement on our connection failed: that is the database's matter
         except Exception as e:  # noqa: BLE001  whatever a migration raises belongs to its record
-            return self.quarantine(position, old, e)
+            row = Row(
+                Outcome.QUARANTINED,
+                position,
+                old,
+                error_class=type(e).__name__,
+                message=str(e)[:MESSAGE_CHARS],
+            )
+            return row, e
         if not fresh:
-            return Row(Outcome.UNCHANGED, position, old)
-        return Row(Outcome.CHANGED, position, old, fresh)
+            return Row(Outcome.UNCHANGED, position, old), None
+        return Row(Outcome.CHANGED, position, old, fresh), None
 
     def fresh_values(
         self, change: Mapping[str, Any] | None, old: Mapping[str, str | None]
@@ -285,28 +394,18 @@ class Run:
         same = all(name in old and old[name] == value for name, value in fresh.items())
         return {} if same else fresh
 
-    def quarantine(self, position: int, old: Sequence[str | None], error: Exception) -> Row:
-        name = type(error).__name__
-        if self.is_retried(name, ""):
-            raise RetryOn(error)
-        return Row(
-            Outcome.QUARANTINED,
-            position,
-            old,
-            error_class=name,
-            message=str(error)[:MESSAGE_CHARS],
-        )
+    @property
+    def may_retry(self) -> bool:
+        return self.claim.attempts < MAX_ATTEMPTS
 
-    def is_retried(self, name: str, sqlstate: str) -> bool:
-        """Is an exception among the plan's retry_on: names, or the beginnings of SQLSTATEs?"""
-        wanted = [w.strip() for w in (self.claim.retry_on or "").split(",") if w.strip()]
-        return name in wanted or any(sqlstate.startswith(w) for w in wanted if sqlstate)
+    def listed(self, error: type[BaseException] | str, sqlstate: str) -> bool:
+        return sqlstates.listed(self.claim.retry_on, error, sqlstate)
 
     # ---- chunks ----
 
     def apply(self, rows: list[Row]) -> str:
-        """Writes rows[0] at the checkpoint and what follows; a chunk with bad data is halved until the bad record is
-        alone. The plan's state."""
+        """Writes rows at the checkpoint, which is where rows[0] stands. A chunk whose data is refused is halved, each
+        half a transaction of its own, until the bad record is alone and is set aside. The plan's state."""
         chunk = Chunk(
             self.request.plan,
             self.batch.batch,
@@ -317,96 +416,102 @@ class Run:
         )
         try:
             state = self.control.apply(chunk)
-        except Unknown:
-            return self.resynchronise(rows)
         except DatabaseError as e:
-            return self.failed_chunk(rows, e)
+            failure = failure_of(e)
+            if sqlstates.kind_of(failure.sqlstate) is not Kind.DATA or (
+                self.may_retry and self.listed(failure.error_class, failure.sqlstate)
+            ):
+                raise
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                self.apply(rows[:middle])
+                return self.apply(rows[middle:])
+            bad = rows[0]
+            if bad.outcome is not Outcome.CHANGED:
+                raise
+            bad.outcome, bad.fresh = Outcome.QUARANTINED, {}
+            bad.error_class, bad.sqlstate = failure.error_class, failure.sqlstate
+            bad.message = failure.text
+            return self.apply([bad])
         self.position += len(rows)
-        self.pace.end(len(rows))
-        self.tries = 0
+        self.quick_retries = 0
         return state
 
-    def resynchronise(self, rows: list[Row]) -> str:
-        """The checkpoint did not move. Either the batch is another's (Fenced), or a commit whose answer was lost has
-        happened: what is stored counts."""
-        stored = self.control.position(self.request.plan, self.batch.batch, self.token)
-        done = stored - self.position
-        self.position = stored
-        if not 0 <= done <= len(rows) or done == 0:
-            self.tries += 1
-            if self.tries > CHUNK_TRIES:
-                raise RetryLater(backoff(self.request.retries), "the checkpoint does not move")
-        return "running"
-
-    def failed_chunk(self, rows: list[Row], error: DatabaseError) -> str:
-        sqlstate = sqlstates.sqlstate_of(error)
-        kind, name = sqlstates.kind_of(sqlstate), sqlstates.class_of(sqlstate)
-        if self.is_retried(name, sqlstate):
-            raise RetryOn(error)
-        if kind is Kind.RETRY and self.tries < CHUNK_TRIES:
-            self.tries += 1
-            time.sleep(0.02 * 2**self.tries * random.random())
-            self.position = self.control.position(self.request.plan, self.batch.batch, self.token)
-            return "running"
-        if kind is not Kind.DATA:
+    def recover(self, error: DatabaseError | None) -> None:
+        """After a chunk that failed or whose commit is in doubt: what is stored counts. Raises what cannot be mended
+        here, Fenced when the batch is another's."""
+        failure = failure_of(error) if error is not None else None
+        if failure is not None and not failure.transient:
+            assert error is not None
             raise error
-        if len(rows) == 1:
-            bad = rows[0]
-            bad.outcome, bad.fresh = Outcome.QUARANTINED, {}
-            bad.error_class, bad.sqlstate = name, sqlstate
-            bad.message = sqlstates.text_of(error)[:MESSAGE_CHARS]
-            return self.apply([bad])
-        middle, begin = len(rows) // 2, self.position
-        state = self.apply(rows[:middle])
-        if self.position != begin + middle:
-            return (
-                state  # the checkpoint stands elsewhere: what is left is processed again from there
-            )
-        return self.apply(rows[middle:])
+        if failure is not None and failure.sqlstate in ("57014", "55P03"):
+            self.pace.timed_out()
+        while self.quick_retries < QUICK_RETRIES:
+            time.sleep(0.05 * 4**self.quick_retries)
+            self.quick_retries += 1
+            try:
+                self.position = self.control.position(
+                    self.request.plan, self.batch.batch, self.token
+                )
+            except DatabaseError as e:
+                if not failure_of(e).transient:
+                    raise
+                error = e
+            else:
+                return
+        if error is not None:
+            raise error
+        raise StuckError("the checkpoint does not move")
 
     # ---- the end ----
 
     def finish(self, ended: Ended) -> Ended:
         end = self.control.finish(self.request.plan, self.batch.batch, self.token)
         ended.state = "done"
-        ended.position = end.records
         ended.duration_s = end.duration_s
         ended.plan_finished = end.plan_finished
-        ended.counts = {
-            "planned": end.records,
-            "ok": end.ok,
-            "unchanged": end.unchanged,
-            "stale": end.stale,
-            "skipped": end.skipped,
-            "quarantined": end.quarantined,
-            "remaining": 0,
-        }
+        self.count(ended)
         return ended
 
-    def database_failed(self, ended: Ended, error: Error) -> Ended:
-        """What a database error that ends the delivery means for the batch."""
-        sqlstate = sqlstates.sqlstate_of(error)
-        text = f"{sqlstates.class_of(sqlstate)} ({sqlstate}): {sqlstates.text_of(error)}"
-        if sqlstates.kind_of(sqlstate) is Kind.RETRY:
-            self.release(Release.RETRY, text)
-            raise RetryLater(backoff(self.request.retries), text) from error
-        return self.failed(ended, ScatterError(text))
+    def count(self, ended: Ended) -> None:
+        """What the database says about the batch now."""
+        found = self.control.batch_counts(self.request.plan, self.request.batch)
+        ended.counts = found
+        ended.position = found["planned"] - found["remaining"]
+        seconds = time.monotonic() - self.began
+        ended.duration_s = ended.duration_s or seconds
+        ended.records_per_second = (self.position - self.claim.position) / max(seconds, 1e-6)
 
-    def failed(self, ended: Ended, error: ScatterError) -> Ended:
-        """No retry mends it: the batch is failed, and with the last one its plan."""
-        ended.state, ended.error = "failed", error
-        ended.position = self.position
-        ended.plan_finished = self.release(Release.FAILED, str(error)[:MESSAGE_CHARS])
+    def fail_or_retry(self, ended: Ended, failure: Failure) -> Ended:
+        """Given back for another try, or failed for good, and with the last batch its plan."""
+        if failure.transient or self.listed(failure.error_class, failure.sqlstate):
+            if self.may_retry:
+                self.release(Release.RETRY, failure.text)
+                raise retry_for(self.request, failure) from failure.error
+            failure.text = f"given up after {MAX_ATTEMPTS} attempts: {failure.text}"
+        try:
+            ended.plan_finished = self.control.release(
+                self.request.plan, self.request.batch, self.token, Release.FAILED, str(failure)
+            )
+        except Fenced:
+            raise RetryLater(
+                self.control.lease_ms / 1000, "another worker has the batch now"
+            ) from None
+        except Error as e:  # a batch that cannot be failed in the database must not be acknowledged
+            self.control.connection.close()
+            raise retry_for(self.request, failure) from e
+        ended.state, ended.failure = "failed", failure
+        self.count(ended)
         return ended
 
-    def release(self, how: Release, error: str | None) -> bool:
+    def release(self, how: Release, error: str | None) -> None:
         """Best effort: a lease that cannot be given up ends by itself."""
         try:
-            return self.control.release(self.request.plan, self.batch.batch, self.token, how, error)
-        except (Error, Fenced) as e:
+            self.control.release(self.request.plan, self.request.batch, self.token, how, error)
+        except Fenced:
+            logger.info("batch %s of %s is another worker's", self.request.batch, self.request.plan)
+        except Error as e:
             logger.warning(
-                "lease of batch %s of %s not released: %s", self.batch.batch, self.request.plan, e
+                "lease of batch %s of %s not released: %s", self.request.batch, self.request.plan, e
             )
-            if isinstance(e, Error):
-                self.control.connection.close()
-            return False
+            self.control.connection.close()

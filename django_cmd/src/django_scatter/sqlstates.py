@@ -7,6 +7,7 @@ The same table as celeryc's, so that both kinds of worker treat a failure alike.
 from __future__ import annotations
 
 import enum
+import re
 import sqlite3
 from typing import Any
 
@@ -150,3 +151,36 @@ def text_of(error: BaseException) -> str:
         detail = getattr(diagnostics, "message_detail", None)
         return f"{primary}: {detail}" if detail else str(primary)
     return str(cause).partition("\n")[0] or type(cause).__name__
+
+
+# PEP 249's classes and Python's own, by the beginnings of SQLSTATEs.
+PARENTS: dict[str, tuple[str, ...]] = {
+    "DatabaseError": ("",),
+    "OperationalError": ("08", "40", "53", "55", "57", "58"),
+    "ConnectionError": ("08", "57P01", "57P02", "57P03", "57P05", "25P03"),
+    "TimeoutError": ("57014", "55P03"),
+    "IntegrityError": ("23",),
+    "DataError": ("22",),
+    "ProgrammingError": ("42", "3F", "3D"),
+    "InternalError": ("25", "XX"),
+}
+
+
+def listed(retry_on: str | None, error: type[BaseException] | str, sqlstate: str) -> bool:
+    """Does a plan's --retry-on name the failure? Items are whole SQLSTATEs or their first two letters, or names of the
+    exception's class or a class above it, with or without a module in front."""
+    return any(
+        item_names(item.rpartition(".")[2], error, sqlstate)
+        for item in re.split(r"[, \t]+", retry_on or "")
+        if item
+    )
+
+
+def item_names(item: str, error: type[BaseException] | str, sqlstate: str) -> bool:
+    if re.fullmatch(r"[0-9A-Z]{2}|[0-9A-Z]{5}", item):
+        return bool(sqlstate) and sqlstate.startswith(item)
+    if isinstance(error, str):
+        names = {error.rpartition(".")[2], "Exception"}
+    else:
+        names = {c.__name__ for c in error.__mro__}
+    return item in names or bool(sqlstate and sqlstate.startswith(PARENTS.get(item, ("-",))))

@@ -10,14 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import Task, shared_task
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.utils.connection import ConnectionDoesNotExist
 
 from django_scatter import conf
 from django_scatter.control import Control, open_control
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Migration
-from django_scatter.runtime import MAX_FAILURES, Ended, Request, RetryLater, run_batch
+from django_scatter.runtime import (
+    MAX_FAILURES,
+    Ended,
+    Request,
+    RetryLater,
+    failure_of,
+    retry_for,
+    run_batch,
+)
 
 logger = logging.getLogger("django_scatter")
 
@@ -90,13 +98,26 @@ def run_task(
         ended = run_batch(migration, request, control)
     except RetryLater as e:
         logger.info("batch %s of %s again in %.1f s: %s", batch, plan, e.seconds, e)
-        cause = e.__cause__ if isinstance(e.__cause__, Exception) else e
-        raise task.retry(countdown=e.seconds, exc=cause, max_retries=None) from e
+        raise task.retry(countdown=e.seconds, exc=e.cause or e, max_retries=None) from e
+    except DatabaseError as e:  # the claim itself failed: nothing is held
+        failure = failure_of(e)
+        if not failure.transient:
+            raise
+        later = retry_for(request, failure)
+        raise task.retry(countdown=later.seconds, exc=e, max_retries=None) from e
     if ended.state in ("done", "failed"):
         send_callbacks(task, migration, request, control, ended)
-    if ended.error is not None:
-        raise ended.error
-    return {"plan": plan, "batch": request.batch, "state": ended.state, "counts": ended.counts}
+    if ended.failure is not None:
+        raise ended.failure.error
+    return {
+        "plan": plan,
+        "batch": request.batch,
+        "state": ended.state,
+        "counts": ended.counts,
+        "duration": ended.duration_s,
+        "records_per_second": round(ended.records_per_second, 1),
+        "worker": request.worker,
+    }
 
 
 def send_callbacks(
@@ -110,13 +131,23 @@ def send_callbacks(
         "worker": request.worker,
     }
     if ended.on_batch:
+        failures = control.failures(request.plan, request.batch, MAX_FAILURES)
+        if ended.failure is not None:
+            failures.insert(0, {
+                "batch": request.batch,
+                "key": None,
+                "outcome": "failed",
+                "error_class": ended.failure.error_class,
+                "sqlstate": ended.failure.sqlstate or None,
+                "message": ended.failure.text,
+            })  # fmt: skip
         kwargs = {
             **common,
             "batch": request.batch,
             "state": ended.state,
             "counts": ended.counts,
             "duration": ended.duration_s,
-            "failures": control.failures(request.plan, request.batch, MAX_FAILURES),
+            "failures": failures,
         }
         task_id = callback_task_id(request.plan, request.batch, "on_batch")
         task.app.send_task(ended.on_batch, kwargs=kwargs, task_id=task_id)
