@@ -24,7 +24,7 @@
 /* Batches are uploaded by so many threads, so a killed planner's objects may have gaps shorter than twice that. */
 #define UPLOADS  4
 #define GAP_MAX  (2 * UPLOADS)
-#define CHECK_MS 10000
+#define CHECK_MS 5000
 
 struct creation {
     const struct args *args;
@@ -391,6 +391,7 @@ static int finish_known(struct creation *c, struct err *e)
 
 static int dry_run(struct creation *c, struct err *e)
 {
+    bool json = str_eq(c->args->format, "json"); /* one line */
     const struct manifest_batch *batches;
     size_t n;
     int code = read_records(c, e);
@@ -402,7 +403,7 @@ static int dry_run(struct creation *c, struct err *e)
     c->result->total = builder_total(c->builder);
     c->result->batches = (int64_t)n;
     for (size_t i = 0; builder_sample(c->builder, i); i++) {
-        buf_append_str(&c->result->sample, i ? ",\n  " : "");
+        buf_append_str(&c->result->sample, !i ? "" : json ? ", " : ",\n         ");
         buf_append_str(&c->result->sample, builder_sample(c->builder, i));
     }
     if (buf_ok(&c->result->sample))

@@ -95,7 +95,7 @@ static int read_names(struct arena *a, struct json_val v, const char **texts, bo
 
         if (may_null && json_is_null(it.val))
             continue;
-        if (json_string(a, it.val, &s) || memchr(s.p, '\0', s.len))
+        if (json_string_z(a, it.val, &s) || (s.len && memchr(s.p, '\0', s.len)))
             return err_set(e, -EINVAL, "standard input: line 1: a name or type is no text");
         texts[i] = s.p;
     }

@@ -182,6 +182,33 @@ static char *temporary_name(const char *dir)
     return buf_take(&b);
 }
 
+/* Opens a temporary file next to the object, making the folders of its name first. A delete of the folder's last other
+ * object may take the folder away in between: then once more. */
+static int open_temporary(const char *root, const char *name, char **ret_temp, char **ret_dir,
+                          int *ret_fd, struct err *e)
+{
+    for (int attempt = 0;; attempt++) {
+        CLEANUP(mem_free) char *dir = NULL;
+        CLEANUP(mem_free) char *temp = NULL;
+        int code = make_dirs(root, name, &dir, e), fd;
+
+        if (code)
+            return code;
+        temp = temporary_name(dir);
+        if (!temp)
+            return -ENOMEM;
+        fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno == ENOENT && attempt < 3)
+            continue;
+        if (fd < 0)
+            return fail(e, errno, "write to the directory", dir);
+        *ret_fd = fd;
+        *ret_temp = STEAL(temp);
+        *ret_dir = STEAL(dir);
+        return 0;
+    }
+}
+
 int file_put(const char *root, const char *name, struct slice bytes, struct err *e)
 {
     CLEANUP(mem_free) char *path = join(root, name, "");
@@ -192,15 +219,9 @@ int file_put(const char *root, const char *name, struct slice bytes, struct err 
 
     if (!path)
         return -ENOMEM;
-    code = make_dirs(root, name, &dir, e);
+    code = open_temporary(root, name, &temp, &dir, &fd, e);
     if (code)
         return code;
-    temp = temporary_name(dir);
-    if (!temp)
-        return -ENOMEM;
-    fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return fail(e, errno, "write to the directory", dir);
     code = write_all(fd, bytes, temp, e);
     if (!code && rename(temp, path))
         code = fail(e, errno, "write", path);
@@ -211,6 +232,22 @@ int file_put(const char *root, const char *name, struct slice bytes, struct err 
     return sync_dir(dir, e);
 }
 
+/* Folders that a delete left empty go as well: in a bucket there would be none. path is cut. */
+static void remove_empty_dirs(const char *root, char *path)
+{
+    size_t root_len = strlen(root);
+
+    for (;;) {
+        char *slash = strrchr(path, '/');
+
+        if (!slash || (size_t)(slash - path) <= root_len)
+            return;
+        *slash = '\0';
+        if (rmdir(path))
+            return;
+    }
+}
+
 int file_delete(const char *root, const char *name, struct err *e)
 {
     CLEANUP(mem_free) char *path = join(root, name, "");
@@ -219,5 +256,6 @@ int file_delete(const char *root, const char *name, struct err *e)
         return -ENOMEM;
     if (unlink(path) && errno != ENOENT && errno != ENOTDIR)
         return fail(e, errno, "delete", path);
+    remove_empty_dirs(root, path);
     return 0; /* deleting what is not there is done, as in S3 */
 }
