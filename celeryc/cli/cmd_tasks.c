@@ -57,12 +57,8 @@ static int list(const struct strv *apps, struct err *e)
     int r = 0;
     for (size_t i = 0; r == 0 && i < apps->n; i++)
         r = task_registry_load(registry, apps->v[i], e);
-#ifdef CELERYC_MIGRATE
     if (r == 0)
         r = migrate_register_tasks(registry, &m, e);
-#else
-    (void)m;
-#endif
     for (size_t i = 0; r == 0 && i < task_registry_len(registry); i++)
         print_task(task_registry_at(registry, i));
     return r;

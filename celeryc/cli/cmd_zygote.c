@@ -76,12 +76,7 @@ static int fill(struct task_registry *r, const struct zygote_options *o,
         .chunk_ms = 250,
         .default_queue = o->default_queue ? o->default_queue : "celery",
     };
-#ifdef CELERYC_MIGRATE
     return migrate_register_tasks(r, &m, e);
-#else
-    (void)m;
-    return 0;
-#endif
 }
 
 int cmd_zygote(int argc, char **argv)

@@ -137,9 +137,6 @@ int config_backend(const char *option, const struct settings *s, struct redis_en
     *ret_has = url && *url && strncasecmp(url, "disabled", 8) != 0;
     if (!*ret_has)
         return 0;
-    if (strncmp(url, "rpc", 3) == 0 || strncmp(url, "amqp", 4) == 0)
-        return err_set(e, -EINVAL,
-                       "result backend %s: only Redis is spoken; use redis://host:port/db", url);
     int r = redis_endpoint_parse(url, ret_ep, e);
     return r ? err_prefix(e, r, "result backend") : 0;
 }

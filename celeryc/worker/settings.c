@@ -281,9 +281,11 @@ static int read_object(struct reader *rd, const struct setting *table, struct js
         while (t->name && !name_fits(t->name, name))
             t++;
         if (!t->name) {
-            const char *near = strv_nearest(name.p, next_setting, table);
-            return err_set(rd->e, -EINVAL, "unknown setting %s%s%s%s%s", rd->group, name.p,
-                           near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+            const char *word = arena_strdup(rd->arena, name);
+            const char *near = word ? strv_nearest(word, next_setting, table) : NULL;
+            return err_set(rd->e, -EINVAL, "unknown setting %s%s%s%s%s", rd->group,
+                           word ? word : "", near ? " (did you mean " : "", near ? near : "",
+                           near ? "?)" : "");
         }
         r = take(rd, t, name, it.val);
         if (r)
