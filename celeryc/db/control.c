@@ -124,7 +124,7 @@ void db_claim_deinit(struct db_claim *c)
 #define CLAIM_COLUMNS                                                                             \
     "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, " \
     "b.attempts, @left@, b.owner, b.sha256, b.records, p.state, p.retry_on, p.on_batch, "         \
-    "p.on_finish FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "                    \
+    "p.on_finish, p.migration FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "       \
     "WHERE b.plan = $1 AND b.batch = $2 "
 
 enum {
@@ -144,6 +144,7 @@ enum {
     AT_RETRY_ON,
     AT_ON_BATCH,
     AT_ON_FINISH,
+    AT_MIGRATION,
 };
 
 static int read_batch(struct db *db, const struct db_claim_request *q, const char *lock,
@@ -268,6 +269,9 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
     bool running = db_cell_is(rows, 0, AT_STATE, "running");
     bool live = running && left_ms > 0;
 
+    if (!slice_eq_str(db_cell(rows, 0, AT_MIGRATION), q->plan->migration))
+        return err_set(e, -EBADMSG, "plan %s is of migration %s, not of %s", q->plan->plan,
+                       db_cell(rows, 0, AT_MIGRATION).p, q->plan->migration);
     if (q->batch->source && !slice_eq_str(db_cell(rows, 0, AT_SHA256), q->batch->sha256))
         return err_set(e, -EBADMSG,
                        "batch %lld of plan %s was planned with another file (its SHA-256 differs)",
@@ -348,6 +352,7 @@ int db_batch_claim(struct db *db, const struct db_claim_request *q, struct db_cl
 
     if (r)
         return r;
+    db->ops->forget(db);
     r = end(db, claim(db, q, &c, e), e);
     if (r)
         return r;

@@ -107,7 +107,7 @@ struct db_claim_request {
     int64_t lease_ms;
 };
 
-/* 0 with the state; -EBADMSG: the row is of another file (SHA-256); DB_E_RETRY, DB_E_SCHEMA. */
+/* 0 with the state; -EBADMSG: the row is of another file (SHA-256) or migration; DB_E_RETRY, DB_E_SCHEMA. */
 int db_batch_claim(struct db *db, const struct db_claim_request *q, struct db_claim *ret_c,
                    struct err *e) WARN_UNUSED;
 

@@ -72,6 +72,8 @@ struct db_ops {
     int (*ensure_schema)(struct db *db, struct err *e);
     int (*insert_batches)(struct db *db, const char *plan, const struct db_batch_row *rows,
                           size_t n, struct err *e);
+    /* Drops what is remembered of target tables: they may have changed since the last batch. */
+    void (*forget)(struct db *db);
     int (*chunk)(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                  struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);

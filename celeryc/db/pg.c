@@ -474,6 +474,11 @@ static int pg_insert_batches(struct db *db, const char *plan, const struct db_ba
     return r;
 }
 
+static void forget(struct db *db)
+{
+    pg_target_forget(pg_of(db));
+}
+
 const struct db_ops db_pg_ops = {
     .tokens = tokens,
     .close = pg_close,
@@ -483,6 +488,7 @@ const struct db_ops db_pg_ops = {
     .rollback = pg_rollback,
     .ensure_schema = pg_ensure_schema,
     .insert_batches = pg_insert_batches,
+    .forget = forget,
     .chunk = pg_chunk,
     .stream = pg_stream,
     .check_target = pg_check_target,

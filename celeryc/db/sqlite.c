@@ -317,6 +317,12 @@ static int sqlite_insert_batches(struct db *db, const char *plan, const struct d
     return r;
 }
 
+/* Columns are looked up in every chunk, inside its transaction. */
+static void forget(struct db *db)
+{
+    (void)db;
+}
+
 const struct db_ops db_sqlite_ops = {
     .tokens = tokens,
     .close = sqlite_close_db,
@@ -326,6 +332,7 @@ const struct db_ops db_sqlite_ops = {
     .rollback = sqlite_rollback,
     .ensure_schema = sqlite_ensure_schema,
     .insert_batches = sqlite_insert_batches,
+    .forget = forget,
     .chunk = sqlite_chunk,
     .stream = sqlite_stream,
     .check_target = sqlite_check_target,

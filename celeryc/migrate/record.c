@@ -93,7 +93,7 @@ const char *scatter_param(const struct scatter_record *r, const char *name)
         return NULL;
     if (v.kind != JSON_K_STRING)
         return arena_strdup(r->arena, v.raw);
-    return json_string(r->arena, v, &s) ? NULL : s.p;
+    return json_string_z(r->arena, v, &s) ? NULL : s.p;
 }
 
 /* ---- the change ---- */

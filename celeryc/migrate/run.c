@@ -20,7 +20,7 @@ static const char *text_of(struct job *j, struct json_val kwargs, const char *na
 {
     struct slice s;
 
-    return json_string(j->arena, json_get(kwargs, name), &s) || strlen(s.p) != s.len ? NULL : s.p;
+    return json_string_z(j->arena, json_get(kwargs, name), &s) || strlen(s.p) != s.len ? NULL : s.p;
 }
 
 static int bad_argument(struct job *j, const char *name, const char *what)
@@ -153,6 +153,11 @@ static int claim(struct job *j, struct err *e)
         return -ENOMEM;
     int r = db_batch_claim(j->conn->db, &q, &j->claim, e);
 
+    /* A connection that was idle may have been cut without a word: once more on a new one. */
+    if (r == DB_E_RETRY && !celeryc_should_stop(j->call)) {
+        *e = ERR_INIT;
+        r = db_batch_claim(j->conn->db, &q, &j->claim, e);
+    }
     if (!r) {
         j->position = j->start_position = j->claim.position;
         j->counts = j->claim.counts;
@@ -298,9 +303,11 @@ static int claim_failed(struct job *j, int code, struct failure *f)
 static int without_file(struct job *j, const struct failure *f)
 {
     struct failure other = {0};
+
+    j->batch = batch_free(j->batch); /* its header is not to be trusted */
     int r = claim(j, &other.e);
 
-    if (r == -ENOENT)
+    if (r == -ENOENT || r == -EBADMSG)
         return raise_failure(j, f);
     if (r)
         return claim_failed(j, r, &other);

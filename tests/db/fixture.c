@@ -27,8 +27,9 @@ static void make_schema(struct fixture *f)
     (void)snprintf(sql, sizeof(sql), "CREATE SCHEMA test_%d", (int)getpid());
     PQclear(PQexec(conn, sql));
     PQfinish(conn);
-    (void)snprintf(f->url, sizeof(f->url), "%s&options=-csearch_path%%3Dtest_%d", pgserver_url(),
-                   (int)getpid());
+    (void)snprintf(f->url, sizeof(f->url),
+                   "%s&options=-csearch_path%%3Dtest_%d&application_name=test_%d", pgserver_url(),
+                   (int)getpid(), (int)getpid());
 }
 
 static void make_file(struct fixture *f)

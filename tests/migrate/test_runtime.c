@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whole deliveries: from the message to the rows, the control tables, the result and the callbacks. */
+
+#include "harness.h"
+
+#include <celeryc/migration.h>
+#include <criterion/criterion.h>
+#include <unistd.h>
+
+#define PHONES "phones.vn_renumber"
+
+/* ---- migrations of the test's own ---- */
+
+static int calls;
+
+/* Every hundredth record fails, by name of the parameter's rest. */
+static int some_fail(const struct scatter_record *r, struct scatter_change *c)
+{
+    int64_t id = strtoll(scatter_key(r), NULL, 10);
+
+    calls++;
+    if (id % 100 == 7)
+        return scatter_fail(c, "ConnectionResetError", "record %s", scatter_key(r));
+    if (id % 100 == 8)
+        return scatter_skip(c, "eight");
+    if (id % 100 == 9)
+        return scatter_unchanged(c);
+    return scatter_set_text(c, "phone", scatter_key(r));
+}
+
+SCATTER_MIGRATION("test.some_fail", .record = some_fail, .table = "parcel", .reads = {"phone"},
+                  .writes = {"phone"})
+
+/* Gives 20 records of 1,000 a number that is too long, so that the database refuses them. */
+static int too_long(const struct scatter_record *r, struct scatter_change *c)
+{
+    int64_t id = strtoll(scatter_key(r), NULL, 10);
+
+    return scatter_set_int(c, "n", id % 50 == 13 ? 99999999999 : id);
+}
+
+SCATTER_MIGRATION("test.too_long", .record = too_long, .table = "parcel", .reads = {"phone"},
+                  .writes = {"n"})
+
+static int no_column(const struct scatter_record *r, struct scatter_change *c)
+{
+    return scatter_set_text(c, "nowhere", scatter_key(r));
+}
+
+SCATTER_MIGRATION("test.no_column", .record = no_column, .table = "parcel", .reads = {"phone"},
+                  .writes = {"nowhere"})
+
+/* ---- deliveries ---- */
+
+static int64_t renumbered(struct harness *h)
+{
+    return query_int(h->db.db, "SELECT count(*) FROM parcel WHERE phone LIKE '032 %'");
+}
+
+BOTH_WORKERS(batches_are_done_once)
+{
+    harness_plan(h, PHONES, 2500, 1000, "cb.batch", "cb.finish", NULL);
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        CLEANUP(delivery_deinit) struct delivery d = deliver(h, PHONES, batch, false);
+
+        cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+        check_holds(&d, "\"state\": \"done\"");
+        check_holds(&d, batch == 3 ? "\"ok\": 500," : "\"ok\": 1000,");
+        check_holds(&d, "\"worker\": \"w1@here\"");
+    }
+    cr_assert_eq(renumbered(h), 2500);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'finished'"),
+                 1);
+    cr_assert_eq(query_int(h->db.db, "SELECT sum(records) FROM scatter_share"), 2500);
+    cr_assert_eq(h->n_sent, 4);
+    cr_assert_not_null(strstr(h->sent[0].raw, "cb.batch"));
+    cr_assert_not_null(strstr(h->sent[3].raw, "cb.finish"));
+    cr_assert_str_eq(h->sent[3].queue, "celery");
+    /* The same message again: nothing is done again, the callbacks are sent with their old ids. */
+    CLEANUP(delivery_deinit) struct delivery again = deliver(h, PHONES, 3, true);
+
+    cr_assert_eq(again.kind, OUTCOME_SUCCESS);
+    cr_assert_eq(h->n_sent, 6);
+    for (size_t i = 0; i < 2; i++) {
+        const char *id = strstr(h->sent[2 + i].raw, "\"id\": \"");
+
+        cr_assert_not_null(id);
+        CLEANUP(mem_free) char *text = slice_dup((struct slice){id, 43});
+
+        cr_assert_not_null(strstr(h->sent[4 + i].raw, text), "%s in %s", text, h->sent[4 + i].raw);
+    }
+    CLEANUP(delivery_deinit) struct delivery once_more = deliver(h, PHONES, 3, false);
+
+    cr_assert_eq(once_more.kind, OUTCOME_SUCCESS);
+    cr_assert_eq(h->n_sent, 6);
+}
+
+BOTH_WORKERS(goes_on_behind_another_owner)
+{
+    harness_plan(h, PHONES, 1000, 1000, NULL, NULL, NULL);
+    /* A worker that died at position 400, as the database would hold it. */
+    run_sql(h->db.db, "UPDATE parcel SET phone = '032 000 ' || substr(phone, 10) WHERE id <= 400");
+    run_sql(h->db.db,
+            h->db.kind == FIXTURE_SQLITE
+                ? "UPDATE scatter_batch SET state = 'running', position = 400, lease_token "
+                  "= 5, lease_until = (julianday('now') - 2440587.5) * 86400 + 60, owner = "
+                  "'dead'"
+                : "UPDATE scatter_batch SET state = 'running', position = 400, lease_token "
+                  "= 5, lease_until = now() + interval '60 s', owner = 'dead'");
+    CLEANUP(delivery_deinit) struct delivery busy = deliver(h, PHONES, 1, false);
+
+    cr_assert_eq(busy.kind, OUTCOME_RETRY);
+    cr_assert_gt(busy.countdown, 30);
+    cr_assert_eq(renumbered(h), 400);
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, PHONES, 1, true);
+
+    cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    check_holds(&d, "\"ok\": 1000,");
+    check_holds(&d, "\"stale\": 0,");
+    cr_assert_eq(renumbered(h), 1000);
+    cr_assert_eq(query_int(h->db.db, "SELECT lease_token FROM scatter_batch"), 6);
+    cr_assert_eq(query_int(h->db.db, "SELECT sum(records) FROM scatter_share"), 600);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_event WHERE event = 'takeover'"),
+                 1);
+}
+
+BOTH_WORKERS(outcomes_of_the_function)
+{
+    harness_plan(h, "test.some_fail", 1000, 1000, NULL, "cb.finish", NULL);
+    run_sql(h->db.db, "UPDATE parcel SET phone = 'other' WHERE id = 5");
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", 1, false);
+
+    cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    check_holds(&d,
+                "\"ok\": 969, \"unchanged\": 10, \"stale\": 1, \"skipped\": 10, \"quarantined\": "
+                "10, \"remaining\": 0}");
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_outcome WHERE outcome = "
+                                     "'quarantined' AND error_class = 'ConnectionResetError' AND "
+                                     "record_key LIKE '%7'"),
+                 10);
+    cr_assert_not_null(strstr(h->sent[0].raw, "cb.finish"));
+}
+
+BOTH_WORKERS(retry_on_stops_in_front_of_the_record)
+{
+    harness_plan(h, "test.some_fail", 300, 300, NULL, NULL, "ConnectionError");
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", 1, false);
+
+    cr_assert_eq(d.kind, OUTCOME_RETRY, "%s", d.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT position FROM scatter_batch"), 6);
+    cr_assert_eq(query_int(h->db.db,
+                           "SELECT count(*) FROM scatter_batch WHERE state = 'queued' AND "
+                           "error LIKE 'record 7%'"),
+                 1);
+    /* After the last attempt the record is set aside and the batch ends. */
+    run_sql(h->db.db, "UPDATE scatter_batch SET attempts = 19");
+    CLEANUP(delivery_deinit) struct delivery last = deliver(h, "test.some_fail", 1, false);
+
+    cr_assert_eq(last.kind, OUTCOME_SUCCESS, "%s", last.repr);
+    check_holds(&last, "\"quarantined\": 3,");
+}
+
+/* SQLite knows no range of integers: a CHECK refuses there. */
+BOTH_WORKERS(refused_records_are_found)
+{
+    harness_plan(h, "test.too_long", 1000, 1000, NULL, NULL, NULL);
+    if (h->db.kind == FIXTURE_SQLITE) {
+        run_sql(h->db.db,
+                "CREATE TRIGGER t BEFORE UPDATE ON parcel WHEN NEW.n > 1000000 BEGIN SELECT "
+                "RAISE(ABORT, 'too long'); END");
+    }
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.too_long", 1, false);
+
+    cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    check_holds(
+        &d, "\"ok\": 980, \"unchanged\": 0, \"stale\": 0, \"skipped\": 0, \"quarantined\": 20,");
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM parcel WHERE n = id"), 980);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_outcome WHERE sqlstate IN "
+                                     "('22003', 'P0001')"),
+                 20);
+}
+
+BOTH_WORKERS(wrong_column_fails_the_batch)
+{
+    harness_plan(h, "test.no_column", 100, 100, "cb.batch", "cb.finish", NULL);
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.no_column", 1, false);
+
+    cr_assert_eq(d.kind, OUTCOME_FAILURE);
+    check_holds(&d, "UndefinedColumn");
+    check_holds(&d, "nowhere");
+    cr_assert_eq(query_int(h->db.db,
+                           "SELECT count(*) FROM scatter_batch WHERE state = 'failed' AND "
+                           "error LIKE '%nowhere%' AND position = 0"),
+                 1);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'failed'"),
+                 1);
+    cr_assert_eq(h->n_sent, 2);
+    /* The column is made, the message sent again: the plan ends well. */
+    run_sql(h->db.db, "ALTER TABLE parcel ADD COLUMN nowhere text");
+    CLEANUP(delivery_deinit) struct delivery again = deliver(h, "test.no_column", 1, false);
+
+    cr_assert_eq(again.kind, OUTCOME_SUCCESS, "%s", again.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'finished'"),
+                 1);
+}
+
+BOTH_WORKERS(stop_pause_cancel)
+{
+    harness_plan(h, PHONES, 1000, 1000, NULL, NULL, NULL);
+    h->stop = 1;
+    CLEANUP(delivery_deinit) struct delivery stopped = deliver(h, PHONES, 1, false);
+
+    cr_assert_eq(stopped.kind, OUTCOME_REJECT);
+    cr_assert(stopped.requeue);
+    cr_assert_eq(query_int(h->db.db,
+                           "SELECT count(*) FROM scatter_batch WHERE state = 'queued' AND "
+                           "attempts = 0 AND owner IS NULL"),
+                 1);
+    h->stop = 0;
+    run_sql(h->db.db, "UPDATE scatter_plan SET state = 'paused'");
+    CLEANUP(delivery_deinit) struct delivery parked = deliver(h, PHONES, 1, true);
+
+    cr_assert_eq(parked.kind, OUTCOME_SUCCESS);
+    check_holds(&parked, "\"state\": \"parked\"");
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_batch WHERE state = 'parked'"),
+                 1);
+    run_sql(h->db.db, "UPDATE scatter_plan SET state = 'cancelled'");
+    CLEANUP(delivery_deinit) struct delivery cancelled = deliver(h, PHONES, 1, false);
+
+    cr_assert_eq(cancelled.kind, OUTCOME_SUCCESS);
+    check_holds(&cancelled, "\"state\": \"cancelled\"");
+    cr_assert_eq(renumbered(h), 0);
+}
+
+BOTH_WORKERS(hand_made_message_brings_its_plan)
+{
+    harness_plan(h, PHONES, 200, 100, NULL, NULL, NULL);
+    run_sql(h->db.db, "DELETE FROM scatter_plan");
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_batch"), 0);
+    CLEANUP(delivery_deinit) struct delivery one = deliver(h, PHONES, 1, false);
+    CLEANUP(delivery_deinit) struct delivery two = deliver(h, PHONES, 2, false);
+
+    cr_assert_eq(one.kind, OUTCOME_SUCCESS, "%s", one.repr);
+    cr_assert_eq(two.kind, OUTCOME_SUCCESS, "%s", two.repr);
+    cr_assert_eq(renumbered(h), 200);
+    cr_assert_eq(query_int(h->db.db, "SELECT total FROM scatter_plan WHERE state = 'finished' AND "
+                                     "n_batches = 2"),
+                 200);
+}
+
+BOTH_WORKERS(wrong_messages_and_files)
+{
+    static const char *const wrong[] = {
+        "{}",
+        "{\"plan\": \"p\", \"batch\": 0, \"source\": \"file:///x/y\"}",
+        "{\"plan\": \"p\", \"batch\": 1}",
+        "{\"plan\": \"p\", \"batch\": 1, \"source\": \"file:///x/y\", \"params\": []}",
+        "{\"plan\": \"p\\u0000q\", \"batch\": 1, \"source\": \"file:///x/y\"}",
+    };
+
+    harness_plan(h, PHONES, 200, 100, NULL, NULL, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        CLEANUP(delivery_deinit) struct delivery d = deliver_kwargs(h, PHONES, wrong[i], false);
+
+        cr_assert_eq(d.kind, OUTCOME_FAILURE, "case %zu", i);
+        check_holds(&d, "TypeError");
+    }
+    CLEANUP(delivery_deinit)
+    struct delivery alias = deliver_kwargs(
+        h, PHONES,
+        "{\"plan\": \"p\", \"batch\": 1, \"source\": \"file:///x/y\", \"database\": \"other\"}",
+        false);
+
+    check_holds(&alias, "--database other=URL");
+    /* A file that is gone fails the batch that was planned, so that the plan can end. */
+    CLEANUP(delivery_deinit)
+    struct delivery gone = deliver_kwargs(
+        h, PHONES, "{\"plan\": \"p\", \"batch\": 1, \"source\": \"file:///nowhere/y\"}", false);
+
+    cr_assert_eq(gone.kind, OUTCOME_FAILURE);
+    check_holds(&gone, "FileNotFoundError");
+    cr_assert_eq(query_int(h->db.db,
+                           "SELECT count(*) FROM scatter_batch WHERE batch = 1 AND state = "
+                           "'failed'"),
+                 1);
+    /* The file of another batch, and another migration. */
+    char kwargs[300], name[40];
+
+    batch_object_name(1, name);
+    (void)snprintf(kwargs, sizeof(kwargs),
+                   "{\"plan\": \"p\", \"batch\": 2, \"source\": \"file://%s/%s\"}", h->dir, name);
+    CLEANUP(delivery_deinit) struct delivery other = deliver_kwargs(h, PHONES, kwargs, false);
+
+    cr_assert_eq(other.kind, OUTCOME_FAILURE);
+    check_holds(&other, "another plan or batch");
+    CLEANUP(delivery_deinit) struct delivery task = deliver(h, "test.some_fail", 1, false);
+
+    cr_assert_eq(task.kind, OUTCOME_FAILURE);
+    check_holds(&task, "another migration");
+    cr_assert_eq(renumbered(h), 0);
+}
+
+Test(postgresql, dropped_connections_are_survived)
+{
+    static struct harness h;
+
+    harness_open(&h, FIXTURE_POSTGRESQL);
+    harness_plan(&h, PHONES, 200, 100, NULL, NULL, NULL);
+    CLEANUP(delivery_deinit) struct delivery one = deliver(&h, PHONES, 1, false);
+
+    cr_assert_eq(one.kind, OUTCOME_SUCCESS, "%s", one.repr);
+    run_sql(h.db.db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> "
+                     "pg_backend_pid() AND application_name = current_setting('application_name')");
+    CLEANUP(delivery_deinit) struct delivery two = deliver(&h, PHONES, 2, false);
+
+    cr_assert_eq(two.kind, OUTCOME_SUCCESS, "%s", two.repr);
+    cr_assert_eq(renumbered(&h), 200);
+    harness_close(&h);
+}
