@@ -100,7 +100,7 @@ static int bind_keyword(struct celeryc_call *call, const struct format *f, struc
                         struct json_val val, struct json_val *vals)
 {
     struct slice name;
-    if (json_string(call->arena, key, &name) < 0)
+    if (json_string_z(call->arena, key, &name) < 0)
         return set_error(call, "keywords must be strings");
     for (size_t i = 0; i < call->task->n_params && i < f->n; i++) {
         if (!slice_eq_str(name, call->task->params[i]))
@@ -184,7 +184,7 @@ static int convert_int(struct celeryc_call *call, size_t i, struct json_val v, i
 
 static int convert_text(struct celeryc_call *call, size_t i, struct json_val v, struct slice *ret_s)
 {
-    if (json_string(call->arena, v, ret_s) < 0)
+    if (json_string_z(call->arena, v, ret_s) < 0)
         return wrong_type(call, i, "str", v);
     if (memchr(ret_s->p, '\0', ret_s->len))
         return set_error(call, "argument %s contains a null character", param_name(call, i));
@@ -195,12 +195,12 @@ static int convert_text(struct celeryc_call *call, size_t i, struct json_val v, 
 static int convert_bytes(struct celeryc_call *call, size_t i, struct json_val v,
                          struct slice *ret_s)
 {
-    if (json_string(call->arena, v, ret_s) == 0)
+    if (json_string_z(call->arena, v, ret_s) == 0)
         return 0;
     struct slice type, text;
     if (v.kind != JSON_K_OBJECT || json_len(v) != 2 ||
         json_string(call->arena, json_get(v, "__type__"), &type) < 0 ||
-        json_string(call->arena, json_get(v, "__value__"), &text) < 0)
+        json_string_z(call->arena, json_get(v, "__value__"), &text) < 0)
         return wrong_type(call, i, "str or bytes", v);
     if (slice_eq_str(type, "bytes")) {
         *ret_s = text;
