@@ -256,16 +256,16 @@ static unsigned find_field(struct json_val key, unsigned from)
     return FIELD_COUNT;
 }
 
-int message_read_fields(struct arena *a, struct json_val object, bool protocol1, struct message *m,
-                        struct err *e)
+int message_read_fields(struct arena *a, const struct json_tape *t, struct json_val object,
+                        bool protocol1, struct message *m, struct err *e)
 {
     struct reader r = {a, m, e};
-    struct json_iter it;
+    struct json_members it;
     unsigned next = 0;
     int first = 0;
 
-    json_iter_init(&it, object);
-    while (json_next(&it)) {
+    json_members_init(&it, t, object);
+    while (json_members_next(&it)) {
         unsigned f = find_field(it.key, next);
         int code;
 

@@ -234,14 +234,11 @@ uint32_t json_next_char(struct slice inside, size_t *pos)
     return c;
 }
 
-bool json_key_is(struct json_val key, struct slice name)
+bool json_key_is_slow(struct slice inside, struct slice name)
 {
-    struct slice inside = json_inside(key);
     size_t pos = 0, matched = 0;
     char utf8[4];
 
-    if (!json_has_escape(inside))
-        return slice_eq(inside, name);
     while (pos < inside.len) {
         size_t n = utf8_encode(json_next_char(inside, &pos), utf8);
 

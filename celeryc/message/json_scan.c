@@ -16,6 +16,8 @@ struct scan {
     int code;        /* the error that goes with it */
     size_t depth;
     uint64_t objects[LIMIT_JSON_DEPTH / 64 + 1]; /* bit d: the container at depth d is an object */
+    struct json_tape *tape;                      /* NULL: nothing is noted */
+    size_t open[JSON_TAPE_DEPTH + 1]; /* the entry of the member being read at each depth */
 };
 
 static bool fail(struct scan *s, const char *what)
@@ -152,9 +154,39 @@ static bool scan_scalar(struct scan *s, enum json_kind *ret_kind)
     }
 }
 
+/* Behind the colon: a member begins. */
+static void note_key(struct scan *s, const char *key, const char *key_end)
+{
+    struct json_tape *t = s->tape;
+
+    if (!t || s->depth > JSON_TAPE_DEPTH)
+        return;
+    if (t->len == JSON_TAPE_CAP) {
+        t->overflow = true;
+        s->tape = NULL;
+        return;
+    }
+    s->open[s->depth] = t->len;
+    t->entries[t->len].key = (struct json_val){JSON_K_STRING, {key, (size_t)(key_end - key)}};
+    t->entries[t->len].val.raw.p = s->p;
+    t->entries[t->len++].depth = s->depth;
+}
+
 static bool in_object(const struct scan *s)
 {
     return s->objects[s->depth / 64] >> (s->depth % 64) & 1;
+}
+
+/* Behind a value: when it is a member, its entry is complete. */
+static void note_value(struct scan *s, enum json_kind kind)
+{
+    struct json_val *v;
+
+    if (!s->tape || s->depth == 0 || s->depth > JSON_TAPE_DEPTH || !in_object(s))
+        return;
+    v = &s->tape->entries[s->open[s->depth]].val;
+    v->kind = kind;
+    v->raw.len = (size_t)(s->p - v->raw.p);
 }
 
 static bool open_container(struct scan *s)
@@ -179,15 +211,28 @@ static bool open_container(struct scan *s)
 /* A key with its colon; p stands behind white space. */
 static bool scan_key(struct scan *s)
 {
+    const char *key = s->p, *key_end;
+
     if (s->p == s->end || *s->p != '"')
         return fail(s, s->p == s->end ? "unexpected end" : "expected a key in quotes");
     if (!scan_string(s))
         return false;
+    key_end = s->p;
     s->p = json_skip_space(s->p, s->end);
     if (s->p == s->end || *s->p != ':')
         return fail(s, s->p == s->end ? "unexpected end" : "expected ':'");
     s->p = json_skip_space(s->p + 1, s->end);
+    note_key(s, key, key_end);
     return true;
+}
+
+static void close_container(struct scan *s)
+{
+    enum json_kind kind = *s->p == '}' ? JSON_K_OBJECT : JSON_K_ARRAY;
+
+    s->p++;
+    s->depth--;
+    note_value(s, kind);
 }
 
 /* Behind a value: takes closing brackets and a comma. Afterwards p stands where the next value begins, or depth is 0
@@ -204,8 +249,7 @@ static bool scan_after_value(struct scan *s)
         }
         if (*s->p != (in_object(s) ? '}' : ']'))
             return fail(s, "expected ',' or a closing bracket");
-        s->p++;
-        s->depth--;
+        close_container(s);
     }
     return true;
 }
@@ -229,8 +273,7 @@ static bool scan_value(struct scan *s, enum json_kind *ret_kind)
                 *ret_kind = kind;
             outermost = false;
             if (s->p < s->end && *s->p == (kind == JSON_K_OBJECT ? '}' : ']')) {
-                s->p++;
-                s->depth--;
+                close_container(s);
             } else {
                 if (kind == JSON_K_OBJECT && !scan_key(s))
                     return false;
@@ -239,6 +282,7 @@ static bool scan_value(struct scan *s, enum json_kind *ret_kind)
         } else {
             if (!scan_scalar(s, &kind))
                 return false;
+            note_value(s, kind);
             if (outermost)
                 *ret_kind = kind;
             outermost = false;
@@ -249,9 +293,9 @@ static bool scan_value(struct scan *s, enum json_kind *ret_kind)
     return true;
 }
 
-int json_scan(struct slice text, struct json_val *ret_val, struct err *e)
+int json_scan_tape(struct slice text, struct json_tape *t, struct json_val *ret_val, struct err *e)
 {
-    struct scan s;
+    struct scan s; /* not zeroed: its arrays are written before they are read */
     struct json_val v;
     const char *from;
 
@@ -261,6 +305,12 @@ int json_scan(struct slice text, struct json_val *ret_val, struct err *e)
     s.end = text.p + text.len;
     s.bad = NULL;
     s.depth = 0;
+    s.objects[0] = 0;
+    s.tape = t;
+    if (t) {
+        t->len = 0;
+        t->overflow = false;
+    }
     from = s.p = json_skip_space(text.p, s.end);
     if (scan_value(&s, &v.kind)) {
         v.raw = (struct slice){from, (size_t)(s.p - from)};
@@ -272,4 +322,47 @@ int json_scan(struct slice text, struct json_val *ret_val, struct err *e)
         (void)fail(&s, "unexpected text after the value");
     }
     return err_set(e, s.code, "not JSON: %s at byte %zu", s.bad, (size_t)(s.p - s.start));
+}
+
+int json_scan(struct slice text, struct json_val *ret_val, struct err *e)
+{
+    return json_scan_tape(text, NULL, ret_val, e);
+}
+
+void json_members_init(struct json_members *m, const struct json_tape *t, struct json_val object)
+{
+    *m = (struct json_members){.tape = t && !t->overflow ? t : NULL, .depth = 1};
+    if (!m->tape) {
+        json_iter_init(&m->it, object);
+        return;
+    }
+    /* Its members begin behind its own entry; the outermost value has no entry. */
+    while (m->next < t->len && t->entries[m->next].key.raw.p < object.raw.p)
+        m->next++;
+    if (m->next)
+        m->depth = t->entries[m->next - 1].depth + 1;
+    if (object.kind != JSON_K_OBJECT)
+        m->next = t->len;
+}
+
+bool json_members_next(struct json_members *m)
+{
+    if (!m->tape) {
+        if (!json_next(&m->it))
+            return false;
+        m->key = m->it.key;
+        m->val = m->it.val;
+        return true;
+    }
+    for (; m->next < m->tape->len && m->tape->entries[m->next].depth >= m->depth; m->next++) {
+        const struct json_tape_entry *entry = &m->tape->entries[m->next];
+
+        if (entry->depth == m->depth) {
+            m->key = entry->key;
+            m->val = entry->val;
+            m->next++;
+            return true;
+        }
+    }
+    return false;
 }

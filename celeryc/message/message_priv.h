@@ -11,8 +11,9 @@ int message_body_value(struct arena *a, const struct message *m, struct json_val
 /* Reads the task's fields out of a headers object or a protocol 1 body, over what m holds already. protocol1: fields
  * that such a body does not carry over are passed by. Goes on after a defect, so that id and task are found if they
  * are there; gives the first one. 0, -ENOMEM, MESSAGE_E_POISON. */
-int message_read_fields(struct arena *a, struct json_val object, bool protocol1, struct message *m,
-                        struct err *e) WARN_UNUSED;
+struct json_tape;
+int message_read_fields(struct arena *a, const struct json_tape *t, struct json_val object,
+                        bool protocol1, struct message *m, struct err *e) WARN_UNUSED;
 
 /* True for a compression name or MIME type that message_inflate knows. */
 bool message_inflate_known(struct slice name);

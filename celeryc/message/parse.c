@@ -20,6 +20,7 @@ struct parse {
     struct err *err;
     struct json_val content_type, content_encoding;
     struct json_val body_encoding, delivery_tag, delivery_info, priority, reply_to;
+    struct json_tape tape; /* last: never cleared */
 };
 
 static int poison(struct parse *p, const char *text)
@@ -27,50 +28,52 @@ static int poison(struct parse *p, const char *text)
     return err_set(p->err, MESSAGE_E_POISON, "%s", text);
 }
 
+struct wanted {
+    struct slice name;
+    struct json_val *dst;
+};
+
+/* Picks members of an object out; the last of several wins, as in Python. */
+static void pick(const struct json_tape *t, struct json_val object, const struct wanted *wanted,
+                 size_t n)
+{
+    struct json_members it;
+
+    json_members_init(&it, t, object);
+    while (json_members_next(&it)) {
+        for (size_t i = 0; i < n; i++) {
+            if (json_key_is(it.key, wanted[i].name)) {
+                *wanted[i].dst = it.val;
+                break;
+            }
+        }
+    }
+}
+
 static void find_members(struct parse *p, struct json_val envelope)
 {
-    const struct {
-        struct slice name;
-        struct json_val *dst;
-    } members[] = {
+    const struct wanted wanted[] = {
         {SLICE_LIT("body"), &p->m->body},
         {SLICE_LIT("content-encoding"), &p->content_encoding},
         {SLICE_LIT("content-type"), &p->content_type},
         {SLICE_LIT("headers"), &p->m->headers},
         {SLICE_LIT("properties"), &p->m->properties},
     };
-    struct json_iter it;
 
-    json_iter_init(&it, envelope);
-    while (json_next(&it)) {
-        for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
-            if (json_key_is(it.key, members[i].name))
-                *members[i].dst = it.val;
-        }
-    }
+    pick(&p->tape, envelope, wanted, ARRAY_SIZE(wanted));
 }
 
 static void find_properties(struct parse *p)
 {
-    const struct {
-        struct slice name;
-        struct json_val *dst;
-    } members[] = {
+    const struct wanted wanted[] = {
         {SLICE_LIT("reply_to"), &p->reply_to},
         {SLICE_LIT("delivery_info"), &p->delivery_info},
         {SLICE_LIT("priority"), &p->priority},
         {SLICE_LIT("body_encoding"), &p->body_encoding},
         {SLICE_LIT("delivery_tag"), &p->delivery_tag},
     };
-    struct json_iter it;
 
-    json_iter_init(&it, p->m->properties);
-    while (json_next(&it)) {
-        for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
-            if (json_key_is(it.key, members[i].name))
-                *members[i].dst = it.val;
-        }
-    }
+    pick(&p->tape, p->m->properties, wanted, ARRAY_SIZE(wanted));
 }
 
 /* A string that must be there. */
@@ -122,20 +125,25 @@ static int read_priority(struct json_val v)
 static int read_delivery_info(struct parse *p)
 {
     struct message *m = p->m;
-    struct json_val exchange = json_get(p->delivery_info, "exchange");
+    struct json_val exchange = {0}, routing_key = {0}, redelivered = {0};
+    const struct wanted wanted[] = {
+        {SLICE_LIT("exchange"), &exchange},
+        {SLICE_LIT("routing_key"), &routing_key},
+        {SLICE_LIT("redelivered"), &redelivered},
+    };
     int code;
 
     if (json_is_null(p->delivery_info))
         return poison(p, "no delivery_info");
     if (p->delivery_info.kind != JSON_K_OBJECT)
         return poison(p, "delivery_info is not an object");
+    pick(&p->tape, p->delivery_info, wanted, ARRAY_SIZE(wanted));
     if (exchange.kind == JSON_K_NULL)
         m->exchange = SLICE_LIT("");
     else if ((code = need_text(p, exchange, "delivery_info.exchange", &m->exchange)))
         return code;
-    code = need_text(p, json_get(p->delivery_info, "routing_key"), "delivery_info.routing_key",
-                     &m->routing_key);
-    m->redelivered = json_get(p->delivery_info, "redelivered").kind == JSON_K_TRUE;
+    code = need_text(p, routing_key, "delivery_info.routing_key", &m->routing_key);
+    m->redelivered = redelivered.kind == JSON_K_TRUE;
     return code;
 }
 
@@ -213,10 +221,10 @@ static int read_protocol1(struct parse *p)
         return code;
     if (body.kind != JSON_K_OBJECT || json_is_null(json_get(body, "task")))
         return poison(p, "not a task: no task in the headers nor in the body");
-    code = message_read_fields(p->arena, body, true, p->m, p->err);
+    code = message_read_fields(p->arena, NULL, body, true, p->m, p->err);
     if (code == -ENOMEM)
         return code;
-    headers_code = message_read_fields(p->arena, p->m->headers, false, p->m, p->err);
+    headers_code = message_read_fields(p->arena, &p->tape, p->m->headers, false, p->m, p->err);
     return code ? code : headers_code;
 }
 
@@ -227,7 +235,7 @@ static int parse_envelope(struct parse *p)
 
     if (m->headers.kind != JSON_K_OBJECT && !json_is_null(m->headers))
         return poison(p, "headers is not an object");
-    fields_code = message_read_fields(p->arena, m->headers, false, m, p->err);
+    fields_code = message_read_fields(p->arena, &p->tape, m->headers, false, m, p->err);
     if (fields_code == -ENOMEM)
         return fields_code;
     m->protocol = m->task.p || fields_code ? 2 : 1;
@@ -247,13 +255,17 @@ static int parse_envelope(struct parse *p)
 
 int message_parse(struct arena *a, struct slice raw, struct message *ret_m, struct err *e)
 {
-    struct parse p = {.arena = a, .m = ret_m, .err = e};
+    struct parse p;
     struct json_val envelope;
 
+    memset(&p, 0, offsetof(struct parse, tape));
+    p.arena = a;
+    p.m = ret_m;
+    p.err = e;
     *ret_m = (struct message){.raw = raw, .ignore_result = TRI_UNSET, .reply_to = SLICE_LIT("")};
     if (raw.len > LIMIT_MESSAGE_BYTES)
         return poison(&p, "the message is too big");
-    if (json_scan(raw, &envelope, e))
+    if (json_scan_tape(raw, &p.tape, &envelope, e))
         return err_prefix(e, MESSAGE_E_POISON, "envelope");
     if (envelope.kind != JSON_K_OBJECT)
         return poison(&p, "envelope: not an object");
