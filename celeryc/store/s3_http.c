@@ -145,6 +145,7 @@ static void set_common(struct transfer *t, const char *url, const char *sigv4,
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, t->s->curl_error);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, t);
+    curl_easy_setopt(c, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)LIMIT_OBJECT_BYTES);
     if (t->s->ca_bundle)
         curl_easy_setopt(c, CURLOPT_CAINFO, t->s->ca_bundle);
 }

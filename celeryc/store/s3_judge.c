@@ -59,7 +59,7 @@ static int judge_curl(const struct s3 *s, const struct s3_request *q, const stru
 {
     const char *text = s->curl_error[0] ? s->curl_error : curl_easy_strerror(a->curl);
 
-    if (a->too_big)
+    if (a->too_big || a->curl == CURLE_FILESIZE_EXCEEDED)
         return err_set(e, -E2BIG, "%s in s3://%s: larger than %u MiB", q->name, s->bucket,
                        LIMIT_OBJECT_BYTES >> 20);
     if (a->curl == CURLE_OUT_OF_MEMORY)

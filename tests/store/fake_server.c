@@ -133,6 +133,9 @@ static bool play(struct fake_server *f, int fd)
     case FAKE_CUT:
         (void)answer(fd, s, strlen(s->body) + 100);
         return false;
+    case FAKE_HUGE:
+        (void)answer(fd, s, 2u << 30);
+        return false;
     case FAKE_RESET:
         reset(fd);
         return false;

@@ -11,6 +11,7 @@ enum fake_kind {
     FAKE_CUT,    /* promises the body and a half more, closes behind the body */
     FAKE_SILENCE, /* reads the request and never answers; goes on to the next step on a new connection */
     FAKE_GARBAGE, /* bytes that are no HTTP */
+    FAKE_HUGE,    /* promises 2 GiB */
     FAKE_ENDLESS, /* a body without end */
 };
 

@@ -194,6 +194,7 @@ static const struct {
      "bucket \"bucket\" is not in region us-east-1 (use another endpoint): set AWS_REGION"},
     {{FAKE_ANSWER, 418, ERROR("Tea\x01\x1b[31m", "short and stout")}, -EIO, "S3 endpoint http:"},
     {{FAKE_GARBAGE, 0, ""}, -EIO, "S3 endpoint http:"},
+    {{FAKE_HUGE, 200, "x"}, -E2BIG, "p/a in s3://bucket: larger than 1024 MiB"},
 };
 
 Test(s3, refusals_are_final_and_named)
