@@ -6,6 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 PYTHON := build/venv/bin/python
 NINJA := ninja
+PROGRAMS := celeryc scatter-plan examples.so migrations.so
 
 .PHONY: help setup build test bench lint format demo clean
 
@@ -17,8 +18,8 @@ setup: ## install Debian packages and build/venv (quick when nothing is missing)
 
 build: setup ## build/celeryc, build/scatter-plan and the example plug-ins
 	@[ -e build/obj/build.ninja ] || meson setup build/obj
-	@$(NINJA) -C build/obj
-	@ln -sf obj/packaging/{celeryc,scatter-plan,examples.so,migrations.so} build/
+	@$(NINJA) -C build/obj $(addprefix packaging/,$(PROGRAMS))
+	@ln -sf $(addprefix obj/packaging/,$(PROGRAMS)) build/
 
 test: setup ## unit tests (ASan, UBSan), include directions, Django package, interop
 	@$(PYTHON) tools/run_tests.py $(TESTS)

@@ -267,6 +267,8 @@ def main(argv: list[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD / "demo"))
     demo = Demo(options, folder)
     good = False
+    # Asked to end, we stop what we started.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         good = demo.run()
     except servers.ServerError as e:
