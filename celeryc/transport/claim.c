@@ -2,9 +2,8 @@
 /* Waiting for messages and claiming them.
  *
  * An idle worker blocks in one BLMOVE <queue> <waiting list> per queue (the first MAX_WAITERS queues); the other
- * priority steps and queues are tracked: the claim script LLENs what it found empty, and Redis sends an invalidation to
- * the subscriber connection when such a key changes. Either wake-up leads to a claim; messages are only ever taken by
- * the claim script. Per queue:
+ * priority steps and queues are tracked (track.c). Either wake-up leads to a claim; messages are only ever taken by the
+ * claim script. Per queue:
  *
  *   NONE --free slots, lists empty--> BLOCKED --message or timeout--> NONE
  *                                        |--no free slots--> UNBLOCKING --answer--> NONE
@@ -23,21 +22,14 @@
 #include "celeryc/message/json.h"
 #include "celeryc/transport/transport_priv.h"
 
-#define BLOCK_SECONDS      "5"
-#define BLOCK_DEADLINE_MS  15000
-#define CHECK_MS           30000
-#define CHECK_NO_TRACK_MS  1000
-#define UNBLOCK_RETRY_MS   50
-#define MAX_HOT_BYTES      4096
-#define INVALIDATE_CHANNEL "__redis__:invalidate"
+#define BLOCK_SECONDS     "5"
+#define BLOCK_DEADLINE_MS 15000
+#define CHECK_MS          30000
+#define UNBLOCK_RETRY_MS  50
+#define MAX_HOT_BYTES     4096
 
 static void start_waiter(struct queue *q);
 static void stop_waiters(struct transport *t);
-
-static bool has_waiter(const struct queue *q)
-{
-    return q->index < MAX_WAITERS;
-}
 
 /* ---- the claim ---- */
 
@@ -163,7 +155,6 @@ static void send_claim(struct transport *t, size_t n)
         struct queue *q = &t->queues[t->order[i]];
         args_str(t, q->tail);
         args_str(t, q->dirty ? q->waiting : "");
-        args_str(t, has_waiter(q) && t->n_steps ? "0" : "1");
         for (size_t s = 0; s < t->n_steps; s++)
             args_str(t, q->keys[s]);
         call->swept[q->index] = q->dirty && q->wait == WAIT_NONE;
@@ -194,6 +185,7 @@ void claim_turn(struct transport *t)
         stop_waiters(t);
         return;
     }
+    track_turn(t);
     for (size_t i = 0; i < t->n_queues && i < MAX_WAITERS; i++)
         start_waiter(&t->queues[i]);
 }
@@ -213,6 +205,8 @@ void on_check_timer(uv_timer_t *timer)
         return;
     t->checking = !t->maybe_more;
     t->maybe_more = true;
+    if (redis_conn_is_up(t->sub)) /* a half-open one is found out by its silence */
+        redis_commandv(t->sub, NULL, NULL, "PING", NULL);
     if (t->tracking)
         for (size_t i = 0; i < t->n_queues; i++)
             t->queues[i].dirty = true;
@@ -358,65 +352,6 @@ static void on_waiter_down(struct redis_conn *conn, const char *reason, int64_t 
                   (long long)retry_ms);
 }
 
-/* ---- tracking ---- */
-
-static void on_tracking(const struct redis_reply *reply, void *arg)
-{
-    struct transport *t = arg;
-    if (!reply || t->state == TRANSPORT_DEAD)
-        return;
-    t->tracking = reply->kind != REDIS_R_ERROR;
-    if (!t->tracking && !t->tracking_denied) {
-        t->tracking_denied = true;
-        log_warning("CLIENT TRACKING is refused by the server (%s): queues are looked at every %d "
-                    "ms instead. Allow it with: ACL SETUSER <user> +client|tracking",
-                    reply->str.p, CHECK_NO_TRACK_MS);
-    }
-    t->maybe_more = true; /* and the claim tracks what it finds empty */
-    on_check_timer(&t->check_timer);
-}
-
-static void on_subscribed(const struct redis_reply *reply, void *arg)
-{
-    struct transport *t = arg;
-    char id[24];
-    if (!redis_reply_ok(reply) || t->state != TRANSPORT_UP)
-        return;
-    (void)snprintf(id, sizeof(id), "%lld", (long long)redis_conn_client_id(t->sub));
-    redis_commandv(t->cmd, NULL, NULL, "CLIENT", "TRACKING", "OFF", NULL);
-    redis_commandv(t->cmd, on_tracking, t, "CLIENT", "TRACKING", "ON", "REDIRECT", id, NULL);
-}
-
-static void subscribe(struct transport *t)
-{
-    if (t->state == TRANSPORT_UP && redis_conn_is_up(t->sub))
-        redis_commandv(t->sub, on_subscribed, t, "SUBSCRIBE", INVALIDATE_CHANNEL, NULL);
-}
-
-static void on_sub_up(struct redis_conn *conn, void *arg)
-{
-    (void)conn;
-    subscribe(arg);
-}
-
-static void on_sub_down(struct redis_conn *conn, const char *reason, int64_t retry_ms, void *arg)
-{
-    struct transport *t = arg;
-    (void)conn;
-    t->tracking = false;
-    if (t->state == TRANSPORT_UP)
-        log_debug("transport: subscriber lost: %s (again in %lld ms)", reason, (long long)retry_ms);
-}
-
-static void on_invalidated(struct redis_conn *conn, const struct redis_reply *reply, void *arg)
-{
-    struct transport *t = arg;
-    (void)conn;
-    (void)reply;
-    t->n_invalidated++;
-    t->maybe_more = true;
-}
-
 /* ---- life ---- */
 
 void claim_enter(struct transport *t)
@@ -430,15 +365,14 @@ void claim_enter(struct transport *t)
             kill_old_client(q);
     }
     tell_waiters(t);
-    redis_conn_start(t->sub);
-    subscribe(t);
+    track_enter(t);
     (void)uv_timer_start(&t->check_timer, on_check_timer, CHECK_MS, 0);
 }
 
 /* The command connection is gone. The others most likely, too; they find out by themselves. */
 void claim_down(struct transport *t)
 {
-    t->tracking = false;
+    track_down(t);
     free(t->hot);
     t->hot = NULL;
     for (size_t i = 0; i < t->n_queues; i++) {
@@ -514,13 +448,10 @@ int claim_setup(struct transport *t, const struct transport_options *o)
         q->index = t->order[i] = i;
         if (setup_queue(t, q, o->queues[i]))
             return -ENOMEM;
-        if (has_waiter(q) && !(q->conn = redis_conn_new(t->loop, &co, &cb, q)))
+        if (queue_has_waiter(q) && !(q->conn = redis_conn_new(t->loop, &co, &cb, q)))
             return -ENOMEM;
     }
-    co.client_name = "celeryc-sub";
-    cb = (struct redis_callbacks){on_sub_up, on_sub_down, on_invalidated};
-    t->sub = redis_conn_new(t->loop, &co, &cb, t);
-    return t->sub ? 0 : -ENOMEM;
+    return track_setup(t);
 }
 
 void claim_teardown(struct transport *t)

@@ -80,18 +80,17 @@ const struct redis_script script_waiters = {
 
 /* 10 first seq, 11 how many, 12 lease (s), 13 raw that may start at once or "", 14 number of queues, 15 number of
  * steps, 16 budget of bytes; then for each queue: tail of its stored value, waiting list or "" (known to be empty),
- * "1" when its first step is to be tracked, the keys of its steps. Order of the queues = order of service.
+ * the keys of its steps. Order of the queues = order of service.
  *
  * Takes from the waiting lists first, then step by step from the queues, each first its share and then the rest.
- * What the waiting lists hold beyond that goes back to the head. Returns 1 when everything was found empty (and is
- * tracked from now on) else 0, then for each claim: index of its queue, 1 when started, raw. Seqs count up. */
+ * What the waiting lists hold beyond that goes back to the head. Returns 1 when everything was found empty else 0, then for each claim: index of its queue, 1 when started, raw. Seqs count up. */
 const struct redis_script script_claim = {
     "claim",
     SCRIPT_HEAD
     "if gone() then return redis.status_reply('gone') end\n"
     "local seq, n, lease, hot = tonumber(A[10]), tonumber(A[11]), tonumber(A[12]), A[13]\n"
     "local nq, ns, budget = tonumber(A[14]), tonumber(A[15]), tonumber(A[16])\n"
-    "local step = 3 + ns\n"
+    "local step = 2 + ns\n"
     "local function base(q) return 16 + (q - 1) * step end\n"
     "local raws, queues, keys, got, biggest = {}, {}, {}, 0, 1\n"
     "local function take(list, key, q, want)\n"
@@ -119,10 +118,10 @@ const struct redis_script script_claim = {
     "  local b = base(q)\n"
     "  local waiting = A[b + 2]\n"
     "  if waiting ~= '' then\n"
-    "    if got < n then take(waiting, A[b + 4], q, n - got) end\n"
+    "    if got < n then take(waiting, A[b + 3], q, n - got) end\n"
     "    if got >= n or budget <= 0 then\n"
     "      for i = 1, 1000 do\n"
-    "        local r = pcall_('LMOVE', waiting, A[b + 4], 'LEFT', 'RIGHT')\n"
+    "        local r = pcall_('LMOVE', waiting, A[b + 3], 'LEFT', 'RIGHT')\n"
     "        if not r or type(r) == 'table' then break end\n"
     "      end\n"
     "    end\n"
@@ -134,23 +133,19 @@ const struct redis_script script_claim = {
     "  if nq > 1 then\n"
     "    for q = 1, nq do\n"
     "      if got >= n then break end\n"
-    "      local key = A[base(q) + 3 + s]\n"
+    "      local key = A[base(q) + 2 + s]\n"
     "      take(key, key, q, math.ceil((n - got) / (nq - q + 1)))\n"
     "    end\n"
     "  end\n"
     "  for q = 1, nq do\n"
     "    if got >= n then break end\n"
-    "    local key = A[base(q) + 3 + s]\n"
+    "    local key = A[base(q) + 2 + s]\n"
     "    take(key, key, q, n - got)\n"
     "  end\n"
     "end\n"
     "local out = {0}\n"
     "if got < n and budget > 0 then\n"
     "  out[1] = 1\n"
-    "  for q = 1, nq do\n"
-    "    local b = base(q)\n"
-    "    for s = (A[b + 3] == '1') and 1 or 2, ns do pcall_('LLEN', A[b + 3 + s]) end\n"
-    "  end\n"
     "end\n"
     "if got == 0 then return out end\n"
     "local t = call('TIME')\n"

@@ -8,15 +8,16 @@
 #include "celeryc/transport/scripts.h"
 #include "celeryc/transport/transport.h"
 
-#define MAX_WAITERS     8    /* queues beyond that rely on tracking */
-#define MAX_STEPS       10   /* priority steps */
-#define MAX_QUEUES      1024 /* of one worker */
-#define OPS_PER_BATCH   200
-#define BYTES_PER_BATCH (1u << 20)
-#define CLAIM_BUDGET    (4u << 20) /* bytes of one claim's messages, roughly */
-#define RESTORE_BUDGET  (4u << 20)
-#define RESTORE_FIELDS  100
-#define HELD_BUCKETS    1024
+#define MAX_WAITERS       8    /* queues beyond that rely on tracking */
+#define MAX_STEPS         10   /* priority steps */
+#define MAX_QUEUES        1024 /* of one worker */
+#define OPS_PER_BATCH     200
+#define BYTES_PER_BATCH   (1u << 20)
+#define CLAIM_BUDGET      (4u << 20) /* bytes of one claim's messages, roughly */
+#define RESTORE_BUDGET    (4u << 20)
+#define RESTORE_FIELDS    100
+#define HELD_BUCKETS      1024
+#define CHECK_NO_TRACK_MS 1000 /* how often an idle worker looks when CLIENT TRACKING is refused */
 
 enum transport_state {
     TRANSPORT_DOWN,     /* no command connection */
@@ -35,11 +36,12 @@ struct queue {
     struct transport *t;
     size_t index;
     char *name;
-    char *tail;            /* , "", "<name>"] : the end of the stored value */
-    char *keys[MAX_STEPS]; /* prefix and step included */
-    char *waiting;         /* celeryc:waiting:<me>:<queue>, prefix included */
-    bool dirty;            /* the waiting list may hold something */
-    bool woken;            /* a BLMOVE brought something: claim now */
+    char *tail;              /* , "", "<name>"] : the end of the stored value */
+    char *keys[MAX_STEPS];   /* prefix and step included */
+    char *waiting;           /* celeryc:waiting:<me>:<queue>, prefix included */
+    bool tracked[MAX_STEPS]; /* found empty, and its change will be told */
+    bool dirty;              /* the waiting list may hold something */
+    bool woken;              /* a BLMOVE brought something: claim now */
     /* the waiter, for the first MAX_WAITERS queues */
     struct redis_conn *conn;
     enum wait_state wait;
@@ -205,6 +207,17 @@ void claim_turn(struct transport *t);
 void finish_stopping(struct transport *t); /* calls back when nothing can be claimed any more */
 void on_check_timer(uv_timer_t *timer);
 void on_unblock_timer(uv_timer_t *timer);
+
+static inline bool queue_has_waiter(const struct queue *q)
+{
+    return q->index < MAX_WAITERS;
+}
+
+/* ---- track.c ---- */
+int track_setup(struct transport *t) WARN_UNUSED;
+void track_enter(struct transport *t);
+void track_down(struct transport *t);
+void track_turn(struct transport *t); /* idle: every key that no waiter watches is to be tracked */
 
 /* ---- ops.c ---- */
 void ops_setup(struct transport *t);
