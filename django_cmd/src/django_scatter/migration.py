@@ -125,7 +125,8 @@ def register(cls: M) -> M:
             f"{type(before).__qualname__} and {cls.__qualname__}"
         )
     _registered[migration.name] = migration
-    make_task(migration)
+    if before is None:
+        make_task(migration)
     return cls
 
 
