@@ -165,7 +165,8 @@ static void settle_stop(struct pool *p)
 
 static void settle_start(struct pool *p)
 {
-    if (p->forking || !p->table || p->fatal || uv_is_active((uv_handle_t *)&p->backoff))
+    if (p->forking || !p->table || p->fatal || !p->zygote_alive ||
+        uv_is_active((uv_handle_t *)&p->backoff))
         return;
     size_t n_up = 0, missing = SIZE_MAX;
     for (size_t i = p->n_members; i-- > 0;) {

@@ -54,6 +54,8 @@ struct test {
     size_t n_tasks;
     bool resubmit; /* recalled jobs go back at once */
     struct slice raw[MAX_JOBS];
+    char *messages[16]; /* to be freed */
+    size_t n_messages;
     char dir[64];
 };
 
@@ -215,7 +217,8 @@ static struct slice message(const char *task, const char *args)
                             .args = slice_str(args),
                             .queue = SLICE_LIT("celery"),
                             .ignore_result = TRI_UNSET};
-    CHECK(message_write_new(&b, &n) == 0);
+    CHECK(message_write_new(&b, &n) == 0 && t->n_messages < ARRAY_SIZE(t->messages));
+    t->messages[t->n_messages++] = b.data;
     return buf_slice(&b);
 }
 
@@ -248,13 +251,8 @@ static void close_all(void)
     CHECK(uv_loop_close(&t->loop) == 0);
     cleanup();
     free(t->jobs);
-    for (size_t i = 0; i < MAX_JOBS; i++) {
-        bool shared = false;
-        for (size_t k = i; k-- > 0 && !shared && t->raw[i].p && i < 4096;)
-            shared = t->raw[k].p == t->raw[i].p;
-        if (!shared && i < 4096)
-            free((char *)t->raw[i].p);
-    }
+    for (size_t i = 0; i < t->n_messages; i++)
+        free(t->messages[i]);
     free(t);
     t = NULL;
 }
@@ -271,11 +269,11 @@ static void stop_pool(void)
 static void drive(size_t n, struct slice raw)
 {
     size_t next = 0;
+    t->resubmit = true; /* on a busy machine a child may stand still, and what it holds moves on */
     while (t->n_done + t->n_lost < n) {
         for (size_t room = pool_room(t->pool); room > 0 && next < n; room--) {
             t->jobs[next] = (struct seen){0};
-            t->n_open++;
-            pool_submit(t->pool, next++, SLICE_LIT("celery"), raw);
+            submit(next++, raw);
         }
         (void)uv_run(&t->loop, UV_RUN_ONCE);
     }
@@ -290,7 +288,6 @@ static void case_many(void)
     CHECK(pool_slots(t->pool) == 2 && pool_room(t->pool) == 2 && pool_free_slots(t->pool) == 2);
     struct slice raw = message("t.echo", "[{\"a\": [1, 2.50, null]}]");
     drive(10000, raw);
-    free((char *)raw.p);
     CHECK(t->n_done == 10000 && t->n_lost == 0 && t->n_open == 0);
     CHECK(strcmp(t->jobs[9999].repr, "{'a': [1, 2.5, None]}") == 0);
     CHECK(pool_room(t->pool) > 20); /* read-ahead has grown */
@@ -517,7 +514,6 @@ static void case_hostile(void)
         submit(i, slice_str(garbage[i]));
         RUN_UNTIL(t->n_open == 0);
         CHECK(t->jobs[i].kind == OUTCOME_FAILURE);
-        t->raw[i] = SLICE_NULL;
     }
     submit(9, message("no.such.task", "[]"));
     RUN_UNTIL(t->n_open == 0);
@@ -638,7 +634,6 @@ static void bench(size_t n, size_t concurrency)
         drive(1, raw);
     }
     (void)printf("%.1f us round trip\n", (double)(clock_mono_ns() - from_ns) / 2000 / 1000);
-    free((char *)raw.p);
     stop_pool();
 }
 
