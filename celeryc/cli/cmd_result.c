@@ -66,7 +66,7 @@ static int fetch(const struct result_options *o, const struct settings *s, const
 static int show(const struct result_options *o, const char *record)
 {
     if (!record) {
-        (void)fputs("\"PENDING\"\n", stderr);
+        (void)fputs("PENDING\n", stderr);
         return CLI_EX_NOT_READY;
     }
     if (o->record) {

@@ -60,6 +60,14 @@ static void print_text(struct arena *a, struct json_val v, FILE *to)
         (void)fprintf(to, "%.*s\n", (int)text.len, text.p);
 }
 
+/* A state without its quotes. */
+static struct slice bare(struct json_val v)
+{
+    if (v.kind == JSON_K_STRING && v.raw.len >= 2)
+        return (struct slice){v.raw.p + 1, v.raw.len - 2};
+    return v.raw;
+}
+
 static void print_failure(const struct record_view *v)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
@@ -76,8 +84,8 @@ static void print_failure(const struct record_view *v)
         record_write_exception_repr(&text, type, args.raw);
     else
         buf_append_slice(&text, v->result.raw);
-    (void)fprintf(stderr, "%.*s: %s\n", (int)v->status.raw.len, v->status.raw.p,
-                  text.data ? text.data : "");
+    struct slice status = bare(v->status);
+    (void)fprintf(stderr, "%.*s: %s\n", (int)status.len, status.p, text.data ? text.data : "");
 }
 
 int cli_print_record(struct slice record)
@@ -95,6 +103,7 @@ int cli_print_record(struct slice record)
         print_failure(&v);
         return CLI_EX_FAILED;
     }
-    (void)fprintf(stderr, "%.*s\n", (int)v.status.raw.len, v.status.raw.p);
+    struct slice status = bare(v.status);
+    (void)fprintf(stderr, "%.*s\n", (int)status.len, status.p);
     return CLI_EX_NOT_READY;
 }

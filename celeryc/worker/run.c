@@ -19,7 +19,7 @@ static void on_started(uint64_t job, int pid, const char *process, void *arg)
         return;
     delivery_move(d, DELIVERY_RUNNING);
     d->pid = pid;
-    (void)snprintf(d->process, sizeof(d->process), "%s", process);
+    (void)process;
     limits_start(d);
     shutdown_started(d);
     shutdown_step(w);
@@ -133,13 +133,12 @@ static void on_lost(uint64_t job, int pid, const char *text, bool oom, void *arg
     struct delivery *d = delivery_find(w, job);
     if (!d || (d->state != DELIVERY_RUNNING && d->state != DELIVERY_SENT))
         return;
+    (void)pid;
     CLEANUP(buf_deinit) struct buf why = BUF_INIT;
     write_lost_text(&why, d, text, oom);
     if (d->kill == KILL_NONE)
-        log_error("Process '%s' pid:%d exited with '%s'%s\n"
-                  "Task handler raised error: WorkerLostError('%s') in " DELIVERY_FMT,
-                  d->process[0] ? d->process : "ForkPoolWorker", pid, text,
-                  oom ? " (out of memory)" : "", why.data ? why.data : "", DELIVERY_ARGS(d));
+        log_error("Task handler raised error: WorkerLostError('%s') in " DELIVERY_FMT,
+                  why.data ? why.data : "", DELIVERY_ARGS(d));
     finish_lost(d, why.data ? why.data : "Worker exited prematurely.");
     receive_pump(w);
     shutdown_step(w);

@@ -33,8 +33,6 @@ enum kill_reason {
     KILL_SHUTDOWN,
 };
 
-#define PROCESS_NAME_SIZE 32
-
 /* One message that we claimed. Owns the claim and everything parsed from it. */
 struct delivery {
     struct list node;
@@ -52,7 +50,6 @@ struct delivery {
     bool soft_done;
     int64_t started_ns;
     int pid;
-    char process[PROCESS_NAME_SIZE];
 };
 
 enum phase {
