@@ -92,7 +92,7 @@ static bool scan_word(struct scan *s, const char *word, size_t len, enum json_ki
                       enum json_kind *ret_kind)
 {
     if ((size_t)(s->end - s->p) < len || memcmp(s->p, word, len) != 0)
-        return fail(s, (unsigned char)*s->p >= 0x80 ? "not UTF-8 JSON" : "unexpected character");
+        return fail(s, "unexpected character");
     s->p += len;
     *ret_kind = kind;
     return true;
@@ -150,7 +150,7 @@ static bool scan_scalar(struct scan *s, enum json_kind *ret_kind)
     case '0' ... '9':
         return scan_number(s, ret_kind);
     default:
-        return scan_word(s, "\xff", 1, JSON_K_NONE, ret_kind);
+        return fail(s, "unexpected character");
     }
 }
 

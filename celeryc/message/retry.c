@@ -154,13 +154,13 @@ static void write_stamps(struct buf *dst, const struct message *m)
 
 /* ---- headers ---- */
 
-/* Celery shows decoded arguments, which are a list now; an empty one became () on the way. */
+/* A signature's args are a tuple, whatever the body had. */
 static void write_reprs(struct buf *dst, const struct retry *t)
 {
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
     CLEANUP(buf_deinit) struct buf kwargs = BUF_INIT;
 
-    json_write_repr(&args, t->args, json_len(t->args) == 0, LIMIT_REPR_BYTES);
+    json_write_repr(&args, t->args, true, LIMIT_REPR_BYTES);
     json_write_repr(&kwargs, t->kwargs, false, LIMIT_REPR_BYTES);
     if (args.failed || kwargs.failed)
         dst->failed = true;
