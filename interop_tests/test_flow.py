@@ -189,10 +189,9 @@ def test_protocol_1(fleet: Fleet, client_version: str) -> None:
     fleet.settle()
 
 
-@pytest.mark.parametrize("compression", ["zlib", "bzip2", "lzma"])
-def test_compressed_body(fleet: Fleet, client: Client, compression: str) -> None:
+def test_zlib_body(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
-        assert client.call("examples.echo", ["y" * 50_000, 1.0], compression=compression).value == [
+        assert client.call("examples.echo", ["y" * 50_000, 1.0], compression="zlib").value == [
             "y" * 50_000,
             1.0,
         ]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.parcels import (
 )
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
+from harness.s3_server import BUCKET, S3Server
 from harness.waiting import wait_until
 from harness.workers import EXAMPLES, Worker, WorkerFactory
 
@@ -56,18 +58,19 @@ class Site:
         self.workers = workers
         self.database = database
         self.store = f"file://{folder / 'store'}"
+        self.env: dict[str, str] = {"SCATTER_LEASE": LEASE_MS}
         (folder / "store").mkdir()
 
     def plan(self, plan: str, batch_size: int = BATCH, *more: str) -> dict[str, object]:
         options = create_options(self.database, self.store, self.url, plan, batch_size)
-        done = scatter_plan(*options, "--format", "json", *more)
+        done = scatter_plan(*options, "--format", "json", *more, env=os.environ | self.env)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         assert isinstance(report, dict)
         return report
 
     def start(self, kind: str, concurrency: int = 2, *options: str) -> Worker:
-        env = {"SCATTER_LEASE": LEASE_MS}
+        env = dict(self.env)
         if kind == "celeryc":
             env["SCATTER_DATABASE"] = self.database.url
             return self.workers.start(
@@ -244,3 +247,39 @@ def test_batch_file_that_was_changed(site: Site, make_client: MakeClient, tmp_pa
     assert site.database.query("SELECT count(*) FROM parcel WHERE id <= 100 AND changes > 0") == [
         (0,)
     ]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", ["python", "celeryc"])
+def test_batches_in_s3(site: Site, s3_server: S3Server, kind: str) -> None:
+    site.store = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    site.env |= s3_server.environment()
+    site.database.fill(2000)
+    site.plan("p1")
+    site.start(kind)
+    wait_until(lambda: site.all_done("p1"), "every batch done", 30)
+    site.check("p1", 2000)
+
+
+def test_worker_with_a_wrong_s3_key(
+    site: Site, s3_server: S3Server, make_client: MakeClient
+) -> None:
+    site.store = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    site.env |= s3_server.environment()
+    site.database.fill(100)
+    site.plan("p1", 100)
+    site.env |= s3_server.environment(secret="something else")
+    worker = site.start("celeryc")
+    outcome = make_client(site.url).get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
+    assert outcome.state == "FAILURE"
+    assert "AWS_SECRET_ACCESS_KEY" in repr(outcome.exc_args) or "SignatureDoesNotMatch" in repr(
+        outcome.exc_args
+    )
+    assert worker.process.alive
+    site.database.check_parcels(done=False)

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from .client import Client
-from .redis_server import RedisServer
+from .redis_server import SEP, RedisServer
 from .waiting import wait_until
 from .workers import Worker, WorkerFactory
 
@@ -72,9 +72,8 @@ def leftovers(redis: RedisServer, db: int, queue: str = "celery") -> dict[str, i
     """Where messages still are: lists of the queue, unacked, and celeryc's own keys (dead letters excepted)."""
     r = redis.client(db)
     found: dict[str, int] = {}
-    for key in r.keys(queue + "*"):
-        if r.type(key) == b"list":
-            found[key.decode("latin-1")] = r.llen(key)
+    for key in [queue.encode(), *r.keys(f"{queue}{SEP}*")]:
+        found[key.decode("latin-1")] = r.llen(key)
     for pattern in (
         "celeryc:waiting:*",
         "celeryc:running:*",
