@@ -228,6 +228,7 @@ void member_finish(struct member *m)
     if (buf_ok(&m->out) < 0)
         link_signal(m->pool, m, SIGKILL);
     member_set_state(m, MEMBER_FINISHING);
+    m->told_to_finish = true;
     m->dirty = true;
     pool_set_dirty(m->pool);
 }
@@ -517,7 +518,7 @@ void member_exited(struct member *m, int status, bool oom)
 {
     struct pool *p = m->pool;
     bool early = m->state <= MEMBER_STARTING;
-    bool wanted = m->state == MEMBER_FINISHING && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    bool wanted = m->told_to_finish && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     char text[64];
     describe(status, text, sizeof text);
     (void)uv_poll_stop(&m->poll);

@@ -50,7 +50,8 @@ struct member {
     struct buf out;
     size_t out_at;
     bool dirty;
-    struct buf in;     /* a part of a frame */
+    struct buf in; /* a part of a frame */
+    bool told_to_finish;
     bool broken;       /* what it sends makes no sense */
     uint64_t received; /* stream position */
 };
