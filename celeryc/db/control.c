@@ -304,25 +304,41 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
 }
 
 /* The row is locked by a chunk that is being written (or by a frozen worker, whom the server ends soon). */
-static int locked(struct db *db, const struct db_claim_request *q, struct db_claim *c,
-                  struct err *e)
+static int locked(const struct db_claim_request *q, const struct db_rows *rows, struct db_claim *c)
 {
-    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
-    int r = read_batch(db, q, "", &rows, e);
+    int r = fill_claim(rows, c);
 
-    if (r)
-        return r;
-    if (rows.n_rows == 0 && !q->batch->source)
-        return err_set(e, -ENOENT, "batch %lld of plan %s is not known here",
-                       (long long)q->batch->batch, q->plan->plan);
-    if (rows.n_rows == 0)
-        return err_set(e, db_fail(db, "40001"), "the batch row is being made by another worker");
-    r = fill_claim(&rows, c);
     c->state = DB_CLAIM_BUSY;
-    c->retry_after_ms = MAX(db_cell_i64(&rows, 0, AT_LEFT), 100);
+    c->retry_after_ms = MAX(db_cell_i64(rows, 0, AT_LEFT), 100);
     if (q->takeover)
         c->retry_after_ms = MIN(c->retry_after_ms, RETRY_SOON_MS);
     return r;
+}
+
+/* The row cannot be locked: another has it, or there is none. It is looked for before it is inserted, because an INSERT
+ * that meets a locked row would wait for it. */
+static int not_locked(struct db *db, const struct db_claim_request *q, struct db_claim *c,
+                      struct db_rows *rows, struct err *e)
+{
+    int r = read_batch(db, q, "", rows, e);
+
+    if (r)
+        return r;
+    if (rows->n_rows)
+        return locked(q, rows, c);
+    if (!q->batch->source)
+        return err_set(e, -ENOENT, "batch %lld of plan %s is not known here",
+                       (long long)q->batch->batch, q->plan->plan);
+    db_rows_deinit(rows);
+    r = insert_missing(db, q, e);
+    if (!r)
+        r = read_batch(db, q, "@lock_b@", rows, e);
+    if (r)
+        return r;
+    if (rows->n_rows == 0)
+        return err_set(e, db_fail(db, "40001"), "the batch row went away");
+    r = fill_claim(rows, c);
+    return r ? r : decide(db, q, rows, c, e);
 }
 
 static int claim(struct db *db, const struct db_claim_request *q, struct db_claim *c, struct err *e)
@@ -330,16 +346,12 @@ static int claim(struct db *db, const struct db_claim_request *q, struct db_clai
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     int r = read_batch(db, q, "@skip_b@", &rows, e);
 
-    if (!r && rows.n_rows == 0 && q->batch->source) {
-        db_rows_deinit(&rows);
-        r = insert_missing(db, q, e);
-        if (!r)
-            r = read_batch(db, q, "@skip_b@", &rows, e);
-    }
     if (r)
         return r;
-    if (rows.n_rows == 0)
-        return locked(db, q, c, e);
+    if (rows.n_rows == 0) {
+        db_rows_deinit(&rows);
+        return not_locked(db, q, c, &rows, e);
+    }
     r = fill_claim(&rows, c);
     return r ? r : decide(db, q, &rows, c, e);
 }

@@ -75,6 +75,27 @@ int pg_fail(struct pg *pg, const PGresult *res, struct err *e)
     return code;
 }
 
+/* What db_sqlstate and db_error_class say, put by while something else may fail. */
+struct told {
+    char sqlstate[sizeof(((struct db *)0)->sqlstate)];
+    char error_class[sizeof(((struct db *)0)->error_class)];
+};
+
+static struct told told(const struct pg *pg)
+{
+    struct told t;
+
+    memcpy(t.sqlstate, pg->db.sqlstate, sizeof(t.sqlstate));
+    memcpy(t.error_class, pg->db.error_class, sizeof(t.error_class));
+    return t;
+}
+
+static void tell(struct pg *pg, const struct told *t)
+{
+    memcpy(pg->db.sqlstate, t->sqlstate, sizeof(t->sqlstate));
+    memcpy(pg->db.error_class, t->error_class, sizeof(t->error_class));
+}
+
 /* ---- the connection ---- */
 
 static int connect_failed(struct pg *pg, struct err *e)
@@ -208,25 +229,29 @@ static int read_one(struct pg *pg, PGresult **ret_res, struct err *e)
     return r;
 }
 
-/* The failure that is told is the first; what follows it in the pipeline was aborted by it. */
+/* The failure that is told is the first; what follows it in the pipeline was aborted by it, and the connection may end
+ * with it. */
 static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
 {
-    int failed = 0;
+    struct told first = {0};
+    int failed = 0, r = 0;
 
-    for (size_t i = 0; i <= n; i++) {
+    for (size_t i = 0; !r && i <= n; i++) {
         PGresult *res = NULL;
-        int r = read_one(pg, &res, e);
 
-        if (!r && !failed && i < n && !good(res))
+        r = read_one(pg, &res, e);
+        if (!r && !failed && i < n && !good(res)) {
             failed = pg_fail(pg, res, e);
+            first = told(pg);
+        }
         if (r || i == n)
             PQclear(res);
         else
             results[i] = res;
-        if (r)
-            return r;
     }
-    return failed;
+    if (failed)
+        tell(pg, &first);
+    return failed ? failed : r;
 }
 
 static int send_all(struct pg *pg, const struct pg_stmt *stmts, size_t n, struct err *e)
@@ -334,15 +359,13 @@ void pg_rollback(struct db *db)
 {
     struct pg *pg = pg_of(db);
     struct err ignored = ERR_INIT;
-    char state[sizeof(db->sqlstate)], class[sizeof(db->error_class)];
 
     if (PQstatus(pg->conn) != CONNECTION_OK || PQtransactionStatus(pg->conn) == PQTRANS_IDLE)
         return;
-    memcpy(state, db->sqlstate, sizeof(state));
-    memcpy(class, db->error_class, sizeof(class));
+    struct told before = told(pg);
+
     (void)pg_simple(pg, "ROLLBACK", &ignored);
-    memcpy(db->sqlstate, state, sizeof(state));
-    memcpy(db->error_class, class, sizeof(class));
+    tell(pg, &before);
 }
 
 static int copy_result(const PGresult *res, struct db_rows *ret_r)

@@ -74,8 +74,8 @@ int64_t claim_token(struct db *db, int64_t batch)
     return c.token;
 }
 
-int change(struct db *db, int64_t batch, int64_t token, int64_t first, int64_t from, int64_t to,
-           struct db_chunk_result *ret_r, struct err *e)
+int change_leased(struct db *db, int64_t batch, int64_t token, int64_t first, int64_t from,
+                  int64_t to, int64_t lease_ms, struct db_chunk_result *ret_r, struct err *e)
 {
     size_t n = (size_t)(to - from);
     struct db_row rows[64] = {0};
@@ -106,7 +106,13 @@ int change(struct db *db, int64_t batch, int64_t token, int64_t first, int64_t f
                                              .target = &parcel_target,
                                              .rows = rows,
                                              .n_rows = n,
-                                             .lease_ms = LEASE_MS,
+                                             .lease_ms = lease_ms,
                                              .worker = "w1"},
                           ret_r, e);
+}
+
+int change(struct db *db, int64_t batch, int64_t token, int64_t first, int64_t from, int64_t to,
+           struct db_chunk_result *ret_r, struct err *e)
+{
+    return change_leased(db, batch, token, first, from, to, LEASE_MS, ret_r, e);
 }

@@ -18,3 +18,6 @@ int64_t claim_token(struct db *db, int64_t batch); /* must be ours */
 /* Changes phone old<id> to new<id> for the records [from, to) of a batch whose first id is first + 1. */
 int change(struct db *db, int64_t batch, int64_t token, int64_t first, int64_t from, int64_t to,
            struct db_chunk_result *ret_r, struct err *e);
+/* The same with a lease of the test's own. */
+int change_leased(struct db *db, int64_t batch, int64_t token, int64_t first, int64_t from,
+                  int64_t to, int64_t lease_ms, struct db_chunk_result *ret_r, struct err *e);
