@@ -34,7 +34,7 @@ format: setup ## rewrite the sources in the house format
 	@tools/lint --fix
 
 demo: build ## the whole pipeline; DB=postgres S3=1 ROWS=1500000 DATA=flights
-	@$(PYTHON) tools/demo/demo.py $(if $(DB),--db $(DB)) $(if $(filter-out 0,$(S3)),--s3) \
+	@$(PYTHON) tools/demo/run.py $(if $(DB),--db $(DB)) $(if $(filter-out 0,$(S3)),--s3) \
 		$(if $(ROWS),--rows $(ROWS)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 clean: ## remove what was built (the virtual environment stays)

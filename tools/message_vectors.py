@@ -31,9 +31,27 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps, loads
 
 NOW = datetime(2090, 11, 22, 14, 0, 0, 123456, tzinfo=timezone.utc)
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
+EPOCH = datetime(1970, 1, 1)
 RANDOM = random.Random(20261122)
-WORDS = ["a", "b", "z", " ", '"', "'", "\\", "\n", "\t", "\x7f", "\0", "/", "é", "☃", "😀", "\ud800", "​"]
+WORDS = [
+    "a",
+    "b",
+    "z",
+    " ",
+    '"',
+    "'",
+    "\\",
+    "\n",
+    "\t",
+    "\x7f",
+    "\0",
+    "/",
+    "é",
+    "☃",
+    "😀",
+    "\ud800",
+    "​",
+]
 
 published: list[str] = []
 
@@ -76,7 +94,9 @@ def some_float() -> float:
         return round(RANDOM.random() * 1000, RANDOM.randrange(5))
     if kind == 3:
         return float(RANDOM.randrange(10 ** RANDOM.randrange(1, 22)))
-    return RANDOM.choice([0.0, -0.0, 1e22, 1e16, 1e15, 1e-5, 1e-4, 5e-324, math.nan, math.inf, -math.inf])
+    return RANDOM.choice(
+        [0.0, -0.0, 1e22, 1e16, 1e15, 1e-5, 1e-4, 5e-324, math.nan, math.inf, -math.inf]
+    )
 
 
 def some_value(depth: int = 0) -> Any:
@@ -142,23 +162,44 @@ def new_vector() -> dict[str, Any]:
     if sometimes(0.2):
         link = signature("app.link", args=(1, "ü"), immutable=True)
         options.update(link=link, chain=[link])
-        given["embed"] = loads(dumps({"callbacks": [link], "errbacks": None, "chain": [link], "chord": None}))
+        given["embed"] = loads(
+            dumps({"callbacks": [link], "errbacks": None, "chain": [link], "chord": None})
+        )
     app.send_task(given["task"], **options)
     return {"in": given, "out": published[-1]}
 
 
 def wire_request(envelope: str) -> Request:
     channel = app.connection_for_read().default_channel
-    return Request(channel.Message(loads(envelope), channel=channel), app=app, task=again, hostname="w@h")
+    return Request(
+        channel.Message(loads(envelope), channel=channel), app=app, task=again, hostname="w@h"
+    )
 
 
 def retry_vector() -> dict[str, Any]:
     options: dict[str, Any] = {"args": tuple(some_args()), "kwargs": some_kwargs()}
     put(options, 0.3, priority=RANDOM.randrange(10), shadow="shown", ignore_result=sometimes(0.5))
     put(options, 0.3, group_id="g", group_index=2, root_id="root", parent_id="parent", retries=1)
-    put(options, 0.3, time_limit=10, soft_time_limit=2.5, queue="other", origin="gen1@host", reply_to="oid")
-    put(options, 0.3, link=signature("app.link"), chord=signature("app.body", options={"task_id": "B"}))
-    put(options, 0.3, headers={"x": "y", "update": 1, "x-death": [1], "redelivered": True, "größe": {"a": [1.0]}})
+    put(
+        options,
+        0.3,
+        time_limit=10,
+        soft_time_limit=2.5,
+        queue="other",
+        origin="gen1@host",
+        reply_to="oid",
+    )
+    put(
+        options,
+        0.3,
+        link=signature("app.link"),
+        chord=signature("app.body", options={"task_id": "B"}),
+    )
+    put(
+        options,
+        0.3,
+        headers={"x": "y", "update": 1, "x-death": [1], "redelivered": True, "größe": {"a": [1.0]}},
+    )
     if sometimes(0.3):
         options.update(stamped_headers=["s", "t"], s="v", t=["w"])
     if sometimes(0.3):
@@ -187,7 +228,9 @@ def retry_vector() -> dict[str, Any]:
         "in": before,
         "out": published[-1],
         "now_us": micros(NOW),
-        "eta_us": micros(NOW + timedelta(seconds=retry_options["countdown"])) if retry_options["countdown"] else 0,
+        "eta_us": micros(NOW + timedelta(seconds=retry_options["countdown"]))
+        if retry_options["countdown"]
+        else 0,
         "ignore_result": bool(options.get("ignore_result")),
         "keep_parent": keep_parent,
     }
@@ -213,9 +256,13 @@ def restored(envelope: str) -> str:
 
 def iso_text() -> str:
     def two(low: int, high: int) -> str:
-        return RANDOM.choice([f"{RANDOM.randrange(low, high + 1):02d}"] * 30 + [" 3", "+1", "1_", "9", "", "99"])
+        return RANDOM.choice(
+            [f"{RANDOM.randrange(low, high + 1):02d}"] * 30 + [" 3", "+1", "1_", "9", "", "99"]
+        )
 
-    year = RANDOM.choice([f"{RANDOM.randrange(10000):04d}", "2026", "2024", "0001", "9999", "+202", "202"])
+    year = RANDOM.choice(
+        [f"{RANDOM.randrange(10000):04d}", "2026", "2024", "0001", "9999", "+202", "202"]
+    )
     dash = RANDOM.choice(["-", ""])
     text = year + RANDOM.choice(
         ["", f"-{two(1, 12)}", f"-{two(1, 12)}-{two(1, 28)}", f"-{two(1, 12)}-{two(1, 31)}", f"{two(1, 12)}{two(1, 31)}",
@@ -224,12 +271,21 @@ def iso_text() -> str:
     if sometimes(0.8):
         colon = RANDOM.choice([":", ":", ""])
         clock = RANDOM.choice(
-            [two(0, 24), f"{two(0, 24)}{colon}{two(0, 59)}", f"24{colon}00", f"24{colon}00{colon}00.1"]
+            [
+                two(0, 24),
+                f"{two(0, 24)}{colon}{two(0, 59)}",
+                f"24{colon}00",
+                f"24{colon}00{colon}00.1",
+            ]
             + [f"{two(0, 23)}{colon}{two(0, 59)}{colon}{two(0, 59)}"] * 4
         )
         if sometimes(0.4):
-            clock += RANDOM.choice(".,") + "".join(RANDOM.choices("0123456789", k=RANDOM.choice([0, 1, 3, 6, 9])))
-        zone = RANDOM.choice(["", "", "Z", "z", "+00:00", "-05:30", "+14", "+0130", "+24:00", "+01:60", "x"])
+            clock += RANDOM.choice(".,") + "".join(
+                RANDOM.choices("0123456789", k=RANDOM.choice([0, 1, 3, 6, 9]))
+            )
+        zone = RANDOM.choice(
+            ["", "", "Z", "z", "+00:00", "-05:30", "+14", "+0130", "+24:00", "+01:60", "x"]
+        )
         text += RANDOM.choice("TTTT t_5") + clock + zone
     return text
 
@@ -250,7 +306,12 @@ def iso_vector(text: str) -> list[Any]:
 def repr_vector() -> dict[str, Any]:
     value = json.loads(json.dumps(some_value()))
     limit = RANDOM.choice([1, 5, 17, 40, 100, 1024, 1024])
-    vector = {"value": json.dumps(value), "repr": repr(value), "safe": saferepr(value, limit), "limit": limit}
+    vector = {
+        "value": json.dumps(value),
+        "repr": repr(value),
+        "safe": saferepr(value, limit),
+        "limit": limit,
+    }
     if isinstance(value, list):
         vector["tuple"] = saferepr(tuple(value), limit)
     return vector

@@ -46,7 +46,7 @@ def use_database(entry: dict[str, Any]) -> None:
 def make_tables() -> None:
     call_command("migrate", verbosity=0)
     with connections["default"].schema_editor() as editor:
-        from parcels.models import Parcel
+        from scatter_test_app.models import Parcel
 
         editor.create_model(Parcel)
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import QuerySet
-
-from parcels.models import Parcel
+from scatter_test_app.models import Parcel
 
 not_callable = Parcel.objects.filter(fragile=True)
 

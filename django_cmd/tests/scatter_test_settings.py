@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 SECRET_KEY = "tests only"
-INSTALLED_APPS = ["django_scatter", "parcels"]
+INSTALLED_APPS = ["django_scatter", "scatter_test_app"]
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {

@@ -16,7 +16,7 @@ class Screen(io.StringIO):
     def isatty(self) -> bool:
         return self.tty
 
-    def write(self, msg: str = "", *, ending: str | None = None) -> int:  # type: ignore[override]
+    def write(self, msg: str = "", *, ending: str | None = None) -> int:
         return super().write(msg + ("\n" if ending is None else ending))
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from scatter_test_app.models import Parcel
 
 from django_scatter import rows
 from django_scatter.errors import ScatterError
-from parcels.models import Parcel
 
 UTC = datetime.timezone.utc
 WHEN = datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)

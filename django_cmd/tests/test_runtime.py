@@ -12,6 +12,7 @@ import pytest
 from django.db import DatabaseError, connection
 from django.db.utils import OperationalError
 from migrations import Chatty, Plan, Renumber, execute, one
+from scatter_test_app.models import Parcel
 
 from django_scatter import control as control_module
 from django_scatter import runtime
@@ -20,7 +21,6 @@ from django_scatter.control import Chunk, Claim, Fenced
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Change, Migration, Record
 from django_scatter.runtime import RetryLater
-from parcels.models import Parcel
 
 
 def fill(phones: Sequence[str | None]) -> list[list[Any]]:
@@ -168,7 +168,7 @@ def test_lost_answer_to_a_commit_changes_nothing_twice(
 ) -> None:
     """The commit happened, its answer did not come: the stored position counts."""
     execute_really = control_module.Control.execute
-    lost = []
+    lost: list[str] = []
 
     def lose_commit(self: Any, sql: str, params: Any = None) -> int:
         found = execute_really(self, sql, params)
@@ -317,7 +317,7 @@ def test_inside_a_transaction_is_refused(database: str, tmp_path: Path) -> None:
 def test_database_that_is_away_gives_the_batch_back(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.time, "sleep", lambda s: None)
+    monkeypatch.setattr("django_scatter.runtime.time.sleep", lambda s: None)
     plan = Plan(tmp_path, fill(["0901"]), Renumber())
 
     def away(self: Any, chunk: Chunk) -> str:
@@ -413,14 +413,16 @@ def test_lock_held_by_another_is_waited_out(
     other = psycopg.connect(**connection.get_connection_params())
     other.execute("UPDATE parcel SET phone = 'theirs' WHERE id = 1")
     monkeypatch.setattr(control_postgresql, "LOCK_LIMIT_MS", 50)
-    monkeypatch.setattr(runtime.time, "sleep", lambda s: other.commit())
+    monkeypatch.setattr("django_scatter.runtime.time.sleep", lambda s: other.commit())
     ended = Plan(tmp_path, rows, Renumber()).run()
     other.close()
     assert (ended.counts["ok"], ended.counts["stale"]) == (1, 1)
     assert phones() == ["theirs", "+84902"]
 
 
-def test_outcome_of_a_broken_chunk_is_not_kept(database: str, tmp_path: Path) -> None:
+def test_outcome_of_a_broken_chunk_is_not_kept(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Change and checkpoint are one transaction: a failure at its end leaves neither."""
     plan = Plan(tmp_path, fill(["0901", "skip"]), Renumber())
     control = plan.control()
@@ -431,7 +433,7 @@ def test_outcome_of_a_broken_chunk_is_not_kept(database: str, tmp_path: Path) ->
     def fail(*args: Any) -> None:
         raise Broken("disk full")
 
-    control.insert_outcomes = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(control, "insert_outcomes", fail)
     ended = runtime.run_batch(plan.migration, plan.request(), control)
     assert ended.state == "failed"
     assert phones() == ["0901", "skip"]

@@ -14,9 +14,9 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connections, transaction
 from migrations import Renumber, execute
+from scatter_test_app.models import Parcel
 
 from django_scatter import migration, status
-from parcels.models import Parcel
 
 QUERY = "SELECT id, phone FROM parcel"
 

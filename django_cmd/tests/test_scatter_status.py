@@ -10,9 +10,9 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from migrations import Plan, Renumber, execute
+from scatter_test_app.models import Parcel
 
 from django_scatter.status import Counts
-from parcels.models import Parcel
 
 PHONES = ["0901", "0902", "+84903", "skip", "raise it"]
 
@@ -39,8 +39,8 @@ def test_text(plan: str) -> None:
     )
     assert "batches: 1 done of 1" in text
     assert "w1@test        5  100.0%" in text
-    assert "LookupError            no such operator: raise it" in text
-    assert "told to skip 4" in text
+    assert "1  quarantined  LookupError            no such operator: raise it  5" in text
+    assert "1  skipped                             told to skip 4              4" in text
 
 
 def test_json(plan: str) -> None:
@@ -59,7 +59,7 @@ def test_json(plan: str) -> None:
 
 
 def test_failures_are_limited_and_the_rest_told(plan: str) -> None:
-    assert "... and 1 more" in scatter_status(plan, "--failures", "1")
+    assert "... and 1 more for other reasons" in scatter_status(plan, "--failures", "1")
 
 
 def test_list_of_plans(plan: str) -> None:

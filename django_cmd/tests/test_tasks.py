@@ -12,12 +12,12 @@ import pytest
 from celery import Celery
 from celery.exceptions import Retry
 from migrations import Plan, Renumber, execute
+from scatter_test_app.models import Parcel
 
 from django_scatter import migration as migration_module
 from django_scatter import runtime, tasks
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Change, Migration, Record, register
-from parcels.models import Parcel
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional, Union
 from urllib.parse import unquote, urlsplit
 
 import psycopg
@@ -243,4 +243,5 @@ class Flights:
         ]
 
 
-CASES: dict[str, Callable[[Path, int | None], Any]] = {"phones": Phones, "flights": Flights}
+Case = Union[Phones, Flights]
+CASES: dict[str, Callable[[Path, Optional[int]], Case]] = {"phones": Phones, "flights": Flights}

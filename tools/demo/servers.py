@@ -189,7 +189,7 @@ class Postgres:
         return f"postgresql://scatter@/{database}?host={self.folder}"
 
     def stop(self) -> None:
-        stop(self.process, signal.SIGINT)
+        stop(self.process, signal.SIGQUIT)  # at once: nobody needs the data any more
         if self.owned is not None:
             shutil.rmtree(self.owned, ignore_errors=True)
 
@@ -240,7 +240,8 @@ class SeaweedFS:
             [str(Path(sys.executable).parent / "weed"), "server", f"-dir={folder}",
              "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
              f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
-             f"-s3.config={config}", "-volume.max=100", "-master.volumeSizeLimitMB=64"],
+             f"-s3.config={config}", "-volume.max=100", "-master.volumeSizeLimitMB=64",
+             "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"],
             self.log, cwd=folder,
         )  # fmt: skip
         wait_for("SeaweedFS", self.answers, self.process, self.log, 60.0)
@@ -279,14 +280,14 @@ class SeaweedFS:
                 client.put_object(Bucket=self.bucket, Key="ready", Body=b"ready")
             except client.exceptions.BucketAlreadyOwnedByYou:
                 return False
-            except botocore.exceptions.ClientError:
+            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
                 return False
             return True
 
         def ready() -> bool:
             try:
                 client.put_object(Bucket=self.bucket, Key="ready", Body=b"ready")
-            except botocore.exceptions.ClientError:
+            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
                 return made()
             return True
 

@@ -13,6 +13,7 @@ BAR_WIDTH = 24
 TTY_EVERY_S = 0.1
 PLAIN_EVERY_S = 5.0
 RATE_WINDOW_S = 10.0
+SHORT_S = 0.3  # a rate over less says nothing
 
 
 class Output(Protocol):
@@ -64,25 +65,28 @@ class Progress:
     def finish(self, done: int, note: str = "") -> None:
         """The last state of the line, with the rate of the whole phase."""
         took = self.clock() - self.begun
-        rate = f"{done / took:,.0f}/s" if took > 0 else ""
+        rate = f"{done / took:,.0f}/s" if took >= SHORT_S else ""
         parts = [f"{self.label}: {done:,} records", note, rate, f"in {duration(took)}"]
         self.show(", ".join(p for p in parts if p))
         if self.tty:
             self.out.write("", ending="\n")
             self.out.flush()
 
-    def rate(self) -> float:
+    def rate(self) -> float | None:
+        """Records per second of late; None when it cannot be told yet."""
         (first_at, first), (last_at, last) = self.seen[0], self.seen[-1]
-        return (last - first) / (last_at - first_at) if last_at > first_at else 0.0
+        return (last - first) / (last_at - first_at) if last_at - first_at >= SHORT_S else None
 
     def line(self, done: int, note: str) -> str:
         rate = self.rate()
-        speed = f"{rate:,.0f}/s"
+        speed = "" if rate is None else f"{rate:,.0f}/s"
         if not self.total:
             parts = [f"{self.label}: {done:,} records", note, speed]
             return ", ".join(p for p in parts if p)
         share = min(1.0, done / self.total)
-        left = duration((self.total - done) / rate) + " left" if rate > 0 else "waiting"
+        left = ""
+        if rate is not None:
+            left = duration((self.total - done) / rate) + " left" if rate > 0 else "waiting"
         bar = ""
         if self.tty:
             filled = int(share * BAR_WIDTH)

@@ -55,15 +55,23 @@ def full_text(status: Status) -> str:
     if status.batch_errors:
         rows = [[str(b.batch), b.state, str(b.attempts), b.error] for b in status.batch_errors]
         blocks.append(table(["batch", "state", "attempts", "error"], rows, right=(0, 2)))
-    if status.failures:
+    if status.failure_groups:
         rows = [
-            [str(f.batch), f.key, f.outcome, f.error_class or "", f.sqlstate or "", f.message or ""]
-            for f in status.failures
+            [
+                f"{g.count:,}",
+                g.outcome,
+                g.error_class or "",
+                g.sqlstate or "",
+                g.message or "",
+                g.example,
+            ]
+            for g in status.failure_groups
         ]
-        head = ["batch", "key", "outcome", "class", "sqlstate", "message"]
+        head = ["records", "outcome", "class", "sqlstate", "message", "for example"]
         blocks.append(table(head, rows, right=(0,)))
-        if status.n_failures > len(status.failures):
-            blocks.append(f"... and {status.n_failures - len(status.failures):,} more")
+        more = status.n_failures - sum(g.count for g in status.failure_groups)
+        if more > 0:
+            blocks.append(f"... and {more:,} more for other reasons")
     return "\n\n".join(blocks)
 
 

@@ -63,6 +63,18 @@ class Failure:
 
 
 @dataclass
+class FailureGroup:
+    """Records that are not plainly ok for one reason."""
+
+    count: int
+    outcome: str
+    error_class: str | None
+    sqlstate: str | None
+    message: str | None
+    example: str  # a key
+
+
+@dataclass
 class BatchError:
     batch: int
     state: str
@@ -90,6 +102,7 @@ class Status:
     batches: dict[str, int] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    failure_groups: list[FailureGroup] = field(default_factory=list)
     n_failures: int = 0
     batch_errors: list[BatchError] = field(default_factory=list)
 
@@ -184,6 +197,16 @@ def read_status(alias: str, plan: str, max_failures: int = 20) -> Status:
             alias,
             "SELECT batch, position, record_key, outcome, error_class, sqlstate, message "
             "FROM scatter_outcome WHERE plan = %s ORDER BY outcome, batch, position LIMIT %s",
+            (plan, max_failures),
+        )
+    ]
+    status.failure_groups = [
+        FailureGroup(int(r[0]), *r[1:])
+        for r in query(
+            alias,
+            "SELECT count(*), outcome, error_class, sqlstate, message, min(record_key) "
+            "FROM scatter_outcome WHERE plan = %s GROUP BY outcome, error_class, sqlstate, message "
+            "ORDER BY 1 DESC, 2, 3, 5 LIMIT %s",
             (plan, max_failures),
         )
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the demo project. Where its servers are comes from the environment (tools/demo/demo.py sets it)."""
+"""Settings of the demo project. Where its servers are comes from the environment (tools/demo/run.py sets it)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:
             "USER": _database.username or "",
             "PASSWORD": _database.password or "",
             "HOST": _database.hostname or parse_qs(_database.query).get("host", [""])[0],
-            "PORT": _database.port or "",
+            "PORT": str(_database.port or ""),
         }
     }
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """make demo: the whole pipeline on private servers, with a worker killed on the way, and every record checked.
 
-    demo.py [--db sqlite|postgres] [--s3] [--rows N] [--data phones|flights] [--keep]
+    run.py [--db sqlite|postgres] [--s3] [--rows N] [--data phones|flights] [--keep]
 
 Redis and the target database start in a folder of their own; a Django project (project/) fills a table; then
 `manage.py scatter_plan ... --watch` plans and follows the migration while two celeryc workers and one Python Celery
@@ -50,21 +50,22 @@ class Demo:
         self.began = time.monotonic()
         self.stack = contextlib.ExitStack()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
-        self.case = cases.CASES[options.data](BUILD, options.rows)
+        self.case: cases.Case = cases.CASES[options.data](BUILD, options.rows)
 
     def close(self) -> None:
-        for name, process in self.workers.items():
+        """Workers are asked all at once, and waited for before their servers go."""
+        for process in self.workers.values():
             if process.poll() is None:
                 process.terminate()
                 self.stack.callback(servers.stop, process)
-            del name
         self.stack.close()
 
     def since_start(self) -> str:
         return f"{time.monotonic() - self.began:5.1f} s"
 
     def note(self, text: str) -> None:
-        say(f"[{self.since_start()}] {text}")
+        # A progress bar of scatter_plan may stand in the line.
+        say(("\n" if sys.stdout.isatty() else "") + f"[{self.since_start()}] {text}")
 
     # ---- servers ----
 
@@ -212,8 +213,8 @@ class Killer(threading.Thread):
                 if found is not None:
                     process.kill()
                     self.killed = (
-                        f"{VICTIM} was killed with SIGKILL while it ran batch {found[0]}: "
-                        f"{found[1]:,} of {found[2]:,} records were done, another worker went on from there"
+                        f"{VICTIM} was killed with SIGKILL in the middle of batch {found[0]}, with the "
+                        f"checkpoint at {found[1]:,} of {found[2]:,}; another worker went on from there"
                     )
                     self.demo.note(
                         f"\n{VICTIM} is killed with SIGKILL at record {found[1]:,} of batch {found[0]}"
