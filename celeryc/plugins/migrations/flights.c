@@ -96,7 +96,7 @@ static int bad_time(struct scatter_change *c, int64_t year, int64_t month, int64
 static int departure_utc(const struct scatter_record *r, struct scatter_change *c)
 {
     int64_t year, month, day, hmm;
-    char text[32];
+    char text[64];
 
     if (!scatter_text(r, "dep_time"))
         return scatter_skip(c, "the flight never left");
