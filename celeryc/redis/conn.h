@@ -7,7 +7,7 @@
  * READONLY, LOADING, MASTERDOWN, NOAUTH, MISCONF, OOM and NOSCRIPT mean "not now": they drop the connection, which
  * comes back with backoff. Commands are for a connection that is up; one issued in another state gets reply NULL in
  * the same loop turn (never from inside the call). A command whose answer is lost with the connection gets reply NULL:
- * it may or may not have run. */
+ * it may or may not have run. The program must ignore SIGPIPE (libuv writes without MSG_NOSIGNAL). */
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"

@@ -7,6 +7,7 @@
 #include "celeryc/redis/sync.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 
 #include "celeryc/base/arena.h"
@@ -176,6 +177,7 @@ int redis_sync_open(const struct redis_endpoint *ep, int64_t timeout_ms, struct 
     s->timer.data = s;
     s->timer_open = true;
     s->ep = ep;
+    (void)signal(SIGPIPE, SIG_IGN); /* a server that hangs up is an error, not the end of the program */
     s->conn = connection(s, NULL);
     if (!s->conn || !s->masked || !s->arena)
         return -ENOMEM;

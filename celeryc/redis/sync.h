@@ -6,7 +6,7 @@
 
 struct redis_sync;
 
-/* Connects within timeout_ms; ep is borrowed until the close. A refusal is told at once. 0; -EIO/-ETIMEDOUT with a text naming the masked URL and the cause; -ENOMEM. */
+/* Ignores SIGPIPE from now on. Connects within timeout_ms; ep is borrowed until the close. A refusal is told at once. 0; -EIO/-ETIMEDOUT with a text naming the masked URL and the cause; -ENOMEM. */
 int redis_sync_open(const struct redis_endpoint *ep, int64_t timeout_ms, struct redis_sync **ret_s,
                     struct err *e) WARN_UNUSED;
 struct redis_sync *redis_sync_close(struct redis_sync *s);

@@ -169,7 +169,8 @@ static void send_claim(struct transport *t, size_t n)
 
 void claim_turn(struct transport *t)
 {
-    if (t->state != TRANSPORT_UP || t->claiming)
+    /* What goes back to the head does so before the next claim, or order would suffer. */
+    if (t->state != TRANSPORT_UP || t->claiming || t->reconciling || !list_empty(&t->heads))
         return;
     size_t n = t->stopping ? 0 : MIN(t->want, (size_t)LIMIT_CLAIM_BATCH);
     bool sweep = false;

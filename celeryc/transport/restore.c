@@ -452,9 +452,12 @@ static int read_queues(struct restore *r, struct slice text)
         struct slice name;
         if (json_string(a, it.val, &name))
             continue;
+        char *queue = arena_strdup(a, name);
         char *owned = arena_printf(a, "celeryc:waiting:%s:%%s", r->id);
-        r->waiting[r->n_queues] = owned ? key_of(t, owned, name.p) : NULL;
-        r->lists[r->n_queues] = transport_list_key(t, name.p, t->steps[0]);
+        if (!queue || !owned)
+            return -ENOMEM;
+        r->waiting[r->n_queues] = key_of(t, owned, queue);
+        r->lists[r->n_queues] = transport_list_key(t, queue, t->steps[0]);
         r->n_queues++;
         if (!r->waiting[r->n_queues - 1] || !r->lists[r->n_queues - 1])
             return -ENOMEM;
@@ -538,6 +541,7 @@ static void on_unknown(const struct redis_reply *reply, void *arg)
     struct unknown *u = arg;
     struct transport *t = u->t;
     size_t n = reply && reply->kind == REDIS_R_ARRAY ? MIN(reply->n / 3, u->n) : 0;
+    t->reconciling = false;
     for (size_t i = 0; i < n && t->state != TRANSPORT_DEAD; i++) {
         const struct redis_reply *place = reply->elem[3 * i], *value = reply->elem[3 * i + 2];
         const struct adoption *a = adoption_find(t, u->seqs[i]);
@@ -578,5 +582,6 @@ void reconcile(struct transport *t, const struct redis_reply *fields)
         return;
     }
     log_info("transport: %zu claims whose answer was lost go back to their queues", u->n);
+    t->reconciling = true;
     args_eval(t, &script_fetch, on_unknown, u);
 }

@@ -130,8 +130,9 @@ struct transport {
     size_t n_queues;
     size_t *order; /* of service */
     size_t want;
-    bool claiming;   /* a claim is out */
-    bool maybe_more; /* the lists may hold something */
+    bool claiming;    /* a claim is out */
+    bool reconciling; /* claims of a lost answer are being fetched */
+    bool maybe_more;  /* the lists may hold something */
     uint64_t n_invalidated;
     uint64_t invalidated_at_claim;
     bool tracking;        /* CLIENT TRACKING is on for the present connections */

@@ -131,22 +131,25 @@ Test(claims, wake_an_idle_worker)
     rig_claims(&rig, 2);
 }
 
+/* A claim that was under way for another reason may take a message first, so more than one is tried. */
 Test(claims, start_in_the_wake_up)
 {
+    bool started = false;
     rig.start_at_once = true;
     rig_start(&rig);
-    rig_want(&rig, 2);
-    rig_until_(&rig, waits, NULL, "a blocked waiter");
-    rig_push(&server, "celery", "a", 0);
-    rig_claims(&rig, 1);
-    cr_assert(rig.claims[0]->started);
-    expect_answer(&server, "0", "HLEN", "unacked");
-    expect_answer(&server, "0", "ZCARD", "unacked_index");
-    transport_finish(rig.t, rig.claims[0], NULL, 0, NULL, rig_on_done, &rig);
-    rig_done(&rig, 1);
-    cr_assert_eq(rig.n_done, 1);
-    rig_want(&rig, 0);
-    rig_until_answer(&rig, "0", "EXISTS", rig.claims[0]->field, NULL);
+    for (size_t i = 1; !started; i++) {
+        cr_assert_lt(i, 50);
+        rig_want(&rig, 2);
+        rig_until_(&rig, waits, NULL, "a blocked waiter");
+        rig_push(&server, "celery", "a", 0);
+        rig_claims(&rig, i);
+        started = rig.claims[i - 1]->started;
+        expect_answer(&server, started ? "0" : "1", "HEXISTS", "unacked", rig.claims[i - 1]->field);
+        transport_finish(rig.t, rig.claims[i - 1], NULL, 0, NULL, rig_on_done, &rig);
+        rig_done(&rig, i);
+    }
+    cr_assert_eq(rig.n_lost, 0);
+    expect_nothing_left();
 }
 
 /* Lists of lower priority have no waiter: invalidations wake for them. */
@@ -317,13 +320,22 @@ Test(claims, that_cannot_be_read_are_parked)
     expect_nothing_left();
 }
 
+static void set_stopped(void *arg)
+{
+    ((struct rig *)arg)->stopped = true;
+}
+
+static bool is_stopped(struct rig *r, void *arg)
+{
+    (void)arg;
+    return r->stopped;
+}
+
 Test(claims, stay_where_they_are_once_stopped)
 {
     rig_start(&rig);
     rig_want(&rig, 5);
     rig_until_(&rig, waits, NULL, "a blocked waiter");
-    void set_stopped(void *arg);
-    bool is_stopped(struct rig * r, void *arg);
     transport_stop_claiming(rig.t, set_stopped, &rig);
     rig_push(&server, "celery", "a", 0);
     rig_push(&server, "celery", "b", 0);
@@ -334,21 +346,6 @@ Test(claims, stay_where_they_are_once_stopped)
     char *next = redis_server_ask(&server, "LINDEX", "celery", "-1", NULL);
     cr_assert_str_eq(rig_id(next), "a");
     free(next);
-}
-
-void set_stopped(void *arg);
-
-void set_stopped(void *arg)
-{
-    ((struct rig *)arg)->stopped = true;
-}
-
-bool is_stopped(struct rig *r, void *arg);
-
-bool is_stopped(struct rig *r, void *arg)
-{
-    (void)arg;
-    return r->stopped;
 }
 
 static void set_left(void *arg)
@@ -376,23 +373,20 @@ Test(claims, leave_nothing_behind)
     free(keys);
 }
 
+static bool nobody_waits(struct rig *r, void *arg)
+{
+    return !waits(r, arg);
+}
+
 Test(claims, full_slots_leave_messages_to_others)
 {
     rig_start(&rig);
     rig_want(&rig, 1);
     rig_until_(&rig, waits, NULL, "a blocked waiter");
     rig_want(&rig, 0);
-    bool nobody_waits(struct rig * r, void *arg);
     rig_until_(&rig, nobody_waits, NULL, "no blocked waiter");
     rig_push(&server, "celery", "a", 0);
     expect_answer(&server, "1", "LLEN", "celery");
     rig_want(&rig, 1);
     rig_claims(&rig, 1);
-}
-
-bool nobody_waits(struct rig *r, void *arg);
-
-bool nobody_waits(struct rig *r, void *arg)
-{
-    return !waits(r, arg);
 }
