@@ -384,6 +384,8 @@ static int finish_known(struct creation *c, struct err *e)
     c->result->total = p.total;
     c->result->batches = p.n_batches;
     code = fill_result(c, "", "");
+    /* Left by a run that was killed behind its control rows; of no use, and in nobody's way. */
+    (void)!marker_delete(c->servers.store, c->request.plan, NULL);
     return code ? code : send_messages(c, e);
 }
 

@@ -11,6 +11,8 @@
 
 #include <errno.h>
 
+#define DELETE_MS 5000
+
 char *plan_object(const char *plan, const char *name)
 {
     CLEANUP(buf_deinit) struct buf b = BUF_INIT;
@@ -76,5 +78,5 @@ int marker_delete(struct store *s, const char *plan, struct err *e)
 {
     CLEANUP(mem_free) char *name = plan_object(plan, MARKER_NAME);
 
-    return name ? store_delete(s, name, 0, e) : -ENOMEM;
+    return name ? store_delete(s, name, DELETE_MS, e) : -ENOMEM;
 }

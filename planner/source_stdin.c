@@ -45,6 +45,8 @@ static int fill(struct stdin_source *s, struct err *e)
             return err_set(e, -EINTR, "interrupted");
         n = read(s->fd, s->text.data + s->text.len, s->text.cap - s->text.len - 1);
     } while (n < 0 && errno == EINTR);
+    if (n == 0 && stop_requested())
+        return err_set(e, -EINTR, "interrupted"); /* the sender may have been stopped with us */
     if (n < 0)
         return err_set(e, -EIO, "cannot read standard input: %s", err_errno(errno));
     s->text.len += (size_t)n;
