@@ -35,11 +35,28 @@ def celeryc(
 
 
 def one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One line; only a mistake on the command line has its usage above, as Celery shows it."""
     shown = f"exit {done.returncode}, stdout {done.stdout!r}, stderr {done.stderr!r}"
+    lines = done.stderr.strip().splitlines()
     assert done.returncode > 0, shown
-    assert len(done.stderr.strip().splitlines()) == 1, shown
+    assert lines, shown
+    if done.returncode == 2:
+        assert lines[0].startswith("Usage:"), shown
+        assert lines[-1].startswith("Error:"), shown
+    else:
+        assert len(lines) == 1, shown
     for word in words:
-        assert word.lower() in done.stderr.lower(), f"{word!r} is not in it: {shown}"
+        assert word.lower() in lines[-1].lower(), f"{word!r} is not in it: {shown}"
+
+
+def task_failed(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The traceback, if there is one, then the exception."""
+    assert done.returncode == 1
+    assert done.stdout == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("FAILURE: ")
+    for word in words:
+        assert word in last
 
 
 @pytest.fixture
@@ -70,9 +87,9 @@ def test_call_and_result(url: str, make_client: MakeClient) -> None:
 def test_call_of_a_task_that_fails(url: str) -> None:
     env = both_urls(url)
     done = celeryc("call", "examples.fail", "--args", '["ValueError", "boom"]', "--wait", env=env)
-    one_clear_line(done, "ValueError", "boom")
+    task_failed(done, "ValueError", "boom")
     done = celeryc("call", "nobody.has_this", "--wait", env=env)
-    one_clear_line(done, "NotRegistered", "nobody.has_this")
+    task_failed(done, "NotRegistered", "nobody.has_this")
 
 
 def test_call_with_options(redis_server: RedisServer) -> None:
@@ -114,7 +131,7 @@ def test_call_is_run_by_celery(redis_server: RedisServer, workers: WorkerFactory
     done = celeryc(
         "call", "examples.fail", "--args", '["KeyError", "k"]', "--wait", env=both_urls(url)
     )
-    one_clear_line(done, "KeyError")
+    task_failed(done, "KeyError")
 
 
 def test_purge(redis_server: RedisServer, make_client: MakeClient) -> None:

@@ -51,7 +51,7 @@ def test_claims_of_a_killed_worker(
             ("early2", "hold", 600.0),
         )
     }
-    wait_until(lambda: starts(path) == Counter(ids), "all six tasks run")
+    wait_until(lambda: starts(path) == Counter(list(ids)), "all six tasks run")
     queued = [client.send("examples.add", i, 1) for i in range(10)]
 
     other = workers.start("celeryc", url, concurrency=2, wait=False)
@@ -62,7 +62,7 @@ def test_claims_of_a_killed_worker(
 
     # Nine seconds of life beside a worker whose patience is five: nobody takes a live claim.
     assert [client.get(ids[name]).value for name in ("live1", "live2")] == [1, 1]
-    assert starts(path) == Counter(ids)
+    assert starts(path) == Counter(list(ids))
     assert python.received(ids.values()) | other.received(ids.values()) == set()
 
     victim.process.kill_9()

@@ -8,6 +8,7 @@ bytes was answered (the server did the work, the planner never heard). n goes up
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -95,7 +96,9 @@ class Site:
         return [str(PLANNER), "create", "-A", str(MIGRATIONS), *words, *args]
 
     def environment(self) -> dict[str, str]:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SCATTER_", "CELERY_"))}
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SCATTER_", "CELERY_"))
+        }
         return inherited | {
             "SCATTER_DATABASE": self.database_url,
             "SCATTER_STORE": self.store,
@@ -130,9 +133,13 @@ class Site:
     def objects(self, plan: str) -> dict[str, bytes]:
         if self.s3 is not None:
             prefix = self.store.split("/", 3)[3] + f"/{plan}/"
-            listed = self.s3.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+            listed = self.s3.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get(
+                "Contents", []
+            )
             return {
-                o["Key"].removeprefix(prefix): self.s3.client.get_object(Bucket=BUCKET, Key=o["Key"])["Body"].read()
+                o["Key"].removeprefix(prefix): self.s3.client.get_object(
+                    Bucket=BUCKET, Key=o["Key"]
+                )["Body"].read()
                 for o in listed
             }
         folder = Path(self.store.removeprefix("file://")) / plan
@@ -158,7 +165,11 @@ class Site:
             assert hashlib.sha256(objects[b["object"]]).hexdigest() == b["sha256"]
             text = zstandard.ZstdDecompressor().decompressobj().decompress(objects[b["object"]])
             header, *records = [json.loads(line) for line in text.decode().splitlines()]
-            assert (header["plan"], header["batch"], header["count"]) == (plan, b["batch"], b["count"])
+            assert (header["plan"], header["batch"], header["count"]) == (
+                plan,
+                b["batch"],
+                b["count"],
+            )
             assert len(records) == b["count"]
             assert (str(records[0][0]), str(records[-1][0])) == (b["first_key"], b["last_key"])
             seen += [r[0] for r in records]
@@ -169,9 +180,12 @@ class Site:
         )
         state = "queued" if queued else "planned"
         assert rows == [
-            (b["batch"], f"{self.store}/{plan}/{b['object']}", b["sha256"], b["count"], state) for b in batches
+            (b["batch"], f"{self.store}/{plan}/{b['object']}", b["sha256"], b["count"], state)
+            for b in batches
         ]
-        plans = self.database.query(f"SELECT state, total, n_batches FROM scatter_plan WHERE plan = '{plan}'")
+        plans = self.database.query(
+            f"SELECT state, total, n_batches FROM scatter_plan WHERE plan = '{plan}'"
+        )
         assert plans == [(state, len(seen), len(batches))]
         if queued:
             self.check_messages(plan, batches)
@@ -218,7 +232,9 @@ def sqlite_site(module_redis: RedisServer, tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def postgres_site(module_redis: RedisServer, postgres_server: PostgresServer, tmp_path: Path) -> Site:
+def postgres_site(
+    module_redis: RedisServer, postgres_server: PostgresServer, tmp_path: Path
+) -> Site:
     database = postgres_database(postgres_server, f"planner_{uuid.uuid4().hex[:8]}")
     return make_site(module_redis, database, tmp_path)
 
@@ -239,21 +255,35 @@ ALL = range(1, N_ROWS + 1)
 
 def test_plan_is_whole_in_every_place(site: Site) -> None:
     found = site.create(created_by="me", on_finish="app.done", param="region=vn", no_enqueue=None)
-    assert {k: found[k] for k in ("total", "batches", "enqueued")} == {"total": N_ROWS, "batches": 3, "enqueued": 3}
+    assert {k: found[k] for k in ("total", "batches", "enqueued")} == {
+        "total": N_ROWS,
+        "batches": 3,
+        "enqueued": 3,
+    }
     plan = found["plan"]
     assert plan.startswith("phones.vn_renumber-")
     site.messages()
     manifest = json.loads(site.objects(plan)["manifest.json"])
     assert manifest["params"] == {"region": "vn"}
-    assert (manifest["created_by"], manifest["on_finish"], manifest["on_batch"]) == ("me", "app.done", None)
+    assert (manifest["created_by"], manifest["on_finish"], manifest["on_batch"]) == (
+        "me",
+        "app.done",
+        None,
+    )
     assert [m["kwargs"]["params"] for m in site.messages()] == [{"region": "vn"}] * 3
     # LPUSH puts the first batch where it is consumed first.
     assert [m["kwargs"]["batch"] for m in site.messages()] == [3, 2, 1]
 
 
 def test_old_values_keep_their_types(site: Site) -> None:
-    plan = site.create(columns="phone,ok,weight,slug", query="SELECT * FROM parcel WHERE id < 3;  ")["plan"]
-    text = zstandard.ZstdDecompressor().decompressobj().decompress(site.objects(plan)["batch-000001.ndjson.zst"])
+    plan = site.create(
+        columns="phone,ok,weight,slug", query="SELECT * FROM parcel WHERE id < 3;  "
+    )["plan"]
+    text = (
+        zstandard.ZstdDecompressor()
+        .decompressobj()
+        .decompress(site.objects(plan)["batch-000001.ndjson.zst"])
+    )
     records = [json.loads(line) for line in text.decode().splitlines()[1:]]
     weights = ["0.25", "0.50"] if site.database.postgres is not None else ["0.25", "0.5"]
     assert records == [
@@ -268,7 +298,12 @@ def test_two_phases(site: Site) -> None:
     site.check("p1", ALL, queued=False)
     for expected in (3, 0):
         done = site.command("enqueue", "--plan", "p1", "--format", "json")
-        assert json.loads(done.stdout) == {"plan": "p1", "total": N_ROWS, "batches": 3, "enqueued": expected}
+        assert json.loads(done.stdout) == {
+            "plan": "p1",
+            "total": N_ROWS,
+            "batches": 3,
+            "enqueued": expected,
+        }
     site.check("p1", ALL)
     assert len(site.messages()) == 3
 
@@ -284,7 +319,12 @@ def test_plan_that_is_there_is_not_made_again(site: Site) -> None:
 
 def test_dry_run_writes_nothing(site: Site) -> None:
     found = site.create("--dry-run")
-    assert (found["total"], found["batches"], found["enqueued"], found["dry_run"]) == (N_ROWS, 3, 0, True)
+    assert (found["total"], found["batches"], found["enqueued"], found["dry_run"]) == (
+        N_ROWS,
+        3,
+        0,
+        True,
+    )
     assert (found["first_key"], found["last_key"]) == ("1", str(N_ROWS))
     assert found["sample"][0] == [1, "01620000001"]
     assert len(found["sample"]) == 5
@@ -299,7 +339,9 @@ def test_no_records_is_no_plan(site: Site) -> None:
 
 
 def test_query_in_any_order_and_with_a_comment(site: Site) -> None:
-    plan = site.create(query="SELECT phone, id FROM parcel ORDER BY phone DESC -- newest first")["plan"]
+    plan = site.create(query="SELECT phone, id FROM parcel ORDER BY phone DESC -- newest first")[
+        "plan"
+    ]
     site.check(plan, ALL)
 
 
@@ -337,7 +379,9 @@ def test_sender_that_stops_half_way(site: Site, trailer: bool) -> None:
 def test_progress_lines(sqlite_site: Site) -> None:
     done = sqlite_site.run(sqlite_site.argv(progress="json"))
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["phase"] for line in lines] == sorted((line["phase"] for line in lines), reverse=True)
+    assert [line["phase"] for line in lines] == sorted(
+        (line["phase"] for line in lines), reverse=True
+    )
     assert lines[-1] == {"phase": "enqueueing", "records": N_ROWS, "batches": 3, "total": N_ROWS}
     assert {"phase": "planning", "records": N_ROWS, "batches": 3, "total": N_ROWS} in lines
 
@@ -345,7 +389,12 @@ def test_progress_lines(sqlite_site: Site) -> None:
 def test_status(site: Site) -> None:
     site.create(plan="p1")
     found = json.loads(site.command("status", "--plan", "p1", "--format", "json").stdout)
-    assert (found["state"], found["total"], found["remaining"], found["batches"]) == ("queued", N_ROWS, N_ROWS, 3)
+    assert (found["state"], found["total"], found["remaining"], found["batches"]) == (
+        "queued",
+        N_ROWS,
+        N_ROWS,
+        3,
+    )
     assert f"remaining                {N_ROWS:,}" in site.command("status", "--plan", "p1").stdout
 
 
@@ -411,7 +460,9 @@ def test_python_migration_needs_its_description(sqlite_site: Site) -> None:
 
 def test_plan_id_of_another_migration(sqlite_site: Site) -> None:
     sqlite_site.create(plan="p1")
-    done = sqlite_site.run(sqlite_site.argv(plan="p1", migration="py", table="parcel", key="id", columns="phone"))
+    done = sqlite_site.run(
+        sqlite_site.argv(plan="p1", migration="py", table="parcel", key="id", columns="phone")
+    )
     assert done.returncode == 1
     assert "plan p1 exists already, for migration phones.vn_renumber" in done.stderr
 
@@ -427,12 +478,16 @@ def test_manifest_that_is_damaged(sqlite_site: Site) -> None:
 
 
 def test_read_only_database(postgres_site: Site, postgres_server: PostgresServer) -> None:
-    postgres_site.database.run("ALTER DATABASE " + postgres_site.database.name + " SET default_transaction_read_only = on")
+    postgres_site.database.run(
+        "ALTER DATABASE " + postgres_site.database.name + " SET default_transaction_read_only = on"
+    )
     done = postgres_site.run(postgres_site.argv())
     refused(postgres_site, done, "read-only")
 
 
-def test_user_without_the_right_to_update(postgres_site: Site, postgres_server: PostgresServer) -> None:
+def test_user_without_the_right_to_update(
+    postgres_site: Site, postgres_server: PostgresServer
+) -> None:
     name = f"reader_{uuid.uuid4().hex[:8]}"
     postgres_site.database.run(f"CREATE ROLE {name} LOGIN", f"GRANT SELECT ON parcel TO {name}")
     postgres_site.database_url = postgres_server.url(postgres_site.database.name, name)
@@ -453,7 +508,13 @@ class Tap:
     """Passes bytes between a planner and a server and kills the planner at the n-th chunk that it sent: after the
     server has answered it, or before the server gets it."""
 
-    def __init__(self, upstream: Callable[[], socket.socket], listener: socket.socket, kill_at: int, before: bool) -> None:
+    def __init__(
+        self,
+        upstream: Callable[[], socket.socket],
+        listener: socket.socket,
+        kill_at: int,
+        before: bool,
+    ) -> None:
         self.upstream = upstream
         self.listener = listener
         self.kill_at = kill_at
@@ -491,7 +552,9 @@ class Tap:
         self.victim.kill()
         self.killed = True
 
-    def pump(self, source: socket.socket, target: socket.socket, due: threading.Event, to_server: bool) -> None:
+    def pump(
+        self, source: socket.socket, target: socket.socket, due: threading.Event, to_server: bool
+    ) -> None:
         try:
             while chunk := source.recv(1 << 20):
                 if to_server:
@@ -517,10 +580,8 @@ class Tap:
 
     def close(self) -> None:
         # A shutdown wakes accept; a close alone would not.
-        try:
+        with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self.listener.close()
         self.threads[0].join()
         for s in self.sockets:
@@ -581,7 +642,9 @@ def finish_and_check(site: Site, plan: str) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_killed_at_every_step_of_the_store(sqlite_site: Site, s3_server: S3Server, before: bool) -> None:
+def test_killed_at_every_step_of_the_store(
+    sqlite_site: Site, s3_server: S3Server, before: bool
+) -> None:
     site = sqlite_site
     site.s3 = s3_server
     site.store = f"s3://{BUCKET}/{uuid.uuid4().hex}"
@@ -609,7 +672,9 @@ def test_killed_at_every_step_of_the_database(postgres_site: Site, tmp_path: Pat
     folder = tmp_path / "tap"
     folder.mkdir()
     for n in range(1, 300):
-        tap = Tap(lambda: unix_client(real), unix_listener(folder / ".s.PGSQL.5432"), n, before=False)
+        tap = Tap(
+            lambda: unix_client(real), unix_listener(folder / ".s.PGSQL.5432"), n, before=False
+        )
         site.database_url = f"postgresql://postgres@/{site.database.name}?host={folder}"
         through = run_tapped(site, site.argv(plan=f"p{n}"), tap)
         site.database_url = direct
@@ -620,12 +685,16 @@ def test_killed_at_every_step_of_the_database(postgres_site: Site, tmp_path: Pat
     pytest.fail("the planner never got through")
 
 
-def test_killed_at_every_step_of_the_broker(sqlite_site: Site, module_redis: RedisServer, tmp_path: Path) -> None:
+def test_killed_at_every_step_of_the_broker(
+    sqlite_site: Site, module_redis: RedisServer, tmp_path: Path
+) -> None:
     site = sqlite_site
     direct = site.broker
     path = tmp_path / "tap.sock"
     for n in range(1, 100):
-        tap = Tap(lambda: unix_client(str(module_redis.socket_path)), unix_listener(path), n, before=False)
+        tap = Tap(
+            lambda: unix_client(str(module_redis.socket_path)), unix_listener(path), n, before=False
+        )
         site.broker = f"redis+socket://{path}"
         through = run_tapped(site, site.argv(plan=f"p{n}"), tap)
         site.broker = direct
@@ -666,7 +735,7 @@ def test_terminated_planner_takes_its_objects_back(site: Site) -> None:
     process.stdin.write(rows_text([[f"0162{i:07}", i] for i in range(500)]))
     process.stdin.flush()
     folder = Path(site.store.removeprefix("file://")) / "p1"
-    wait_for(lambda: (folder / "batch-000001.ndjson.zst").exists(), process)
+    wait_for((folder / "batch-000001.ndjson.zst").exists, process)
     process.terminate()
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 128 + 15
@@ -683,7 +752,7 @@ def test_two_planners_on_one_plan_id(postgres_site: Site) -> None:
         holder.execute("SELECT pg_advisory_xact_lock(7)")
         query = "SELECT p.* FROM parcel p, (SELECT pg_advisory_xact_lock(7) OFFSET 0) l"
         first = site.start(site.argv(plan="p1", query=query))
-        wait_for(lambda: (folder / "planning.json").exists(), first)
+        wait_for((folder / "planning.json").exists, first)
         site.create(plan="p1")
         holder.rollback()
     _, errors = first.communicate(timeout=DEADLINE_S)
