@@ -143,8 +143,10 @@ static void write_line(enum log_level level, const char *task_name, const char *
     n = vsnprintf(line + len, room - len, fmt, ap);
     if (n > 0 && (size_t)n >= room - len) {
         len = room - 1;
-        /* Not in the middle of a UTF-8 sequence. */
-        while (len && ((unsigned char)line[len] & 0xc0) == 0x80)
+        /* Not in the middle of a UTF-8 character: the last one goes when it has several bytes. */
+        while (len && ((unsigned char)line[len - 1] & 0xc0) == 0x80)
+            len--;
+        if (len && (unsigned char)line[len - 1] >= 0xc0)
             len--;
         memcpy(line + len, "...", 3);
         len += 3;
