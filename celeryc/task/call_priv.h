@@ -40,6 +40,7 @@ struct celeryc_call {
     const char *id, *hostname;
     enum tristate ignore_result; /* effective */
     bool failed_alloc;           /* out of memory on the way */
+    bool plain_record;           /* without the arguments, which are too large */
 
     const char *args_error; /* NULL: the last celeryc_args was fine */
 

@@ -198,21 +198,51 @@ static int end_retry(struct celeryc_call *call, struct end_bufs *b, struct outco
     return o->store ? write_retry_record(call, b, o) : 0;
 }
 
+static int end(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)
+{
+    switch (call->end) {
+    case END_NONE:
+    case END_RETURN:
+        return end_success(call, b, o);
+    case END_RAISE:
+        return end_failure(call, b, o);
+    case END_RETRY:
+        return end_retry(call, b, o);
+    case END_REJECT:
+        return end_reject(call, b, o);
+    case END_IGNORE:
+        break;
+    }
+    o->kind = OUTCOME_IGNORE;
+    return 0;
+}
+
+/* What the frame to the master has to hold. */
+static size_t outcome_size(const struct outcome *o)
+{
+    size_t size = o->record.len + o->repr.len + o->traceback.len + LIMIT_REPR_BYTES;
+    for (size_t i = 0; i < o->n_messages; i++)
+        size += o->messages[i].raw.len;
+    return size;
+}
+
 static int finish(struct celeryc_call *call, int64_t runtime_ns, struct buf *dst)
 {
     CLEANUP(end_bufs_deinit) struct end_bufs b = {0};
+    CLEANUP(end_bufs_deinit) struct end_bufs small = {0};
     struct outcome o = {.runtime_ns = runtime_ns};
-    int rc = call->failed_alloc ? -ENOMEM : 0;
-    if (rc == 0 && call->end <= END_RETURN)
-        rc = end_success(call, &b, &o);
-    else if (rc == 0 && call->end == END_RAISE)
-        rc = end_failure(call, &b, &o);
-    else if (rc == 0 && call->end == END_RETRY)
-        rc = end_retry(call, &b, &o);
-    else if (rc == 0 && call->end == END_REJECT)
-        rc = end_reject(call, &b, &o);
-    else if (rc == 0)
-        o.kind = OUTCOME_IGNORE;
+    int rc = end(call, &b, &o);
+    if (rc == 0 && outcome_size(&o) > LIMIT_FRAME_BYTES) {
+        call->plain_record = true;
+        call_fail(call, "ValueError",
+                  slice_str(arena_printf(call->arena,
+                                         "a result of %zu bytes is larger than the %u allowed",
+                                         outcome_size(&o), LIMIT_FRAME_BYTES)));
+        o = (struct outcome){.runtime_ns = runtime_ns};
+        rc = end(call, &small, &o);
+    }
+    if (rc == 0 && call->failed_alloc)
+        rc = -ENOMEM;
     return rc < 0 ? rc : outcome_encode(&o, dst);
 }
 
