@@ -62,6 +62,7 @@ struct redis_conn {
     struct buf out;
     struct list pending; /* sent, in order */
     struct list refused; /* issued while not up: get NULL in the prepare phase */
+    uint64_t read_ms;    /* uv_now of the last bytes */
     unsigned generation; /* counts sockets, so that a loop over replies sees a change */
     int64_t backoff_ms;
     int64_t client_id;
@@ -122,14 +123,21 @@ static void arm(struct redis_conn *c, int64_t ms)
     (void)uv_timer_start(&c->timer, on_timer, ms < 0 ? 0 : (uint64_t)ms, 0);
 }
 
+/* When the oldest command is given up: its deadline, later while bytes still come (a big reply on a slow line). */
+static uint64_t oldest_deadline(const struct redis_conn *c)
+{
+    const struct pending *p = LIST_ENTRY(c->pending.next, struct pending, link);
+    if (c->state != CONN_UP)
+        return p->deadline_ms;
+    return MAX(p->deadline_ms, c->read_ms + (uint64_t)c->o.reply_timeout_ms);
+}
+
 static void arm_for_oldest(struct redis_conn *c)
 {
-    if (list_empty(&c->pending)) {
+    if (list_empty(&c->pending))
         (void)uv_timer_stop(&c->timer);
-        return;
-    }
-    const struct pending *p = LIST_ENTRY(c->pending.next, struct pending, link);
-    arm(c, (int64_t)(p->deadline_ms - uv_now(c->loop)));
+    else
+        arm(c, (int64_t)(oldest_deadline(c) - uv_now(c->loop)));
 }
 
 static void enqueue(struct redis_conn *c, struct list *l, redis_reply_fn fn, void *arg,
@@ -378,6 +386,7 @@ static void on_read(void *arg, const char *data, size_t len)
 {
     struct redis_conn *c = arg;
     unsigned generation = c->generation;
+    c->read_ms = uv_now(c->loop);
     if (redis_reader_feed(c->reader, data, len)) {
         conn_lose(c, "a reply is over the limit, or memory is out");
         return;
@@ -439,8 +448,7 @@ static void on_timer(uv_timer_t *t)
     } else if (c->state == CONN_CONNECTING) {
         conn_lose(c, "Timeout connecting to server");
     } else if (!list_empty(&c->pending)) {
-        const struct pending *p = LIST_ENTRY(c->pending.next, struct pending, link);
-        if (p->deadline_ms <= uv_now(c->loop))
+        if (oldest_deadline(c) <= uv_now(c->loop))
             conn_lose(c, "Timeout reading from server");
         else
             arm_for_oldest(c);

@@ -177,7 +177,8 @@ int redis_sync_open(const struct redis_endpoint *ep, int64_t timeout_ms, struct 
     s->timer.data = s;
     s->timer_open = true;
     s->ep = ep;
-    (void)signal(SIGPIPE, SIG_IGN); /* a server that hangs up is an error, not the end of the program */
+    (void)signal(SIGPIPE,
+                 SIG_IGN); /* a server that hangs up is an error, not the end of the program */
     s->conn = connection(s, NULL);
     if (!s->conn || !s->masked || !s->arena)
         return -ENOMEM;
@@ -236,9 +237,11 @@ static int wait_replies(struct redis_sync *s, struct err *e)
     }
     if (s->failed)
         return lost(s, e);
-    if (s->first_error.text[0])
-        return err_set(e, -EPROTO, "%s", s->first_error.text);
-    return 0;
+    if (!s->first_error.text[0])
+        return 0;
+    struct err first = s->first_error;
+    s->first_error.text[0] = '\0'; /* told once */
+    return err_set(e, -EPROTO, "%s", first.text);
 }
 
 static bool is_subscription(struct slice word)
