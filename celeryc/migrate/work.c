@@ -15,6 +15,7 @@
 #define CHUNK_MIN     50
 #define CHUNK_MAX     5000
 #define CHUNK_FIRST   500
+#define CLOCK_EVERY   8 /* records of a chunk between looks at the clock */
 #define QUICK_RETRIES 3 /* inside the task, before the message waits */
 /* SQLite has one writer: shorter turns let the others in. */
 #define SQLITE_TURN_MS 60
@@ -30,6 +31,8 @@ struct work {
     struct db_row *rows;
     bool paused, cancelled;
     int quick_retries; /* since the last commit */
+    bool is_pending;   /* the record behind the chunk is to be retried, because of: */
+    struct failure pending;
 };
 
 static bool may_retry(const struct work *w)
@@ -76,13 +79,22 @@ static struct slice *fields_of(struct work *w, size_t at)
     return fields;
 }
 
-/* Fills rows from position `from` on; *ret_n is smaller than n when a record's failure is to be retried. */
-static int compute(struct work *w, size_t from, size_t n, size_t *ret_n)
+/* A function that is slow for its first chunk must not hold the batch until the lease has ended. */
+static bool takes_too_long(const struct work *w, int64_t began_ns)
+{
+    return clock_mono_ns() - began_ns > 2 * w->chunk_ms * NS_PER_MS ||
+           celeryc_should_stop(w->j->call);
+}
+
+/* Fills up to n rows from the present position on. w->is_pending: the record behind the last row failed in a way that is to
+ * be retried. */
+static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
 {
     const struct job *j = w->j;
+    size_t from = (size_t)j->position, i;
 
     arena_reset(w->arena);
-    for (size_t i = 0; i < n; i++) {
+    for (i = 0; i < n; i++) {
         struct slice *fields = fields_of(w, from + i);
         struct db_row *row = &w->rows[i];
 
@@ -91,11 +103,16 @@ static int compute(struct work *w, size_t from, size_t n, size_t *ret_n)
         row->position = (int64_t)(from + i);
         if (row->outcome == DB_O_QUARANTINED && may_retry(w) &&
             failure_listed(j->claim.retry_on, row->error_class, "")) {
-            failure_set(w->f, row->error_class, true, "%s", row->message);
-            n = i;
+            failure_set(&w->pending, row->error_class, true, "%s", row->message);
+            w->is_pending = true;
+            break;
+        }
+        if (i % CLOCK_EVERY == CLOCK_EVERY - 1 && takes_too_long(w, began_ns)) {
+            i++;
+            break;
         }
     }
-    *ret_n = n;
+    *ret_n = i;
     return 0;
 }
 
@@ -246,25 +263,25 @@ static int prepare(struct work *w)
 static enum work_end step(struct work *w)
 {
     struct job *j = w->j;
-    size_t left = batch_len(j->batch) - (size_t)j->position;
-    size_t want = MIN(next_size(w), left), n = 0;
+    size_t left = batch_len(j->batch) - (size_t)j->position, n = 0;
     int64_t began_ns = clock_mono_ns();
-    int r = compute(w, (size_t)j->position, want, &n);
 
-    if (r) {
+    w->is_pending = false;
+    if (compute(w, MIN(next_size(w), left), began_ns, &n)) {
         failure_set(w->f, "MemoryError", true, "out of memory");
         return WORK_RETRY;
     }
     if (n > 0) {
-        struct failure wanted = *w->f; /* of the record behind, when n < want */
+        int r = apply(w, w->rows, n);
 
-        r = apply(w, w->rows, n);
         if (r)
             return recover(w, r);
         learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
-        *w->f = wanted;
     }
-    return n < want && !w->paused && !w->cancelled ? WORK_RETRY : WORK_DONE;
+    if (!w->is_pending || w->paused || w->cancelled)
+        return WORK_DONE;
+    *w->f = w->pending;
+    return WORK_RETRY;
 }
 
 static enum work_end work_loop(struct work *w)

@@ -3,6 +3,8 @@
 
 #include "harness.h"
 
+#include "celeryc/base/clock.h"
+
 #include <celeryc/migration.h>
 #include <criterion/criterion.h>
 #include <unistd.h>
@@ -49,6 +51,19 @@ static int no_column(const struct scatter_record *r, struct scatter_change *c)
 
 SCATTER_MIGRATION("test.no_column", .record = no_column, .table = "parcel", .reads = {"phone"},
                   .writes = {"nowhere"})
+
+/* Three milliseconds of work for each record. */
+static int slow(const struct scatter_record *r, struct scatter_change *c)
+{
+    int64_t end_ns = clock_mono_ns() + 3 * NS_PER_MS;
+
+    while (clock_mono_ns() < end_ns)
+        ;
+    return scatter_set_text(c, "phone", scatter_key(r));
+}
+
+SCATTER_MIGRATION("test.slow", .record = slow, .table = "parcel", .reads = {"phone"},
+                  .writes = {"phone"})
 
 /* ---- deliveries ---- */
 
@@ -298,6 +313,24 @@ BOTH_WORKERS(wrong_messages_and_files)
     cr_assert_eq(task.kind, OUTCOME_FAILURE);
     check_holds(&task, "another migration");
     cr_assert_eq(renumbered(h), 0);
+}
+
+/* The first chunk of a slow function ends early, so that the lease is renewed in time. */
+Test(sqlite, slow_functions_get_small_chunks)
+{
+    static struct harness h;
+
+    harness_open(&h, FIXTURE_SQLITE);
+    harness_plan(&h, "test.slow", 200, 200, NULL, NULL, NULL);
+    run_sql(h.db.db, "CREATE TABLE moves (position integer)");
+    run_sql(h.db.db, "CREATE TRIGGER m AFTER UPDATE OF position ON scatter_batch BEGIN INSERT INTO "
+                     "moves VALUES (NEW.position); END");
+    CLEANUP(delivery_deinit) struct delivery d = deliver(&h, "test.slow", 1, false);
+
+    cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    check_holds(&d, "\"ok\": 200,");
+    cr_assert_geq(query_int(h.db.db, "SELECT count(*) FROM moves"), 3);
+    harness_close(&h);
 }
 
 Test(postgresql, dropped_connections_are_survived)
