@@ -154,6 +154,8 @@ static void take_news(struct pool *p)
         else if (f.type == FRAME_EXITED)
             on_exited(p, &f);
         at += size;
+        if (p->freed)
+            return;
     }
     buf_consume(&p->link_in, at);
     if (rc < 0)
@@ -194,6 +196,8 @@ static void on_exit_zygote(uv_process_t *h, int64_t status, int signum)
         if (p->members[i])
             member_exited(p->members[i], SIGKILL, false);
     p->forking = NULL;
+    if (p->freed)
+        return;
     if (!p->stopping && !p->fatal) {
         char text[128];
         if (signum)

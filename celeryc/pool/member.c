@@ -4,8 +4,7 @@
  *     FORKING -> STARTING -> UP -> FINISHING -> (exited)      DYING is reached from any of them
  *
  * A job leaves the child in exactly one way: a DONE frame, recalled before its start, or lost with the child. Frames
- * that reach us after the child's death count like any other; what it had finished but not written is read from the
- * ring. A child that breaks the protocol is killed: its memory is not to be trusted any more. */
+ * that reach us after the child's death count like any other (member_io.c). */
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
@@ -19,10 +18,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define AHEAD_NS  (16 * NS_PER_MS) /* how much work may wait in a child */
-#define SLOW_NS   (20 * NS_PER_MS) /* tasks this long get no read-ahead at all */
-#define KEEP_SIZE (256u << 10)     /* larger buffers are given back */
 
 void member_set_state(struct member *m, enum member_state state)
 {
@@ -103,8 +98,6 @@ struct member *member_free(struct member *m)
     return NULL;
 }
 
-static void on_poll(uv_poll_t *h, int status, int events);
-
 int member_new(struct pool *p, size_t place, struct member **ret_m, int ret_fds[2], struct err *e)
 {
     struct member *m = calloc(1, sizeof *m);
@@ -152,7 +145,7 @@ void member_spawned(struct member *m, int pid)
 {
     m->pid = pid;
     member_set_state(m, MEMBER_STARTING);
-    (void)uv_poll_start(&m->poll, UV_READABLE, on_poll);
+    (void)uv_poll_start(&m->poll, UV_READABLE, member_on_poll);
 }
 
 /* ---- jobs ---- */
@@ -179,7 +172,7 @@ struct job *member_find(struct member *m, uint64_t id)
     return NULL;
 }
 
-static void release(struct member *m, struct job *j)
+void member_release(struct member *m, struct job *j)
 {
     list_remove(&j->node);
     m->free_slots[m->n_free++] = (uint32_t)(j - m->slots);
@@ -239,7 +232,7 @@ bool member_take_back(struct member *m, struct job *j)
         return false;
     pool_owe_recalled(m->pool, j->id);
     m->n_submitted--;
-    release(m, j);
+    member_release(m, j);
     return true;
 }
 
@@ -255,7 +248,7 @@ size_t member_recall(struct member *m, size_t max)
     return n;
 }
 
-static void tell_started(struct member *m, struct job *j)
+void member_tell_started(struct member *m, struct job *j)
 {
     if (j->started)
         return;
@@ -281,214 +274,11 @@ void member_report_started(struct member *m)
     for (size_t i = 0; i < n; i++) {
         struct job *j = member_find(m, ids[i]);
         if (j)
-            tell_started(m, j);
+            member_tell_started(m, j);
     }
-}
-
-/* Tiny tasks travel in bunches, so that no child waits for a round trip; long ones are sent one by one, so that none
- * waits behind another. */
-static void adapt(struct member *m, int64_t runtime_ns)
-{
-    if (m->pool->o.read_ahead > 0) {
-        m->ahead = m->pool->o.read_ahead;
-        return;
-    }
-    runtime_ns = MAX(runtime_ns, 1000);
-    m->mean_ns = runtime_ns > m->mean_ns ? runtime_ns : m->mean_ns - (m->mean_ns - runtime_ns) / 8;
-    size_t want = m->mean_ns >= SLOW_NS ? 0 : (size_t)(AHEAD_NS / m->mean_ns);
-    m->ahead = MIN(MIN(want, (size_t)READ_AHEAD_MAX), m->ahead * 2 + 1);
-}
-
-/* ---- frames ---- */
-
-static int on_done(struct member *m, const struct frame *f, struct job *j, struct slice bytes)
-{
-    struct pool *p = m->pool;
-    struct outcome o;
-    struct err e = ERR_INIT;
-    arena_reset(p->arena);
-    int rc = outcome_decode(p->arena, bytes, &o, &e);
-    if (rc < 0)
-        return rc;
-    tell_started(m, j);
-    release(m, j);
-    adapt(m, o.runtime_ns);
-    p->ev.on_done(f->id, &o, m->pid, m->process, p->arg);
-    return 0;
-}
-
-static void on_send(struct member *m, uint64_t id, struct cursor *c)
-{
-    struct outcome_message msg = {.queue = cursor_slice(c)};
-    msg.priority = (int)cursor_u32(c);
-    msg.raw = cursor_rest(c);
-    if (!c->bad && m->pool->ev.on_send)
-        m->pool->ev.on_send(id, &msg, m->pool->arg);
-}
-
-static int on_job_frame(struct member *m, const struct frame *f)
-{
-    struct cursor c = cursor_init(f->body);
-    uint32_t index = cursor_u32(&c);
-    if (c.bad || index >= m->n_slots)
-        return -EPROTO;
-    struct job *j = &m->slots[index];
-    if (!list_linked(&j->node) || j->id != f->id)
-        return -EPROTO;
-    if (f->type == FRAME_DONE)
-        return on_done(m, f, j, cursor_rest(&c));
-    tell_started(m, j);
-    if (f->type == FRAME_STATE && m->pool->ev.on_state)
-        m->pool->ev.on_state(f->id, cursor_rest(&c), m->pool->arg);
-    else if (f->type == FRAME_SEND)
-        on_send(m, f->id, &c);
-    return 0;
-}
-
-static int on_frame(struct member *m, const struct frame *f)
-{
-    switch (f->type) {
-    case FRAME_HELLO:
-        if (m->state == MEMBER_STARTING) {
-            member_set_state(m, MEMBER_UP);
-            m->pool->start_failures = 0;
-            pool_settle(m->pool);
-        }
-        return 0;
-    case FRAME_DONE:
-    case FRAME_STATE:
-    case FRAME_SEND:
-        return on_job_frame(m, f);
-    default:
-        return -EPROTO;
-    }
-}
-
-/* Handles every whole frame; ret_used is what they took. */
-static int take_frames(struct member *m, struct slice bytes, size_t *ret_used)
-{
-    struct frame f;
-    size_t size, at = 0;
-    int rc;
-    while ((rc = frame_parse((struct slice){bytes.p + at, bytes.len - at}, &f, &size)) == 0) {
-        rc = on_frame(m, &f);
-        at += size;
-        if (rc < 0)
-            break;
-    }
-    *ret_used = at;
-    return rc < 0 ? rc : 0;
-}
-
-/* Frames are handled where they were read; only a cut-off one is copied. */
-static int take_bytes(struct member *m, struct slice bytes)
-{
-    size_t used;
-    int rc;
-    if (m->in.len == 0) {
-        rc = take_frames(m, bytes, &used);
-        buf_append(&m->in, bytes.p + used, bytes.len - used);
-    } else {
-        buf_append_slice(&m->in, bytes);
-        if (buf_ok(&m->in) < 0)
-            return -ENOMEM;
-        rc = take_frames(m, buf_slice(&m->in), &used);
-        buf_consume(&m->in, used);
-        if (m->in.len == 0 && m->in.cap > KEEP_SIZE)
-            buf_deinit(&m->in);
-    }
-    return rc < 0 ? rc : buf_ok(&m->in);
-}
-
-/* The child is given up: whatever it still does is of no use. */
-static void condemn(struct member *m)
-{
-    (void)uv_poll_stop(&m->poll);
-    if (m->state != MEMBER_DYING)
-        member_set_state(m, MEMBER_DYING);
-    link_signal(m->pool, m, SIGKILL);
-}
-
-/* 0: nothing more now. 1: there may be more. -Exxx: end of the stream, or a broken one. */
-static int read_once(struct member *m)
-{
-    if (m->broken)
-        return -EPROTO;
-    ssize_t n = read(m->fd, m->pool->read_buf, READ_BYTES);
-    if (n < 0 && errno == EINTR)
-        return 1;
-    if (n < 0 && errno == EAGAIN)
-        return 0;
-    if (n <= 0)
-        return -EPIPE;
-    m->received += (uint64_t)n;
-    int rc = take_bytes(m, (struct slice){m->pool->read_buf, (size_t)n});
-    if (rc < 0) {
-        m->broken = true;
-        log_error("Process '%s' pid:%d broke the protocol of the pool and is killed", m->process,
-                  m->pid);
-        return rc;
-    }
-    return 1;
-}
-
-static void on_poll(uv_poll_t *h, int status, int events)
-{
-    struct member *m = h->data;
-    if (events & UV_WRITABLE) {
-        m->polling_write = false;
-        (void)uv_poll_start(&m->poll, UV_READABLE, on_poll);
-        member_flush(m);
-    }
-    if (status == 0 && !(events & UV_READABLE))
-        return;
-    int rc = read_once(m);
-    if (rc < 0)
-        condemn(m);
-    else if (m->state == MEMBER_UP && m->pool->o.max_tasks_per_child > 0 && m->n_jobs == 0 &&
-             m->n_submitted >= m->pool->o.max_tasks_per_child)
-        member_finish(m);
-}
-
-void member_flush(struct member *m)
-{
-    m->dirty = false;
-    while (m->out_at < m->out.len && m->state >= MEMBER_STARTING && m->state != MEMBER_DYING) {
-        ssize_t n = send(m->fd, m->out.data + m->out_at, m->out.len - m->out_at, MSG_NOSIGNAL);
-        if (n >= 0) {
-            m->out_at += (size_t)n;
-        } else if (errno == EAGAIN) {
-            if (!m->polling_write)
-                (void)uv_poll_start(&m->poll, UV_READABLE | UV_WRITABLE, on_poll);
-            m->polling_write = true;
-            return;
-        } else if (errno != EINTR) {
-            return; /* it is dying: the reading side finds out */
-        }
-    }
-    buf_reset(&m->out);
-    m->out_at = 0;
-    if (m->out.cap > KEEP_SIZE)
-        buf_deinit(&m->out);
 }
 
 /* ---- the end ---- */
-
-/* What the child had finished and not written: bytes received..end of its stream. */
-static void salvage(struct member *m)
-{
-    uint64_t end = atomic_load(&m->page->end);
-    if (end <= m->received || end - m->received > POOL_RING_SIZE)
-        return;
-    CLEANUP(buf_deinit) struct buf rest = BUF_INIT;
-    size_t len = (size_t)(end - m->received), at = m->received % POOL_RING_SIZE;
-    size_t first = MIN(len, POOL_RING_SIZE - at);
-    buf_append(&rest, m->page->ring + at, first);
-    buf_append(&rest, m->page->ring, len - first);
-    m->received = end;
-    if (buf_ok(&rest) == 0)
-        (void)take_bytes(m, buf_slice(&rest));
-}
 
 static void describe(int status, char *dst, size_t size)
 {
@@ -507,9 +297,9 @@ static void report_lost(struct member *m, const char *text, bool oom)
     while (!list_empty(&m->jobs)) {
         struct job *j = LIST_ENTRY(m->jobs.next, struct job, node);
         uint64_t id = j->id;
-        tell_started(m, j);
+        member_tell_started(m, j);
         if (list_linked(&j->node) && j->id == id)
-            release(m, j);
+            member_release(m, j);
         p->ev.on_lost(id, m->pid, text, oom, p->arg);
     }
 }
@@ -522,9 +312,7 @@ void member_exited(struct member *m, int status, bool oom)
     char text[64];
     describe(status, text, sizeof text);
     (void)uv_poll_stop(&m->poll);
-    while (read_once(m) == 1)
-        ;
-    salvage(m);
+    member_read_last(m);
     if (m->state != MEMBER_DYING)
         member_set_state(m, MEMBER_DYING);
     (void)member_recall(m, SIZE_MAX);

@@ -32,6 +32,8 @@ struct pool_options {
 
 struct pool;
 
+/* Called from the loop, never (but for on_fatal) from inside a call of pool_*. Every job that was submitted ends in
+ * exactly one of on_done, on_lost and on_recalled; on_started comes before on_done and on_lost, once. */
 struct pool_events {
     void (*on_ready)(const struct task_registry *table, void *arg); /* once, all children up */
     void (*on_started)(uint64_t job, int pid, const char *process, void *arg);
@@ -55,17 +57,23 @@ size_t pool_slots(const struct pool *p); /* P x T */
 size_t pool_room(const struct pool *p);  /* jobs that can be taken now (free slots + read-ahead) */
 size_t pool_free_slots(const struct pool *p); /* threads without work */
 
-/* Sends a job to a child with room; raw is copied. Several submits of one loop turn leave in one write. */
+/* Sends a job to a child with room; raw is copied. Several submits of one loop turn leave in one write. Without room the
+ * job comes back through on_recalled. */
 void pool_submit(struct pool *p, uint64_t job, struct slice queue, struct slice raw);
 
 void pool_soft_stop(struct pool *p, uint64_t job); /* celeryc_should_stop turns true */
-void pool_kill(struct pool *p, uint64_t job,
-               int signum);       /* the child that runs it; on_lost follows */
-void pool_recall(struct pool *p); /* everything not started comes back through on_recalled */
+/* Sends signum to the child that runs the job: on_lost follows for it, and for what else runs in that child's threads.
+ * TERM, INT, QUIT and HUP, which children ignore, are carried out as KILL and reported as asked. A job that has not
+ * started comes back through on_recalled instead; one that has just ended is reported as done, and nobody is killed. */
+void pool_kill(struct pool *p, uint64_t job, int signum);
+/* Everything not started comes back through on_recalled, before the loop sleeps. */
+void pool_recall(struct pool *p);
 
 /* Children finish what they run, then exit; fn when all are gone. */
 void pool_stop(struct pool *p, void (*fn)(void *arg), void *arg);
-struct pool *pool_free(struct pool *p); /* kills what is left */
+/* Kills what is left; no more callbacks. Not from inside one, except on_fatal. The memory goes when the loop has run its
+ * close callbacks. */
+struct pool *pool_free(struct pool *p);
 
 /* pids of the children, for the banner, stats and tests. Returns how many were written. */
 size_t pool_pids(const struct pool *p, int *pids, size_t n);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* The master's side of the pool, shared by pool.c (jobs), member.c (one child) and link.c (the zygote). */
+/* The master's side of the pool, shared by pool.c (jobs), member.c and member_io.c (one child) and link.c (the zygote). */
 
 #include "celeryc/base/list.h"
 #include "celeryc/pool/pool.h"
@@ -116,7 +116,6 @@ void member_spawned(struct member *m, int pid);
 size_t member_room(const struct member *m);
 void member_submit(struct member *m, uint64_t job, struct slice queue, struct slice raw);
 void member_finish(struct member *m);
-void member_flush(struct member *m);
 /* The zygote says that the child is gone: what it left is read, its jobs are reported, m is freed. */
 void member_exited(struct member *m, int status, bool oom);
 struct job *member_find(struct member *m, uint64_t job);
@@ -125,6 +124,15 @@ struct pool_slot *member_slot(const struct member *m, const struct job *j);
 size_t member_recall(struct member *m, size_t max);
 bool member_take_back(struct member *m, struct job *j); /* one of them; false when it has started */
 void member_report_started(struct member *m);
+void member_tell_started(struct member *m, struct job *j); /* once for each job */
+void member_release(struct member *m, struct job *j);      /* the job is no longer this child's */
+
+/* ---- member_io.c ---- */
+
+void member_on_poll(uv_poll_t *h, int status, int events);
+void member_flush(struct member *m);
+/* All that is left in the socket of a dead child, and after it in its ring. */
+void member_read_last(struct member *m);
 
 /* ---- link.c ---- */
 
