@@ -108,14 +108,14 @@ static int read_header(struct stdin_source *s, struct arena *a, struct json_val 
                        struct builder *b, struct err *e)
 {
     struct json_val columns = json_get(v, "columns"), types = json_get(v, "types");
-    size_t n = json_len(columns);
+    size_t n = columns.kind == JSON_K_ARRAY ? json_len(columns) : 0;
     const char **names = arena_alloc_array(a, n + 1, sizeof(*names));
     const char **type_names = arena_alloc_array(a, n + 1, sizeof(*type_names));
     int code;
 
     if (!names || !type_names)
         return -ENOMEM;
-    if (columns.kind != JSON_K_ARRAY || n == 0 || n > LIMIT_COLUMNS)
+    if (n == 0 || n > LIMIT_COLUMNS)
         return err_set(
             e, -EINVAL,
             "standard input: line 1 must be {\"columns\": [names], \"types\": [...] or null}");
@@ -123,7 +123,7 @@ static int read_header(struct stdin_source *s, struct arena *a, struct json_val 
         return err_set(e, -EINVAL, "standard input: line 1: %zu types for %zu columns",
                        json_len(types), n);
     code = read_names(a, columns, names, false, e);
-    if (!code)
+    if (!code && !json_is_null(types))
         code = read_names(a, types, type_names, true, e);
     if (code)
         return code;

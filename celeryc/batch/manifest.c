@@ -131,11 +131,11 @@ static int read_batch(const struct member *m, int64_t number, struct manifest_ba
 static int read_batches(const struct member *top, struct manifest *ret_m)
 {
     struct json_val v = json_get(top->object, "batches");
-    size_t n = json_len(v);
+    size_t n = v.kind == JSON_K_ARRAY ? json_len(v) : 0;
     struct json_iter it;
     int64_t sum = 0;
 
-    if (v.kind != JSON_K_ARRAY || n == 0)
+    if (n == 0)
         return err_set(top->err, -EBADMSG, "manifest: \"batches\" is no array of batches");
     ret_m->batches = calloc(n, sizeof(*ret_m->batches));
     if (!ret_m->batches)

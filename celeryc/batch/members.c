@@ -104,12 +104,13 @@ int member_strings(const struct member *m, const char *key, bool may_null, char 
                    size_t *ret_n)
 {
     struct json_val v = json_get(m->object, key);
-    size_t n = json_len(v);
+    size_t n;
     char **texts;
     int code;
 
     if (v.kind != JSON_K_ARRAY)
         return bad(m, key, "is not an array");
+    n = json_len(v);
     if (n > LIMIT_COLUMNS)
         return bad(m, key, "has too many entries");
     texts = calloc(n + 1, sizeof(*texts));
