@@ -4,11 +4,11 @@
  * record line. Whatever is accepted is read to its last byte, and what was parsed from a batch is written and read
  * again. */
 
+#include "fuzz.h"
+
 #include "celeryc/batch/batch.h"
 
 #include <zstd.h>
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
 static volatile size_t seen;
 
@@ -93,7 +93,7 @@ static void parse_row(struct slice text)
         look(fields[i]);
 }
 
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct slice rest = {(const char *)data + 1, size - 1};
 
