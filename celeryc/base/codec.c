@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <sys/random.h>
 
-static const char base64_alphabet[64] __attribute__((nonstring)) =
+static const char base64_alphabet[] =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 #define XX 0xff
@@ -143,7 +143,7 @@ int base64_decode(struct buf *dst, struct slice src)
     return 0;
 }
 
-static const char hex_digits[16] __attribute__((nonstring)) = "0123456789abcdef";
+static const char hex_digits[] = "0123456789abcdef";
 
 void hex_encode(struct buf *dst, struct slice src)
 {

@@ -130,8 +130,8 @@ static size_t format_head(char *dst, size_t size, enum log_level level, const ch
     return MIN((size_t)MAX(n, 0), size - 1);
 }
 
-static void write_line(enum log_level level, const char *task_name, const char *task_id,
-                       const char *fmt, va_list ap)
+static PRINTF_LIKE(4, 0) void write_line(enum log_level level, const char *task_name,
+                                         const char *task_id, const char *fmt, va_list ap)
 {
     int saved_errno = errno; /* callers log and then look at errno */
     char line[LIMIT_LOG_LINE];

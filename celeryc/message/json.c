@@ -104,11 +104,12 @@ void json_iter_init(struct json_iter *it, struct json_val v)
 
 bool json_next(struct json_iter *it)
 {
-    const char *p = it->rest.p, *end = p + it->rest.len;
+    const char *p, *end;
 
     if (it->rest.len == 0)
         return false;
-    p = json_skip_space(p, end);
+    end = it->rest.p + it->rest.len;
+    p = json_skip_space(it->rest.p, end);
     if (p < end && *p == ',')
         p = json_skip_space(p + 1, end);
     if (p >= end || *p == '}' || *p == ']') {
