@@ -414,7 +414,7 @@ int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t to
 
 int db_fenced(struct db *db, const struct db_chunk *c, struct err *e)
 {
-    int64_t position;
+    int64_t position = -1;
     struct db_counts counts;
     int r = db_batch_position(db, c->plan, c->batch, c->token, &position, &counts, e);
 
@@ -511,15 +511,15 @@ int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t toke
 }
 
 static int give_back(struct db *db, const char *plan, int64_t batch, int64_t token,
-                     enum db_release how, const char *error, bool *ret_finished, struct err *e)
+                     struct db_release *rel, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     const struct db_val v[] = {db_text(plan),
                                db_int(batch),
                                db_int(token),
-                               db_text(error),
-                               db_text(how == DB_RELEASE_FAILED ? "failed" : "queued"),
-                               db_int(how == DB_RELEASE_CLEAN ? 1 : 0)};
+                               db_text(rel->error),
+                               db_text(rel->kind == DB_RELEASE_FAILED ? "failed" : "queued"),
+                               db_int(rel->kind == DB_RELEASE_CLEAN ? 1 : 0)};
     int r =
         db_exec(db,
                 "UPDATE scatter_batch SET state = CASE WHEN $5 = 'failed' THEN 'failed' WHEN "
@@ -535,24 +535,20 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
     if (rows.changed == 0)
         return err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
                        (long long)batch, plan);
-    if (how != DB_RELEASE_FAILED)
+    if (rel->kind != DB_RELEASE_FAILED)
         return 0;
-    r = note_event(db, plan, batch, "", "failed", error ? error : "", e);
+    r = note_event(db, plan, batch, "", "failed", or_empty(rel->error), e);
     if (!r)
-        r = end_plan(db, plan, ret_finished, e);
+        r = end_plan(db, plan, &rel->plan_finished, e);
     return r;
 }
 
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
-                     enum db_release how, const char *error, bool *ret_plan_finished, struct err *e)
+                     struct db_release *rel, struct err *e)
 {
-    bool finished = false;
     int r = db->ops->begin(db, 0, e);
 
     if (r)
         return r;
-    r = end(db, give_back(db, plan, batch, token, how, error, &finished, e), e);
-    if (!r && ret_plan_finished)
-        *ret_plan_finished = finished;
-    return r;
+    return end(db, give_back(db, plan, batch, token, rel, e), e);
 }

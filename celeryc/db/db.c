@@ -173,7 +173,7 @@ int db_cell_dup(const struct db_rows *r, size_t row, size_t col, char **ret_s)
 
 /* ---- shared SQL ---- */
 
-static int expand(const struct db_ops *ops, const char *sql, struct buf *dst, struct err *e)
+static int expand(const struct db_ops *ops, const char *sql, struct buf *dst)
 {
     while (*sql) {
         const char *at = strchr(sql, '@');
@@ -200,7 +200,7 @@ int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, st
             struct err *e)
 {
     CLEANUP(buf_deinit) struct buf text = BUF_INIT;
-    int r = expand(db->ops, sql, &text, e);
+    int r = expand(db->ops, sql, &text);
 
     if (r)
         return r;

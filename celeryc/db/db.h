@@ -176,17 +176,21 @@ struct db_finish {
 int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
                     struct db_finish *ret_f, struct err *e) WARN_UNUSED;
 
-enum db_release {
+enum db_release_kind {
     DB_RELEASE_CLEAN,  /* pause, shutdown: does not count as an attempt */
     DB_RELEASE_RETRY,  /* will be tried again, error says why */
     DB_RELEASE_FAILED, /* given up; a message that comes again may claim it again */
 };
 
-/* Gives the lease up: state queued (parked when the plan is paused, cancelled when it is), or failed. error may be
- * NULL. *ret_plan_finished (may be NULL): this failure ended the plan. */
+struct db_release {
+    enum db_release_kind kind;
+    const char *error;  /* text for people; NULL */
+    bool plan_finished; /* set: this failure was the end of the last open batch */
+};
+
+/* Gives the lease up: state queued (parked when the plan is paused, cancelled when it is), or failed. */
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
-                     enum db_release how, const char *error, bool *ret_plan_finished,
-                     struct err *e) WARN_UNUSED;
+                     struct db_release *rel, struct err *e) WARN_UNUSED;
 
 /* ---- reading ---- */
 

@@ -156,20 +156,23 @@ static struct db *pg_close(struct db *db)
 
 int db_pg_open(const char *url, struct db **ret_db, struct err *e)
 {
-    CLEANUP(db_close) struct db *db = NULL;
     struct pg *pg = calloc(1, sizeof(*pg));
+    int r = 0;
 
     if (!pg)
         return -ENOMEM;
     pg->db.ops = &db_pg_ops;
-    db = &pg->db;
     pg->conn = connect_url(url);
     if (!pg->conn)
-        return -ENOMEM;
-    if (PQstatus(pg->conn) != CONNECTION_OK)
-        return connect_failed(pg, e);
+        r = -ENOMEM;
+    else if (PQstatus(pg->conn) != CONNECTION_OK)
+        r = connect_failed(pg, e);
+    if (r) {
+        (void)pg_close(&pg->db);
+        return r;
+    }
     (void)PQsetNoticeReceiver(pg->conn, ignore_notice, NULL);
-    *ret_db = STEAL(db);
+    *ret_db = &pg->db;
     return 0;
 }
 

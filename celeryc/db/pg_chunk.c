@@ -36,6 +36,13 @@ struct statement {
     size_t n, cap;
 };
 
+static void statement_deinit(struct statement *s)
+{
+    buf_deinit(&s->sql);
+}
+
+DEFINE_CLEANUP_VALUE(struct statement, statement_deinit)
+
 /* Arrays of the outcomes: position, key, kind, class, state, message. */
 #define OUTCOME_ARRAYS 6
 
@@ -413,8 +420,7 @@ int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *re
     struct counts n = count_rows(c);
     CLEANUP(arena_free) struct arena *a = arena_new();
     CLEANUP(outcomes_deinit) struct outcomes o = {0};
-    CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
-    struct statement s = {.arena = a, .sql = BUF_INIT};
+    CLEANUP(statement_deinit) struct statement s = {.arena = a, .sql = BUF_INIT};
     int r;
 
     if (!a)
@@ -426,7 +432,6 @@ int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *re
     r = pg_ready(pg, e);
     if (!r)
         r = build(&s, c, &n, &o, pg, e);
-    sql = s.sql; /* freed with the scope */
     if (!r)
         r = send_chunk(pg, c, &s, ret_r, e);
     pg_rollback(db);

@@ -71,6 +71,7 @@ int db_plan_get(struct db *db, const char *plan, struct arena *a, struct db_plan
     return 0;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): eight parameters */
 int db_batches_planned(struct db *db, const char *plan, int64_t first, size_t max, struct arena *a,
                        struct db_batch_row *rows, size_t *ret_n, struct err *e)
 {

@@ -50,9 +50,9 @@ static const char *from_environment(const char *alias)
         buf_append_char(&name, isalnum((unsigned char)*p) ? (char)toupper((unsigned char)*p) : '_');
     if (buf_ok(&name))
         return NULL;
-    url = getenv(name.data);
+    url = getenv(name.data); /* NOLINT(concurrency-mt-unsafe): nobody changes the environment */
     if ((!url || !*url) && str_eq(alias, "default"))
-        url = getenv("SCATTER_DATABASE");
+        url = getenv("SCATTER_DATABASE"); /* NOLINT(concurrency-mt-unsafe) */
     return url && *url ? url : NULL;
 }
 

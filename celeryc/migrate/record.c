@@ -176,6 +176,14 @@ static int new_change(const struct scatter_migration *m, struct arena *a, struct
     return c->fresh && c->set ? 0 : -ENOMEM;
 }
 
+/* NULL and "" are two values. */
+static bool differ(struct slice a, struct slice b)
+{
+    if (!a.p || !b.p)
+        return a.p != b.p;
+    return !slice_eq(a, b);
+}
+
 /* Only what is another value is a change; columns that were not read may always be. all: every write column is set. */
 static bool changes(const struct scatter_migration *m, const struct slice *fields,
                     const struct scatter_change *c, bool *ret_all)
@@ -190,10 +198,7 @@ static bool changes(const struct scatter_migration *m, const struct slice *field
             *ret_all = false;
             continue;
         }
-        bool same = find(m->reads, m->writes[i], &k) && !fields[k + 1].p == !c->fresh[i].p &&
-                    slice_eq(fields[k + 1], c->fresh[i]);
-
-        any = any || !same;
+        any = any || !find(m->reads, m->writes[i], &k) || differ(fields[k + 1], c->fresh[i]);
     }
     return any;
 }

@@ -126,7 +126,7 @@ int migrate_check(struct err *e)
 /* Seconds, as in "3", "90s" or "2m". */
 static int lease_from_environment(int64_t *ms, struct err *e)
 {
-    const char *text = getenv("SCATTER_LEASE");
+    const char *text = getenv("SCATTER_LEASE"); /* NOLINT(concurrency-mt-unsafe): one thread yet */
     int64_t ns;
 
     if (!text || !*text)

@@ -167,12 +167,15 @@ static int claim(struct job *j, struct err *e)
 
 /* ---- the end of the work ---- */
 
-static int release(struct job *j, enum db_release how, const char *text, bool *ret_ended)
+static int release(struct job *j, enum db_release_kind kind, const char *text, bool *ret_ended)
 {
+    struct db_release rel = {.kind = kind, .error = text};
     struct err e = ERR_INIT;
+    int r = db_batch_release(j->conn->db, j->plan, j->number, j->claim.token, &rel, &e);
 
-    return db_batch_release(j->conn->db, j->plan, j->number, j->claim.token, how, text, ret_ended,
-                            &e);
+    if (!r && ret_ended)
+        *ret_ended = rel.plan_finished;
+    return r;
 }
 
 static struct db_finish present(const struct job *j)

@@ -16,6 +16,18 @@ static int64_t count(struct db *db, const char *table, const char *where)
     return query_int(db, sql);
 }
 
+static int release(struct db *db, int64_t token, enum db_release_kind kind, const char *error,
+                   bool *ret_ended)
+{
+    struct db_release rel = {.kind = kind, .error = error};
+    struct err e = ERR_INIT;
+    int r = db_batch_release(db, "p", 1, token, &rel, &e);
+
+    if (ret_ended)
+        *ret_ended = rel.plan_finished;
+    return r;
+}
+
 BOTH(plan_is_inserted_once_and_read_back)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
@@ -120,7 +132,6 @@ BOTH(paused_and_cancelled_plans)
 {
     make_plan(f, 1, 10);
     int64_t token = claim_token(f->db, 1);
-    struct err e = ERR_INIT;
 
     run_sql(f->db, "UPDATE scatter_plan SET state = 'paused'");
     /* Somebody works on it and will park it; this message goes. */
@@ -128,7 +139,7 @@ BOTH(paused_and_cancelled_plans)
 
     cr_assert_eq(other.state, DB_CLAIM_PAUSED);
     cr_assert_eq(count(f->db, "scatter_batch", "state = 'running'"), 1);
-    cr_assert_eq(db_batch_release(f->db, "p", 1, token, DB_RELEASE_CLEAN, NULL, NULL, &e), 0);
+    cr_assert_eq(release(f->db, token, DB_RELEASE_CLEAN, NULL, NULL), 0);
     cr_assert_eq(count(f->db, "scatter_batch", "state = 'parked' AND attempts = 0"), 1);
     run_sql(f->db, "UPDATE scatter_plan SET state = 'running'");
     cr_assert_eq(claim_token(f->db, 1), 2);
@@ -137,17 +148,15 @@ BOTH(paused_and_cancelled_plans)
 
     cr_assert_eq(gone.state, DB_CLAIM_CANCELLED);
     cr_assert_eq(count(f->db, "scatter_batch", "state = 'cancelled'"), 1);
-    cr_assert_eq(db_batch_release(f->db, "p", 1, 2, DB_RELEASE_CLEAN, NULL, NULL, &e), DB_E_FENCED);
+    cr_assert_eq(release(f->db, 2, DB_RELEASE_CLEAN, NULL, NULL), DB_E_FENCED);
 }
 
 BOTH(release_for_another_try)
 {
     make_plan(f, 1, 10);
     int64_t token = claim_token(f->db, 1);
-    struct err e = ERR_INIT;
 
-    cr_assert_eq(db_batch_release(f->db, "p", 1, token, DB_RELEASE_RETRY, "went away", NULL, &e),
-                 0);
+    cr_assert_eq(release(f->db, token, DB_RELEASE_RETRY, "went away", NULL), 0);
     cr_assert_eq(
         count(f->db, "scatter_batch",
               "state = 'queued' AND error = 'went away' AND attempts = 1 AND lease_until IS "
@@ -247,14 +256,12 @@ BOTH(two_last_batches_at_once)
 
 BOTH(failed_batch_can_be_claimed_again)
 {
-    struct err e = ERR_INIT;
     bool ended = false;
 
     make_plan(f, 1, 10);
     int64_t token = claim_token(f->db, 1);
 
-    cr_assert_eq(db_batch_release(f->db, "p", 1, token, DB_RELEASE_FAILED, "broken", &ended, &e),
-                 0);
+    cr_assert_eq(release(f->db, token, DB_RELEASE_FAILED, "broken", &ended), 0);
     cr_assert(ended);
     cr_assert_eq(count(f->db, "scatter_plan", "state = 'failed'"), 1);
     cr_assert_eq(count(f->db, "scatter_event", "event = 'failed' AND detail = 'broken'"), 1);
