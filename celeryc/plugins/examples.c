@@ -121,11 +121,10 @@ static int append(struct celeryc_call *call)
     if (celeryc_args(call, "ss", &path, &line))
         return type_error(call);
     size_t len = strlen(line);
-    char *text = malloc(len + 1);
+    char *text = malloc(len + 2);
     if (!text)
         return celeryc_raise(call, "MemoryError", "no memory for a line of %zu bytes", len);
-    memcpy(text, line, len);
-    text[len] = '\n';
+    (void)snprintf(text, len + 2, "%s\n", line);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     ssize_t written = fd < 0 ? -1 : write(fd, text, len + 1);
     int number = errno;

@@ -178,6 +178,8 @@ static bool read_link(struct pool *p)
 static void on_poll(uv_poll_t *h, int status, int events)
 {
     struct pool *p = h->data;
+    (void)status; /* an error shows when reading */
+    (void)events;
     /* read_buf is used by members, too: all bytes are taken before any is acted on. */
     if (!read_link(p))
         (void)uv_poll_stop(h); /* on_exit_zygote follows */

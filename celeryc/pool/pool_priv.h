@@ -114,11 +114,11 @@ struct member *member_free(struct member *m); /* frees in the poll handle's clos
 void member_set_state(struct member *m, enum member_state state);
 void member_spawned(struct member *m, int pid);
 size_t member_room(const struct member *m);
-void member_submit(struct member *m, uint64_t job, struct slice queue, struct slice raw);
+void member_submit(struct member *m, uint64_t id, struct slice queue, struct slice raw);
 void member_finish(struct member *m);
 /* The zygote says that the child is gone: what it left is read, its jobs are reported, m is freed. */
 void member_exited(struct member *m, int status, bool oom);
-struct job *member_find(struct member *m, uint64_t job);
+struct job *member_find(struct member *m, uint64_t id);
 struct pool_slot *member_slot(const struct member *m, const struct job *j);
 /* Takes up to max jobs that it has not started back; their ids go to pool.returned. Returns how many. */
 size_t member_recall(struct member *m, size_t max);

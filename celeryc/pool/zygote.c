@@ -197,8 +197,9 @@ become_child(struct zygote *z, uint64_t id, const char *process, uint32_t thread
     (void)prctl(PR_SET_NAME, "celeryc-child");
     sigset_t none;
     (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)mallopt(M_ARENA_MAX, threads == 1 ? 1 : 4);
+    (void)pthread_sigmask(SIG_SETMASK, &none, NULL);
+    int arenas = threads == 1 ? 1 : 4;
+    (void)mallopt(M_ARENA_MAX, arenas); /* NOLINT(concurrency-mt-unsafe): one thread */
     log_set_process(process);
     child_main(&(struct child_options){
         .fd = fds[0],
@@ -345,13 +346,13 @@ void pool_zygote_main(struct task_registry *registry, const char *table_error)
     bind_to_master();
     ignore_group_signals();
     /* Children inherit these: no growing thresholds, freed memory goes back. */
-    (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
-    (void)mallopt(M_TRIM_THRESHOLD, 128 << 10);
-    (void)mallopt(M_TOP_PAD, 16 << 10);
+    (void)mallopt(M_MMAP_THRESHOLD, 128 << 10); /* NOLINT(concurrency-mt-unsafe): one thread */
+    (void)mallopt(M_TRIM_THRESHOLD, 128 << 10); /* NOLINT(concurrency-mt-unsafe): one thread */
+    (void)mallopt(M_TOP_PAD, 16 << 10);         /* NOLINT(concurrency-mt-unsafe): one thread */
     sigset_t chld;
     (void)sigemptyset(&chld);
     (void)sigaddset(&chld, SIGCHLD);
-    (void)sigprocmask(SIG_BLOCK, &chld, NULL);
+    (void)pthread_sigmask(SIG_BLOCK, &chld, NULL);
     z.signal_fd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
     if (z.signal_fd < 0)
         die("no signalfd");

@@ -88,7 +88,7 @@ static int take_notes(struct task_registry *r, void *handle, const char *path, s
 {
     struct link_map *map = NULL;
     if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0)
-        return err_set(e, -EINVAL, "plug-in %s: %s", path, dlerror());
+        return err_set(e, -EINVAL, "plug-in %s is not known to the loader", path);
     for (size_t i = 0; i < noted.len; i++) {
         Dl_info info;
         struct link_map *owner = NULL;
@@ -139,7 +139,7 @@ int task_registry_load(struct task_registry *r, const char *path, struct err *e)
                        file);
     void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
-        const char *why = dlerror();
+        const char *why = dlerror(); /* NOLINT(concurrency-mt-unsafe): one thread yet */
         const char *fix = strstr(why, "undefined symbol")
                               ? "rebuild it with this version's headers"
                               : "give a shared object built for this machine (cc -shared -fPIC)";

@@ -16,6 +16,6 @@ struct task_entry {
 
 const struct task_entry *task_registry_entry(const struct task_registry *r, struct slice name);
 
-/* Adds t; strings are copied. file may be NULL. 0, -ENOMEM, -EINVAL, -EEXIST with a text. */
-int task_registry_insert(struct task_registry *r, const struct celeryc_task *t, task_ctx_fn fn,
+/* Adds a task; strings are copied. file may be NULL. 0, -ENOMEM, -EINVAL, -EEXIST with a text. */
+int task_registry_insert(struct task_registry *r, const struct celeryc_task *from, task_ctx_fn fn,
                          void *ctx, const char *file, struct err *e) WARN_UNUSED;

@@ -53,8 +53,7 @@ static void end_bufs_deinit(struct end_bufs *b)
 
 DEFINE_CLEANUP_VALUE(struct end_bufs, end_bufs_deinit)
 
-static int write_record(struct celeryc_call *call, struct end_bufs *b, struct outcome *o,
-                        const struct record *r)
+static int write_record(struct end_bufs *b, struct outcome *o, const struct record *r)
 {
     if (!r->children.p)
         return -ENOMEM;
@@ -85,7 +84,7 @@ static int end_success(struct celeryc_call *call, struct end_bufs *b, struct out
     struct record r = call_record(call, "SUCCESS", call_children(call));
     r.result = buf_slice(&call->result);
     r.done_us = clock_wall_us();
-    return write_record(call, b, o, &r);
+    return write_record(b, o, &r);
 }
 
 /* The record of an exception; traceback may be off (Reject has none). */
@@ -110,7 +109,7 @@ static int write_exception(struct celeryc_call *call, struct end_bufs *b, struct
     r.result = buf_slice(&result);
     r.traceback = o->traceback;
     r.done_us = clock_wall_us();
-    return write_record(call, b, o, &r);
+    return write_record(b, o, &r);
 }
 
 static int end_failure(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)
@@ -158,7 +157,7 @@ static int write_retry_record(struct celeryc_call *call, struct end_bufs *b, str
     if (call->has_cause)
         r.result = buf_slice(&result);
     r.traceback = o->traceback;
-    return buf_ok(&result) < 0 ? -ENOMEM : write_record(call, b, o, &r);
+    return buf_ok(&result) < 0 ? -ENOMEM : write_record(b, o, &r);
 }
 
 static int end_retry(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)

@@ -361,6 +361,32 @@ static void case_crash(void)
     stop_pool();
 }
 
+/* Children are killed from outside while thousands of jobs pass: each job has one end, and no kill costs more than what
+ * ran in that child. */
+static void case_chaos(void)
+{
+    start(POOL_PREFORK, 3);
+    struct slice raw = message("t.echo", "[1]");
+    size_t next = 0, kills = 0;
+    t->resubmit = true;
+    while (t->n_done + t->n_lost < 15000) {
+        for (size_t room = pool_room(t->pool); room > 0 && next < 15000; room--)
+            submit(next++, raw);
+        (void)uv_run(&t->loop, UV_RUN_ONCE);
+        int pids[3];
+        size_t n = pool_pids(t->pool, pids, 3);
+        if (n > 0 && kills < 40 && t->n_done > (kills + 1) * 300) {
+            (void)kill(pids[kills % n],
+                       SIGKILL); /* a zombie at worst: the zygote reaps it, then we hear */
+            kills++;
+        }
+    }
+    CHECK(t->n_open == 0 && kills == 40 && t->n_lost <= kills && !t->fatal);
+    for (size_t i = 0; i < 15000; i++)
+        CHECK(t->jobs[i].end == DONE || t->jobs[i].end == LOST);
+    stop_pool();
+}
+
 /* Jobs behind a long one move to the child that is free. */
 static void case_recall(void)
 {
@@ -595,6 +621,7 @@ static const struct {
     {"threads", case_threads},
     {"solo", case_solo},
     {"crash", case_crash},
+    {"chaos", case_chaos},
     {"recall", case_recall},
     {"soft_stop", case_soft_stop},
     {"kill", case_kill},
