@@ -217,7 +217,7 @@ class Killer(threading.Thread):
                         f"checkpoint at {found[1]:,} of {found[2]:,}; another worker went on from there"
                     )
                     self.demo.note(
-                        f"\n{VICTIM} is killed with SIGKILL at record {found[1]:,} of batch {found[0]}"
+                        f"{VICTIM} is killed with SIGKILL in the middle of batch {found[0]}"
                     )
                 signal_all(family, signal.SIGCONT)
 

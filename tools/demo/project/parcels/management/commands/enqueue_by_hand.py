@@ -31,6 +31,7 @@ class Command(BaseCommand):
         parser.add_argument("--plan", required=True)
         parser.add_argument("--first", type=int, required=True)
         parser.add_argument("--last", type=int, required=True)
+        parser.add_argument("--queue", default="parcels")
 
     def handle(self, *args: Any, **options: Any) -> None:
         plan, key = options["plan"], f"{options['plan']}/batch-000001.ndjson.zst"
@@ -52,7 +53,9 @@ class Command(BaseCommand):
         }
         # The id says which batch it is, so that sending it twice does no harm.
         task_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"scatter:{plan}:1"))
-        current_app.send_task("phones.vn_renumber", kwargs=message, task_id=task_id)
+        current_app.send_task(
+            "phones.vn_renumber", kwargs=message, task_id=task_id, queue=options["queue"]
+        )
         self.stdout.write(f"{len(rows)} parcels in s3://{options['bucket']}/{key}, task {task_id}")
 
 
