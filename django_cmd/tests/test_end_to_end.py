@@ -250,8 +250,8 @@ def test_batch_begun_in_c_ends_in_python(
     database: str, broker: str, celeryc: StartCeleryc, tmp_path: Path
 ) -> None:
     """The plan is paused by a trigger as soon as celeryc has committed a chunk."""
-    fill(5000)
-    plan = Plan(tmp_path, [[i, f"0163{i:07}"] for i in range(1, 5001)], Renumber())
+    fill(12000)
+    plan = Plan(tmp_path, [[i, f"0163{i:07}"] for i in range(1, 12001)], Renumber())
     plan.control().ensure_schema()
     for statement in PAUSE[database]:
         execute(statement)
@@ -261,13 +261,13 @@ def test_batch_begun_in_c_ends_in_python(
         "the pause", lambda: one("SELECT count(*) FROM scatter_batch WHERE state = 'parked'") == 1
     )
     done_in_c = one("SELECT position FROM scatter_batch")
-    assert 0 < done_in_c < 5000
+    assert 0 < done_in_c < 12000
     execute("DROP TRIGGER pause" + (" ON scatter_batch" if database == "postgresql" else ""))
     execute("UPDATE scatter_plan SET state = 'running'")
     ended = plan.run(worker="python@test")
     assert ended.state == "done"
-    assert ended.counts["ok"] == 5000
-    assert shares() == {"c@test": done_in_c, "python@test": 5000 - done_in_c}
+    assert ended.counts["ok"] == 12000
+    assert shares() == {"c@test": done_in_c, "python@test": 12000 - done_in_c}
     assert phones() == {"033"}
 
 
