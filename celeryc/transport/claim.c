@@ -80,13 +80,29 @@ static void claim_call_free(struct claim_call *call)
     free(call);
 }
 
+/* Messages were there although nothing had woken us. Once may be chance; twice without a wake-up between, and the
+ * connections that should have woken us are made anew. */
+static void watchdog(struct transport *t)
+{
+    if (++t->n_missed < 2)
+        return;
+    t->n_missed = 0;
+    log_warning("transport: messages waited and no wake-up came; the waiting connections are made "
+                "anew");
+    redis_conn_drop(t->sub, "no wake-up came");
+    for (size_t i = 0; i < t->n_queues; i++) {
+        if (t->queues[i].conn)
+            redis_conn_drop(t->queues[i].conn, "no wake-up came");
+    }
+}
+
 static void read_claims(struct claim_call *call, const struct redis_reply *reply)
 {
     struct transport *t = call->t;
     CLEANUP(mem_free) bool *delivered = calloc(t->n_queues, sizeof(*delivered));
     size_t n = (reply->n - 1) / 3;
-    if (n && t->checking && t->n_queues <= MAX_WAITERS)
-        log_debug("transport: the safety check found %zu messages", n);
+    if (n && t->checking)
+        watchdog(t);
     for (size_t i = 0; i < n && t->state != TRANSPORT_DEAD; i++) {
         const struct redis_reply *at = reply->elem[1 + 3 * i];
         const struct redis_reply *raw = reply->elem[3 + 3 * i];
@@ -226,12 +242,14 @@ static void on_moved(const struct redis_reply *reply, void *arg)
         return;
     if (reply->kind == REDIS_R_ERROR) {
         /* UNBLOCKED by a fail-over, or the key is no list: the claim of the next check goes on. */
-        redis_conn_drop(q->conn, reply->str.p);
+        if (!strstr(reply->str.p, "NOPERM") || !reply_failed(t, reply))
+            redis_conn_drop(q->conn, reply->str.p);
         return;
     }
     if (reply->kind != REDIS_R_STRING)
         return;
     q->woken = true;
+    t->n_missed = 0;
     if (t->hot || t->stopping || t->want == 0 || !t->ev.may_start ||
         reply->str.len >= MAX_HOT_BYTES || !t->ev.may_start(reply->str, t->arg))
         return;

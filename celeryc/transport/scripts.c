@@ -83,12 +83,14 @@ const struct redis_script script_waiters = {
  * the keys of its steps. Order of the queues = order of service.
  *
  * Takes from the waiting lists first, then step by step from the queues, each first its share and then the rest.
- * What the waiting lists hold beyond that goes back to the head. Returns 1 when everything was found empty else 0, then for each claim: index of its queue, 1 when started, raw. Seqs count up. */
+ * The clock is read before anything is taken. What the waiting lists hold beyond that goes back to the head. Returns 1 when everything was found empty else 0, then for each claim: index of its queue, 1 when started, raw. Seqs count up. */
 const struct redis_script script_claim = {
     "claim",
     SCRIPT_HEAD
     "if gone() then return redis.status_reply('gone') end\n"
     "local seq, n, lease, hot = tonumber(A[10]), tonumber(A[11]), tonumber(A[12]), A[13]\n"
+    "local t = call('TIME')\n"
+    "local score = string.format('%.3f', tonumber(t[1]) + tonumber(t[2]) / 1000000 + lease)\n"
     "local nq, ns, budget = tonumber(A[14]), tonumber(A[15]), tonumber(A[16])\n"
     "local step = 2 + ns\n"
     "local function base(q) return 16 + (q - 1) * step end\n"
@@ -148,8 +150,6 @@ const struct redis_script script_claim = {
     "  out[1] = 1\n"
     "end\n"
     "if got == 0 then return out end\n"
-    "local t = call('TIME')\n"
-    "local score = string.format('%.3f', tonumber(t[1]) + tonumber(t[2]) / 1000000 + lease)\n"
     "local values, scores, notes, o, u, k = {}, {}, {}, 1, 0, 0\n"
     "for i = 1, got do\n"
     "  local field = ME .. ':' .. string.format('%d', seq + i - 1)\n"

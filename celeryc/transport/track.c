@@ -98,6 +98,7 @@ static void on_invalidated(struct redis_conn *conn, const struct redis_reply *re
 {
     struct transport *t = arg;
     (void)conn;
+    t->n_missed = 0;
     if (reply->n < 3 || reply->elem[2]->kind != REDIS_R_ARRAY) {
         forget_all(t);
         return;

@@ -200,6 +200,17 @@ void transport_die(struct transport *t, const char *reason)
         t->ev.on_fatal(why.text, t->arg);
 }
 
+static void die_of_acl(struct transport *t, const char *reason)
+{
+    char text[700];
+    (void)snprintf(
+        text, sizeof(text),
+        "Redis refuses what celeryc needs: %.400s. Allow it with: ACL SETUSER <user> ~* &* "
+        "+@read +@write +@blocking +@scripting +@pubsub +@connection +client +time +info",
+        reason);
+    transport_die(t, text);
+}
+
 bool reply_failed(struct transport *t, const struct redis_reply *reply)
 {
     if (reply->kind != REDIS_R_ERROR)
@@ -327,6 +338,10 @@ static void on_cmd_down(struct redis_conn *c, const char *reason, int64_t retry_
     (void)uv_timer_stop(&t->promote_timer);
     peers_down(t);
     claim_down(t);
+    if (strstr(reason, "NOPERM")) {
+        die_of_acl(t, reason);
+        return;
+    }
     if (t->ev.on_down)
         t->ev.on_down(reason, retry_ms, t->arg);
 }

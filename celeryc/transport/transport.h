@@ -9,16 +9,21 @@
  * What must never happen: a message outside of a list, `unacked`, `celeryc:running:<me>` or `celeryc:delayed`; an
  * effect of a finish whose claim was lost; a claim by a worker that is not registered.
  *
- * Keys (all after global_keyprefix; format version 1 stands in celeryc:worker:<me> field "v"):
+ * Keys (all after global_keyprefix; format version 1 stands in celeryc:worker:<me> field "v"; a restorer leaves
+ * entries of another version alone):
  *   <queue>[SEP<step>]            list    kombu's
  *   unacked, unacked_index        kombu's; field = <me>:<seq>, value = [raw, "", "<queue>"] by concatenation
  *   celeryc:workers               zset    <me> -> Redis time (ms) of the last beat, every 3 s
- *   celeryc:worker:<me>           hash    v, node, queues, waiters (client ids), started
+ *   celeryc:worker:<me>           hash    v, node, queues (JSON), waiters (client ids, blanks between), run (run_id that
+ *                                         the ids belong to), started (ms), epoch (registrations), batch and answer
+ *                                         (number and reply of the last batch of operations)
  *   celeryc:waiting:<me>:<queue>  list    what a BLMOVE brought and no claim took yet
- *   celeryc:claims:<me>           hash    field -> queue key that it came from (the note)
+ *   celeryc:claims:<me>           hash    field -> list key that it came from (the note)
  *   celeryc:running:<me>          hash    field -> value as in unacked (early-ack tasks that have started)
- *   celeryc:delayed               zset    due time (ms, Redis clock) -> <queue key> NUL <uuid> NUL raw
- *   celeryc:dead:<queue>          list    JSON object {"v":1,"reason","time","queue","raw"(base64)} */
+ *   celeryc:delayed               zset    due time (ms, Redis clock) -> <list key> NUL <uuid> NUL raw
+ *   celeryc:dead:<queue>          list    JSON object {"v":1,"reason","time","queue","raw"(base64)}
+ *   celeryc:restoring:<dead>      string  who restores it; lives 10 s; saves work, nothing depends on it
+ *   celeryc:stray                 list    raw messages whose own list was a key of another type */
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
@@ -48,9 +53,10 @@ struct claim {
     char *field; /* <me>:<seq>, owned */
     char *raw;   /* owned, raw_len bytes, NUL-terminated */
     size_t raw_len;
-    size_t queue_index; /* into options.queues */
+    size_t queue_index; /* into options.queues; SIZE_MAX: an orphan of a queue that is not ours */
     const char *queue;  /* borrowed from the transport */
-    bool started;       /* already moved to celeryc:running:<me> */
+    bool
+        started; /* already in celeryc:running:<me>; set it when a start is answered DONE (a hint only) */
 };
 
 struct claim *claim_free(struct claim *c);
@@ -78,7 +84,7 @@ enum transport_done {
 };
 
 /* Callbacks come from the loop. The transport retries over reconnects by itself, so a done callback always comes
- * (unless transport_free comes first). */
+ * (unless transport_free comes first). The claim may be freed as soon as the call has returned. */
 typedef void (*transport_done_fn)(enum transport_done done, void *arg);
 
 struct transport_events {
@@ -137,6 +143,9 @@ void transport_stop_claiming(struct transport *t, void (*fn)(void *arg), void *a
 
 /* Leaves: liveness entry removed, fn when Redis has answered or deadline_ms has passed. Then transport_free. */
 void transport_leave(struct transport *t, int64_t deadline_ms, void (*fn)(void *arg), void *arg);
+
+/* Ends at once, as a crash would: claims stay and are restored by others. From a callback only as its last act. The
+ * memory goes from the loop. */
 struct transport *transport_free(struct transport *t);
 
 /* Helpers for programs without a worker (celeryc call, purge, scatter-plan): the list key of a queue and priority.

@@ -140,6 +140,7 @@ struct transport {
     bool announced;       /* on_up was called for the present connection */
     bool policy_told;     /* maxmemory-policy was warned of */
     bool checking;        /* the claim that is out was asked for by the safety check alone */
+    unsigned n_missed;    /* messages that only the safety check found, since the last wake-up */
     char *hot;            /* raw that may start in the next claim */
     size_t hot_len;
     void (*stop_fn)(void *arg);

@@ -336,6 +336,45 @@ Test(failures, a_key_of_another_kind_is_told)
     cr_assert(strstr(rig.fatal, "\"unacked\" is a string, not a hash"), "%s", rig.fatal);
 }
 
+Test(failures, missing_permissions_are_told_with_the_rule)
+{
+    free(redis_server_ask(&server, "ACL", "SETUSER", "poor", "on", ">pw", "~*", "&*", "+@all",
+                          "-@scripting", NULL));
+    char url[200];
+    struct redis_endpoint ep;
+    (void)snprintf(url, sizeof(url), "redis+socket://poor:pw@%s", server.socket);
+    cr_assert_eq(redis_endpoint_parse(url, &ep, NULL), 0);
+    rig.endpoint = &ep;
+    rig_open(&rig);
+    rig_until_(&rig, is_fatal, NULL, "fatal");
+    cr_assert(strstr(rig.fatal, "ACL SETUSER <user>"), "%s", rig.fatal);
+    redis_endpoint_deinit(&ep);
+}
+
+Test(failures, an_acl_of_the_documented_rule_is_enough)
+{
+    free(redis_server_ask(&server, "ACL", "SETUSER", "fair", "on", ">pw", "~*", "&*", "+@read",
+                          "+@write", "+@blocking", "+@scripting", "+@pubsub", "+@connection",
+                          "+client", "+time", "+info", NULL));
+    char url[200];
+    struct redis_endpoint ep;
+    (void)snprintf(url, sizeof(url), "redis+socket://fair:pw@%s", server.socket);
+    cr_assert_eq(redis_endpoint_parse(url, &ep, NULL), 0);
+    rig.endpoint = &ep;
+    rig_start(&rig);
+    rig_want(&rig, 2);
+    rig_push(&server, "celery", "a", 0);
+    rig_claims(&rig, 1);
+    rig_push(&server, "celery", "b", 9);
+    rig_claims(&rig, 2);
+    transport_finish(rig.t, rig.claims[0], NULL, 0, NULL, rig_on_done, &rig);
+    rig_done(&rig, 1);
+    cr_assert_eq(rig.n_done, 1);
+    rig.t = transport_free(rig.t);
+    (void)uv_run(&rig.loop, UV_RUN_NOWAIT);
+    redis_endpoint_deinit(&ep);
+}
+
 /* ---- kombu's sweep ---- */
 
 Test(failures, foreign_records_are_restored_when_too_old)
