@@ -61,11 +61,12 @@ void link_spawn(struct pool *p, size_t place)
     (void)close(fds[1]);
 }
 
-void link_signal(struct pool *p, const struct member *m, int signum)
+void link_signal(struct pool *p, const struct member *m, int signum, bool asked)
 {
     CLEANUP(buf_deinit) struct buf b = BUF_INIT;
     size_t at = frame_begin(&b, FRAME_SIGNAL, m->id);
     buf_append_u32le(&b, (uint32_t)signum);
+    buf_append_u32le(&b, asked);
     frame_end(&b, at);
     send_order(p, &b, NULL, 0);
 }

@@ -219,7 +219,7 @@ void member_finish(struct member *m)
     size_t at = frame_begin(&m->out, FRAME_FINISH, m->id);
     frame_end(&m->out, at);
     if (buf_ok(&m->out) < 0)
-        link_signal(m->pool, m, SIGKILL);
+        link_signal(m->pool, m, SIGKILL, false);
     member_set_state(m, MEMBER_FINISHING);
     m->told_to_finish = true;
     m->dirty = true;

@@ -138,7 +138,7 @@ static void condemn(struct member *m)
     (void)uv_poll_stop(&m->poll);
     if (m->state != MEMBER_DYING)
         member_set_state(m, MEMBER_DYING);
-    link_signal(m->pool, m, SIGKILL);
+    link_signal(m->pool, m, SIGKILL, false);
 }
 
 /* 0: nothing more now. 1: there may be more. -Exxx: end of the stream, or a broken one. */

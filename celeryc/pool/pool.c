@@ -332,7 +332,7 @@ void pool_kill(struct pool *p, uint64_t job, int signum)
     struct pool_slot *slot = member_slot(m, j);
     if (deadly ? slot_move(slot, j->generation, SLOT_RUNNING, SLOT_KILLED)
                : atomic_load(&slot->state) == slot_word(j->generation, SLOT_RUNNING))
-        link_signal(p, m, signum);
+        link_signal(p, m, signum, true);
 }
 
 void pool_recall(struct pool *p)

@@ -138,6 +138,8 @@ void member_read_last(struct member *m);
 
 int link_start(struct pool *p, struct err *e) WARN_UNUSED;
 void link_spawn(struct pool *p, size_t place);
-void link_signal(struct pool *p, const struct member *m, int signum);
+/* asked: somebody wants the job dead, so the death is reported with this signal. Else it is only made sure that a child
+ * that is ending anyway does end; what it died of stays as it was. */
+void link_signal(struct pool *p, const struct member *m, int signum, bool asked);
 void link_shutdown(struct pool *p); /* the zygote ends by itself */
 void link_close(struct pool *p);

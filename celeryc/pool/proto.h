@@ -14,7 +14,7 @@ enum frame_type {
     /* master -> zygote */
     FRAME_SETTINGS = 1, /* body: node, default_queue, flags; before the first SPAWN */
     FRAME_SPAWN = 2,    /* id = child; body: process name, u32 threads; carries socket and page */
-    FRAME_SIGNAL = 3,   /* id = child; body: u32 signal */
+    FRAME_SIGNAL = 3,   /* id = child; body: u32 signal, u32 asked */
     /* zygote -> master */
     FRAME_TABLE = 16,   /* body: the encoded task table */
     FRAME_ERROR = 17,   /* body: why there will be no table */

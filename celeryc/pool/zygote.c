@@ -246,11 +246,12 @@ static void signal_kid(struct zygote *z, const struct frame *f)
 {
     struct cursor c = cursor_init(f->body);
     int sig = (int)cursor_u32(&c);
+    bool asked = cursor_u32(&c) != 0;
     for (size_t i = 0; i < z->n_kids && !c.bad; i++) {
         if (z->kids[i].id != f->id)
             continue;
         bool ignored = sig == SIGTERM || sig == SIGINT || sig == SIGQUIT || sig == SIGHUP;
-        if (ignored || sig == SIGKILL)
+        if (asked && !z->kids[i].asked_signal && (ignored || sig == SIGKILL))
             z->kids[i].asked_signal = sig;
         (void)kill(z->kids[i].pid, ignored ? SIGKILL : sig);
         return;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,6 +45,19 @@ static int leave(struct celeryc_call *call)
     _exit((int)code);
 }
 CELERYC_TASK("t.leave", leave)
+
+/* Writes nonsense to the master, as a task that overwrites memory might. */
+static int garbage(struct celeryc_call *call)
+{
+    for (int fd = 3; fd < 32; fd++) {
+        struct stat st;
+        if (fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode))
+            (void)!write(fd, "this is no frame of this protocol", 33);
+    }
+    (void)pause();
+    return celeryc_return_none(call);
+}
+CELERYC_TASK("t.garbage", garbage)
 
 static void nap(void)
 {

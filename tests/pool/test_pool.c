@@ -324,6 +324,16 @@ static void case_solo(void)
     submit(0, message("t.big", "[3000000]"));
     RUN_UNTIL(t->n_open == 0);
     CHECK(t->jobs[0].kind == OUTCOME_SUCCESS);
+    size_t size = 8u << 20; /* a message that arrives in pieces */
+    char *args = malloc(size);
+    CHECK(args);
+    memset(args, 'y', size);
+    memcpy(args, "[\"", 2);
+    memcpy(args + size - 3, "\"]", 3);
+    submit(1, message("t.echo", args));
+    free(args);
+    RUN_UNTIL(t->n_open == 0);
+    CHECK(t->jobs[1].kind == OUTCOME_SUCCESS && strncmp(t->jobs[1].repr, "'yyy", 4) == 0);
     stop_pool();
 }
 
@@ -546,6 +556,20 @@ static void case_hostile(void)
     stop_pool();
 }
 
+/* A child that no longer makes sense is killed; the others go on. */
+static void case_garbage(void)
+{
+    start(POOL_PREFORK, 1);
+    submit(0, message("t.garbage", "[]"));
+    RUN_UNTIL(t->n_open == 0);
+    CHECK(t->jobs[0].end == LOST && strcmp(t->jobs[0].text, "signal 9 (SIGKILL)") == 0);
+    RUN_UNTIL(pool_room(t->pool) > 0);
+    submit(1, message("t.echo", "[1]"));
+    RUN_UNTIL(t->n_open == 0);
+    CHECK(t->jobs[1].end == DONE && !t->fatal);
+    stop_pool();
+}
+
 static void case_no_plugin(void)
 {
     open_pool((struct pool_options){.kind = POOL_PREFORK, .concurrency = 2},
@@ -630,6 +654,7 @@ static const struct {
     {"stop", case_stop},
     {"max_tasks", case_max_tasks},
     {"hostile", case_hostile},
+    {"garbage", case_garbage},
     {"no_plugin", case_no_plugin},
     {"zygote_dies", case_zygote_dies},
     {"orphans", case_orphans},
