@@ -33,7 +33,7 @@ struct builder {
 
 struct builder *builder_new(const struct builder_options *o)
 {
-    CLEANUP(builder_free) struct builder *b = calloc(1, sizeof(*b));
+    struct builder *b = calloc(1, sizeof(*b));
     const struct request *r = o->request;
 
     if (!b)
@@ -47,8 +47,8 @@ struct builder *builder_new(const struct builder_options *o)
     b->row_kinds = calloc(b->width, sizeof(*b->row_kinds));
     b->fields = calloc(b->width, sizeof(*b->fields));
     if (!b->writer || !b->at || !b->types || !b->kinds || !b->row_kinds || !b->fields)
-        return NULL;
-    return STEAL(b);
+        return builder_free(b);
+    return b;
 }
 
 struct builder *builder_free(struct builder *b)
@@ -91,42 +91,62 @@ static int missing(const char *what, const char *name, const char *const *names,
                    str_eq(what, "column") ? "--columns" : "--key");
 }
 
-static int place(struct builder *b, size_t k, const char *what, const char *name,
-                 const char *const *names, const char *const *types, size_t n, struct err *e)
-{
-    size_t found = n;
+struct row_columns {
+    const char *const *names, *const *types;
+    size_t n;
+};
 
-    for (size_t i = 0; i < n; i++) {
-        if (!str_eq(names[i], name))
+/* Where the name stands, n when nowhere. */
+static int find_column(const struct row_columns *c, const char *name, size_t *ret_at, struct err *e)
+{
+    size_t found = c->n;
+
+    for (size_t i = 0; i < c->n; i++) {
+        if (!str_eq(c->names[i], name))
             continue;
-        if (found < n)
+        if (found < c->n)
             return err_set(e, -EINVAL, "the query gives two columns named \"%s\": rename one (AS)",
                            name);
         found = i;
     }
-    if (found == n)
-        return missing(what, name, names, n, e);
-    b->at[k] = found;
+    *ret_at = found;
+    return 0;
+}
+
+static int set_type(struct builder *b, size_t k, const char *type)
+{
     free(b->types[k]);
     b->types[k] = NULL;
-    b->kinds[k] = BATCH_TEXT;
-    if (types && types[found] && *types[found]) {
-        b->kinds[k] = batch_kind_of_type(types[found]);
-        b->types[k] = slice_dup(slice_str(types[found]));
-        if (!b->types[k])
-            return -ENOMEM;
-    }
-    return 0;
+    b->kinds[k] = batch_kind_of_type(type);
+    if (!type || !*type)
+        return 0;
+    b->types[k] = slice_dup(slice_str(type));
+    return b->types[k] ? 0 : -ENOMEM;
+}
+
+static int place(struct builder *b, size_t k, const char *what, const char *name,
+                 const struct row_columns *c, struct err *e)
+{
+    size_t at = 0;
+    int code = find_column(c, name, &at, e);
+
+    if (code)
+        return code;
+    if (at == c->n)
+        return missing(what, name, c->names, c->n, e);
+    b->at[k] = at;
+    return set_type(b, k, c->types ? c->types[at] : NULL);
 }
 
 int builder_columns(struct builder *b, const char *const *names, const char *const *types, size_t n,
                     enum key_order order, struct err *e)
 {
     const struct request *r = b->o.request;
-    int code = place(b, 0, "key column", r->key, names, types, n, e);
+    const struct row_columns c = {names, types, n};
+    int code = place(b, 0, "key column", r->key, &c, e);
 
     for (size_t i = 0; i < r->n_columns && !code; i++)
-        code = place(b, i + 1, "column", r->columns[i], names, types, n, e);
+        code = place(b, i + 1, "column", r->columns[i], &c, e);
     b->row_width = n;
     b->order = order;
     return code;

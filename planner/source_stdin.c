@@ -63,7 +63,8 @@ static int next_line(struct stdin_source *s, char **ret_line, size_t *ret_len, s
     for (;;) {
         char *start = s->text.data ? s->text.data + s->pos : NULL;
         size_t rest = s->text.len - s->pos;
-        char *end = rest > searched ? memchr(start + searched, '\n', rest - searched) : NULL;
+        char *end =
+            start && rest > searched ? memchr(start + searched, '\n', rest - searched) : NULL;
         int code;
 
         if (end || (s->eof && rest)) {

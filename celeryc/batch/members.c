@@ -89,7 +89,7 @@ static int strings_fill(const struct member *m, const char *key, struct json_val
         if (may_null && json_is_null(it.val))
             continue;
         code = text_of(m, key, it.val, &text);
-        if (code)
+        if (code || !text)
             return code;
         if (!may_null && (!*text || contains(texts, i, text))) {
             free(text);
@@ -128,7 +128,7 @@ int member_strings(const struct member *m, const char *key, bool may_null, char 
 
 int member_format(const struct member *m)
 {
-    int64_t format;
+    int64_t format = 0;
     int code = member_int(m, "format", false, 1, INT64_MAX, &format);
 
     if (code)

@@ -157,18 +157,12 @@ static int read_records(struct batch *b, size_t pos, struct err *e)
     return 0;
 }
 
-int batch_parse(struct slice object, struct batch **ret_b, struct err *e)
+static int parse(struct batch *b, struct slice object, struct err *e)
 {
-    CLEANUP(batch_free) struct batch *b = calloc(1, sizeof(*b));
     size_t pos = 0, len;
     char *line;
-    int code;
+    int code = decompress(object, &b->text, e);
 
-    if (!b)
-        return -ENOMEM;
-    if (object.len > LIMIT_OBJECT_BYTES)
-        return err_set(e, -E2BIG, "the object has more than %u MiB", LIMIT_OBJECT_BYTES >> 20);
-    code = decompress(object, &b->text, e);
     if (code)
         return code;
     if (!next_line(&b->text, &pos, &line, &len))
@@ -178,9 +172,24 @@ int batch_parse(struct slice object, struct batch **ret_b, struct err *e)
     code = header_parse((struct slice){line, len}, &b->header, e);
     if (code)
         return err_prefix(e, code, "line 1");
-    code = read_records(b, pos, e);
-    if (code)
+    return read_records(b, pos, e);
+}
+
+int batch_parse(struct slice object, struct batch **ret_b, struct err *e)
+{
+    struct batch *b;
+    int code;
+
+    if (object.len > LIMIT_OBJECT_BYTES)
+        return err_set(e, -E2BIG, "the object has more than %u MiB", LIMIT_OBJECT_BYTES >> 20);
+    b = calloc(1, sizeof(*b));
+    if (!b)
+        return -ENOMEM;
+    code = parse(b, object, e);
+    if (code) {
+        batch_free(b);
         return code;
-    *ret_b = STEAL(b);
+    }
+    *ret_b = b;
     return 0;
 }

@@ -26,7 +26,7 @@ static void close_fd(int *fd)
 
 static int fail(struct err *e, int err, const char *doing, const char *path)
 {
-    int code = -err;
+    int code = err ? -err : -EIO;
 
     if (err == ENOENT)
         code = STORE_E_NOT_FOUND;
@@ -220,7 +220,7 @@ int file_put(const char *root, const char *name, struct slice bytes, struct err 
     if (!path)
         return -ENOMEM;
     code = open_temporary(root, name, &temp, &dir, &fd, e);
-    if (code)
+    if (code || !temp || !dir)
         return code;
     code = write_all(fd, bytes, temp, e);
     if (!code && rename(temp, path))

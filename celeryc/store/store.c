@@ -52,28 +52,32 @@ static int file_root(const char *rest, char **ret_root, struct err *e)
     return *ret_root ? 0 : -ENOMEM;
 }
 
-int store_open(const char *url, struct store **ret_s, struct err *e)
+static int open_kind(struct store *s, const char *url, struct err *e)
 {
-    CLEANUP(store_close) struct store *s = calloc(1, sizeof(*s));
     size_t len = strlen(url);
-    int code;
 
-    if (!s)
-        return -ENOMEM;
     while (len && url[len - 1] == '/')
         len--;
     s->url = slice_dup((struct slice){url, len});
     if (!s->url)
         return -ENOMEM;
     if (strncasecmp(url, "file://", 7) == 0)
-        code = file_root(url + 7, &s->root, e);
-    else if (strncasecmp(url, "s3://", 5) == 0)
-        code = s3_open(url + 5, &s->s3, e);
-    else
-        code = err_set(e, -EINVAL, "store %s: expected s3://bucket/prefix or file:///dir", url);
-    if (code)
+        return file_root(url + 7, &s->root, e);
+    if (strncasecmp(url, "s3://", 5) == 0)
+        return s3_open(url + 5, &s->s3, e);
+    return err_set(e, -EINVAL, "store %s: expected s3://bucket/prefix or file:///dir", url);
+}
+
+int store_open(const char *url, struct store **ret_s, struct err *e)
+{
+    struct store *s = calloc(1, sizeof(*s));
+    int code = s ? open_kind(s, url, e) : -ENOMEM;
+
+    if (code) {
+        store_close(s);
         return code;
-    *ret_s = STEAL(s);
+    }
+    *ret_s = s;
     return 0;
 }
 
