@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.client import Client
-from harness.fleet import leftovers
+from harness.fleet import nothing_left
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
 from harness.workers import WorkerFactory
@@ -72,7 +72,7 @@ def test_claims_of_a_killed_worker(
         outcome = client.get(ids[name], RESTORED_WITHIN_S)
         assert (outcome.state, outcome.exc_type) == ("FAILURE", "WorkerLostError"), name
     assert starts(path) == Counter({**dict.fromkeys(ids, 1), "late1": 2, "late2": 2})
-    wait_until(lambda: not leftovers(redis_server, 0), "nothing left")
+    nothing_left(redis_server)
     assert python.process.alive
     assert other.process.alive
 
@@ -99,7 +99,7 @@ def test_kill_in_the_middle_of_a_load(
     assert max(starts(early).values()) == 1, "an early-ack task never starts twice"
     assert set(starts(early)) >= {name for name in ids if name.startswith("e")} - lost
     assert set(starts(late)) == {name for name in ids if name.startswith("l")}
-    wait_until(lambda: not leftovers(redis_server, 0), "nothing left")
+    nothing_left(redis_server)
 
 
 def test_effect_of_a_frozen_worker_is_discarded(
@@ -120,7 +120,7 @@ def test_effect_of_a_frozen_worker_is_discarded(
         frozen.process.send_signal(signal.SIGCONT)
     ids = [client.send("examples.add", i, 0) for i in range(50)]
     assert [client.get(i).value for i in ids] == list(range(50))
-    wait_until(lambda: not leftovers(redis_server, 0), "nothing left")
+    nothing_left(redis_server)
     assert client.meta(task_id).value == 2
     assert frozen.process.alive
     wait_until(
@@ -139,7 +139,7 @@ def test_child_death_of_a_late_task(
     path = tmp_path / "lines"
     assert client.call("interop.die_requeue", str(path), 3).value == 3
     assert client.call("examples.add", 1, 1).value == 2
-    wait_until(lambda: not leftovers(redis_server, 0), "nothing left")
+    nothing_left(redis_server)
 
 
 def test_child_death_leaves_its_neighbours_alone(
@@ -160,4 +160,4 @@ def test_child_death_leaves_its_neighbours_alone(
         assert name in outcome.exc_args[0]
     assert [client.get(task_id).value for task_id in behind] == list(range(1, 21))
     assert client.get(neighbour).value == 1
-    wait_until(lambda: not leftovers(redis_server, 0), "nothing left")
+    nothing_left(redis_server)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.client import Client
-from harness.fleet import leftovers
+from harness.fleet import leftovers, nothing_left
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
 from harness.workers import WorkerFactory
@@ -52,7 +52,7 @@ def test_term_finishes_what_runs_and_returns_the_rest(
     assert set(in_queue) == set(rest)  # Celery reverses the order of those that it had reserved
     workers.start(kind, url, concurrency=1)
     assert [client.get(task_id).value for task_id in rest] == [1] * 8
-    wait_until(lambda: not leftovers(redis_server, 0), "nothing left")
+    nothing_left(redis_server)
 
 
 # An idle Celery 5.7 now and then hangs in its handler of QUIT, so Celery is not asked (its code is 0, too).
@@ -171,7 +171,7 @@ def test_redis_restarts_under_running_tasks(
         assert [after.get(task_id).value for task_id in rest] == list(range(10))
         assert sorted(lines(path)) == ["early", "late"]
         assert worker.process.alive
-        wait_until(lambda: not leftovers(server, 0), "nothing left")
+        nothing_left(server)
     finally:
         workers.stop_all()
         server.stop()

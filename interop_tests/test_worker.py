@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness.client import Client
-from harness.fleet import leftovers
+from harness.fleet import nothing_left
 from harness.redis_server import RedisServer, queue_key
 from harness.waiting import wait_until
 from harness.workers import WorkerFactory
@@ -90,7 +90,7 @@ def test_results_in_another_database(
     assert client.call("examples.fail", "ValueError", "x").exc_type == "ValueError"
     assert redis_server.client(2).exists(f"celery-task-meta-{ids[0]}")
     assert not redis_server.client(1).keys("celery-task-meta-*")
-    wait_until(lambda: not leftovers(redis_server, 1), "nothing left")
+    nothing_left(redis_server, 1)
 
 
 @KINDS
@@ -111,7 +111,7 @@ def test_results_on_another_server(
         assert client.call("examples.flaky", "k", 2).value == 2
         assert client.call("examples.sleep", 0.05).value == 0.05
         assert not redis_server.client().keys("celery-task-meta-*")
-        wait_until(lambda: not leftovers(redis_server, 0), "nothing left")
+        nothing_left(redis_server)
     finally:
         workers.stop_all()
         other.stop()

@@ -8,7 +8,7 @@ from typing import Any
 
 from .client import Client
 from .redis_server import SEP, RedisServer
-from .waiting import wait_until
+from .waiting import DeadlineError, wait_until
 from .workers import Worker, WorkerFactory
 
 FLEETS: dict[str, tuple[str, ...]] = {
@@ -55,11 +55,8 @@ class Fleet:
         assert isinstance(record, dict)
         return record
 
-    def leftovers(self) -> dict[str, int]:
-        return leftovers(self.redis, self.db)
-
     def settle(self) -> None:
-        wait_until(lambda: not self.leftovers(), f"no message left anywhere ({self.kind})")
+        nothing_left(self.redis, self.db)
         for worker in self.workers:
             assert worker.process.alive, f"{worker.node} ended:\n{worker.process.log_tail()}"
 
@@ -86,3 +83,11 @@ def leftovers(redis: RedisServer, db: int, queue: str = "celery") -> dict[str, i
             found[key.decode("latin-1")] = count(key) if count else -1
     found |= {"unacked": r.hlen("unacked"), "unacked_index": r.zcard("unacked_index")}
     return {key: size for key, size in found.items() if size}
+
+
+def nothing_left(redis: RedisServer, db: int = 0, deadline_s: float = 15.0) -> None:
+    """Wait until no message is anywhere."""
+    try:
+        wait_until(lambda: not leftovers(redis, db), "no message left anywhere", deadline_s)
+    except DeadlineError as e:
+        raise AssertionError(f"{e}: {leftovers(redis, db)}") from None
