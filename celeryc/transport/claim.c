@@ -36,7 +36,7 @@ static void stop_waiters(struct transport *t);
 static void rotate(struct transport *t, const bool *delivered)
 {
     size_t n = 0;
-    CLEANUP(mem_free) size_t *next = calloc(t->n_queues, sizeof(*next));
+    CLEANUP(mem_free) size_t *next = calloc(t->n_queues + 1, sizeof(*next));
     if (!next)
         return;
     for (int pass = 0; pass < 2; pass++) {
@@ -99,7 +99,7 @@ static void watchdog(struct transport *t)
 static void read_claims(struct claim_call *call, const struct redis_reply *reply)
 {
     struct transport *t = call->t;
-    CLEANUP(mem_free) bool *delivered = calloc(t->n_queues, sizeof(*delivered));
+    CLEANUP(mem_free) bool *delivered = calloc(t->n_queues + 1, sizeof(*delivered));
     size_t n = (reply->n - 1) / 3;
     if (n && t->checking)
         watchdog(t);
@@ -148,7 +148,7 @@ static void send_claim(struct transport *t, size_t n)
 {
     struct claim_call *call = calloc(1, sizeof(*call) + t->n_queues * sizeof(size_t));
     if (call)
-        call->swept = calloc(t->n_queues, sizeof(bool));
+        call->swept = calloc(t->n_queues + 1, sizeof(bool));
     if (!call || !call->swept) {
         free(call);
         transport_die(t, "out of memory");
