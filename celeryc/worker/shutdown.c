@@ -283,7 +283,7 @@ void shutdown_broken(struct worker *w, int exit_code)
 
 static bool term_is_quit(void)
 {
-    return str_eq(getenv("REMAP_SIGTERM"), "SIGQUIT");
+    return str_eq(opt_env("REMAP_SIGTERM"), "SIGQUIT");
 }
 
 static void at_once(struct worker *w)
