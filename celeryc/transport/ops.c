@@ -201,8 +201,8 @@ void transport_return(struct transport *t, const struct claim *c, bool head, boo
 void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transport_done_fn fn,
                       void *arg)
 {
-    char field[48], tail[24];
-    (void)snprintf(field, sizeof(field), "%s:%llu", t->me, (unsigned long long)seq);
+    char field[FIELD_SIZE], tail[24];
+    (void)snprintf(field, sizeof(field), FIELD_FORMAT, t->me, (unsigned long long)seq);
     struct slice argv[] = {slice_str(field), flag(false), SLICE_LIT("R"), SLICE_LIT(""),
                            number(tail, (int64_t)tail_len)};
     issue(t, &(struct op){.kind = 'R', .seq = seq, .head = true, .fn = fn, .arg = arg},

@@ -155,10 +155,10 @@ struct claim *claim_new(struct transport *t, uint64_t seq, struct slice raw, siz
                         const char *queue)
 {
     CLEANUP(claim_free) struct claim *c = calloc(1, sizeof(*c));
-    char field[48];
+    char field[FIELD_SIZE];
     if (!c)
         return NULL;
-    int n = snprintf(field, sizeof(field), "%s:%llu", t->me, (unsigned long long)seq);
+    int n = snprintf(field, sizeof(field), FIELD_FORMAT, t->me, (unsigned long long)seq);
     c->field = slice_dup((struct slice){field, (size_t)n});
     c->raw = slice_dup(raw);
     c->raw_len = raw.len;
