@@ -58,7 +58,7 @@ class Site:
         self.workers = workers
         self.database = database
         self.store = f"file://{folder / 'store'}"
-        self.env: dict[str, str] = {}
+        self.env = {"SCATTER_LEASE": LEASE}
         (folder / "store").mkdir()
 
     def plan(self, plan: str, batch_size: int = BATCH, *more: str) -> dict[str, object]:
@@ -82,7 +82,7 @@ class Site:
     def start(self, kind: str, concurrency: int = 2, *options: str) -> Worker:
         env = dict(self.env)
         if kind == "celeryc":
-            env |= {"SCATTER_DATABASE": self.database.url, "SCATTER_LEASE": LEASE}
+            env["SCATTER_DATABASE"] = self.database.url
             return self.workers.start(
                 kind,
                 self.url,
