@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,6 +234,22 @@ def test_database_that_must_not_be_written(
     outcome = make_client(site.url).get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
     assert outcome.state == "FAILURE"
     assert "permission denied" in repr(outcome.exc_args)
+    assert worker.process.alive
+    database.check_parcels(done=False)
+
+
+def test_read_only_sqlite(
+    redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient, tmp_path: Path
+) -> None:
+    database = sqlite_database(tmp_path / "parcels.sqlite3")
+    site = Site(redis_server, workers, database, tmp_path)
+    database.fill(500)
+    site.plan("p1", 100)
+    database.url += "?mode=ro"
+    worker = site.start("celeryc")
+    outcome = make_client(site.url).get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
+    assert outcome.state == "FAILURE"
+    assert re.search("read.?only", repr(outcome.exc_args))
     assert worker.process.alive
     database.check_parcels(done=False)
 
