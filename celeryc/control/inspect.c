@@ -431,6 +431,10 @@ static void write_broker(struct buf *dst, const struct panel *p)
 {
     const struct redis_endpoint *ep = p->broker;
     CLEANUP(buf_deinit) struct buf host = BUF_INIT;
+    char virtual_host[16];
+    size_t len = strlen(ep->text);
+    bool named = ep->db || (len > 1 && str_eq(ep->text + len - 2, "/0"));
+    (void)snprintf(virtual_host, sizeof(virtual_host), named ? "%d" : "/", ep->db);
     if (ep->path)
         buf_appendf(&host, "redis+socket://%s", ep->path);
     else
@@ -442,9 +446,9 @@ static void write_broker(struct buf *dst, const struct panel *p)
     buf_append_str(dst, ", \"userid\": ");
     json_write_string_or_null(dst, slice_str(ep->user));
     buf_appendf(dst,
-                ", \"virtual_host\": \"%d\", \"port\": %d, \"insist\": false, \"ssl\": false, "
+                ", \"virtual_host\": \"%s\", \"port\": %d, \"insist\": false, \"ssl\": false, "
                 "\"transport\": \"redis\", \"connect_timeout\": 4, \"transport_options\": {",
-                ep->db, ep->port ? ep->port : 6379);
+                virtual_host, ep->port ? ep->port : 6379);
     if (*p->key_prefix) {
         buf_append_str(dst, "\"global_keyprefix\": ");
         json_write_string(dst, slice_str(p->key_prefix));
