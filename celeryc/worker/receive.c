@@ -96,12 +96,12 @@ static void admit(struct delivery *d)
     d->task = task_registry_find(w->table, d->m.task);
     enum admission a = decide(w, d->task, &d->m);
     if (a != ADMISSION_UNKNOWN) {
+        d->late = acks_late(w, d->task);
+        log_info("Task " DELIVERY_FMT " received", DELIVERY_ARGS(d));
         if (a != ADMISSION_EXPIRED && control_revoked_id(w->control, d->m.id)) {
             discard_revoked(d, "");
             return;
         }
-        d->late = acks_late(w, d->task);
-        log_info("Task " DELIVERY_FMT " received", DELIVERY_ARGS(d));
     }
     switch (a) {
     case ADMISSION_NOW:
