@@ -22,26 +22,9 @@
 #define LIMIT_BATCH_RECORDS    1000000u     /* records of one batch */
 #define LIMIT_COLUMNS          256          /* columns of a record */
 #define LIMIT_CONFIG_BYTES     (1u << 20)   /* a --config file */
-#define LIMIT_JSON_DEPTH       256         /* nesting of one JSON text */
-#define LIMIT_FRAME_BYTES      (96u << 20) /* one frame between master and child */
-#define LIMIT_LOG_LINE         (16u << 10) /* one log line */
-#define LIMIT_REPR_BYTES       1024        /* argsrepr, kwargsrepr, results in log lines */
-#define LIMIT_TRACEBACK_BYTES  (64u << 10) /* a traceback kept in a result */
-#define LIMIT_TASK_NAME        255         /* a task's name */
-#define LIMIT_CLAIM_BATCH      500         /* messages of one claim script */
-#define LIMIT_ETA_HELD         1000        /* near ETAs that one worker holds claimed */
-#define LIMIT_DATABASE_ALIASES 64          /* --database options of one worker */
-#define LIMIT_CHILDREN         1024        /* children of one worker */
-#define LIMIT_THREADS          1024        /* threads of one child */
-#define LIMIT_OBJECT_BYTES     (1u << 30)  /* one object fetched from a store */
-#define LIMIT_BATCH_BYTES      (2u << 30)  /* one batch after decompression */
-#define LIMIT_BATCH_LINE       (16u << 20) /* one record line of a batch file */
-#define LIMIT_BATCH_RECORDS    1000000u    /* records of one batch */
-#define LIMIT_COLUMNS          256         /* columns of a record */
-#define LIMIT_CONFIG_BYTES     (1u << 20)  /* a --config file */
-#define LIMIT_CONTROL_BYTES    (16u << 20) /* a message of remote control */
-#define LIMIT_CONTROL_REPLY    (16u << 20) /* and the reply to it */
-#define LIMIT_CONTROL_ARGS     (1u << 20)  /* a task's body that is shown decoded */
-#define LIMIT_CONTROL_NAME     1024        /* a task id or stamp that can be revoked */
-#define LIMIT_CONTROL_STAMPS   10000       /* stamps of one command */
-#define LIMIT_CONTROL_PATTERN  1024        /* a pattern for node names */
+#define LIMIT_CONTROL_BYTES    (16u << 20)  /* a message of remote control */
+#define LIMIT_CONTROL_REPLY    (16u << 20)  /* and the reply to it */
+#define LIMIT_CONTROL_ARGS     (1u << 20)   /* a task's body that is shown decoded */
+#define LIMIT_CONTROL_NAME     1024         /* a task id or stamp that can be revoked */
+#define LIMIT_CONTROL_STAMPS   10000        /* stamps of one command */
+#define LIMIT_CONTROL_PATTERN  1024         /* a pattern for node names */
