@@ -8,6 +8,7 @@ import base64
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -425,6 +426,50 @@ def test_revoke_records(panel: Panel, tmp_path: Path) -> None:
 
 
 @KINDS
+def test_revoke_compressed_records(
+    kind: str, redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient
+) -> None:
+    """What is there may be compressed (result_compression); its state decides all the same."""
+    url = redis_server.socket_url()
+    worker = workers.start(kind, url, concurrency=1)
+    panel = Panel(worker, redis_server, make_client(url))
+    wait_until(lambda: panel.replies("ping", 0.3), "the mailbox answers")
+    r = redis_server.client()
+    for state in ("RETRY", "SUCCESS", "STARTED"):
+        error = {"exc_type": "ValueError", "exc_message": ["x" * 1000], "exc_module": "builtins"}
+        text = json.dumps({"status": state, "result": error, "task_id": state})
+        mark = b"\0celery-compressed\0application/x-gzip\0"
+        r.set(f"celery-task-meta-{state}", mark + zlib.compress(text.encode()))
+    panel.ask("revoke", task_id=["RETRY", "SUCCESS", "STARTED", "none"])
+    states = {
+        name: panel.client.meta(name).state for name in ("RETRY", "SUCCESS", "STARTED", "none")
+    }
+    panel.app.close()
+    assert states == {
+        "RETRY": "REVOKED",
+        "SUCCESS": "SUCCESS",
+        "STARTED": "STARTED",
+        "none": "REVOKED",
+    }
+
+
+@KINDS
+def test_revoke_with_results_elsewhere(
+    kind: str, redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient
+) -> None:
+    broker, backend = redis_server.socket_url(1), redis_server.url(2)
+    workers.start(kind, broker, backend, concurrency=1)
+    app = Celery("panel", broker=broker, backend=backend)
+    wait_until(app.control.inspect(timeout=0.5).ping, "the mailbox answers")
+    ids = [f"task-{i}" for i in range(450)]
+    app.control.revoke(ids, reply=True, timeout=10, limit=1)
+    r = redis_server.client(2)
+    assert all(b'"REVOKED"' in r.get(f"celery-task-meta-{task_id}") for task_id in ids)
+    assert not redis_server.client(1).keys("celery-task-meta-*")
+    app.close()
+
+
+@KINDS
 def test_revoked_before_it_is_received(panel: Panel, tmp_path: Path) -> None:
     panel.ask("revoke", task_id="early")
     path = tmp_path / "lines"
@@ -507,6 +552,19 @@ def test_shutdown(panel: Panel) -> None:
     assert "Got shutdown from remote" in panel.worker.process.log()
 
 
+@pytest.mark.parametrize("kind", ["celeryc"])
+def test_answers_while_it_drains(panel: Panel, tmp_path: Path) -> None:
+    """A Python worker leaves the mailbox when it is told to stop; celeryc stays to be asked, and to be told to give up."""
+    task_id = panel.hold(tmp_path / "lines", "busy")
+    panel.worker.process.send_signal(15)
+    panel.worker.process.wait_for_log("Warm shutdown")
+    assert panel.ask("ping") == {"ok": "pong"}
+    assert ids_of(panel.ask("active")) == {task_id}
+    assert panel.ask("revoke", task_id=task_id, terminate=True) == {"ok": f"terminate: {task_id}"}
+    assert panel.worker.process.wait() == 0
+    assert panel.client.meta(task_id).state == "REVOKED"
+
+
 @KINDS
 def test_hello(panel: Panel) -> None:
     panel.ask("revoke", task_id="mine")
@@ -521,18 +579,34 @@ def test_hello(panel: Panel) -> None:
     panel.worker.process.wait_for_log(r"Discarding revoked task: examples\.add\[theirs\]")
 
 
-def test_a_python_worker_learns_from_celeryc(
-    redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient
-) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("python", "python"), ("celeryc", "python"), ("python", "celeryc"), ("celeryc", "celeryc")],
+)
+def test_mingle(first: str, second: str, redis_server: RedisServer, workers: WorkerFactory) -> None:
+    """A worker that starts learns what was revoked before."""
     url = redis_server.socket_url()
-    first = workers.start("celeryc", url, concurrency=1)
+    old = workers.start(first, url, concurrency=1)
     app = Celery("panel", broker=url, backend=url)
-    app.control.revoke("gone", reply=True, destination=[first.node], timeout=5, limit=1)
-    second = workers.start("python", url, concurrency=1, mingle=True)
-    inspect = app.control.inspect([second.node], timeout=0.5)
-    assert wait_until(inspect.revoked, "it answers") == {second.node: ["gone"]}
-    second.process.wait_for_log("mingle: sync complete")
+    wait_until(app.control.inspect([old.node], timeout=0.5).ping, "the mailbox answers")
+    app.control.revoke(["gone", "lost"], reply=True, destination=[old.node], timeout=5, limit=1)
+    new = workers.start(second, url, concurrency=1, mingle=True)
+    new.process.wait_for_log("mingle: sync with 1 nodes")
+    new.process.wait_for_log("mingle: sync complete")
+    old.process.wait_for_log(f"sync with {new.node}")
+    revoked = wait_until(app.control.inspect([new.node], timeout=0.5).revoked, "it answers")
+    assert revoked is not None
+    assert {node: set(ids) for node, ids in revoked.items()} == {new.node: {"gone", "lost"}}
+    members = redis_server.client().smembers("_kombu.binding.reply.celery.pidbox")
     app.close()
+    assert len(members) <= 1, "only the test's own"
+
+
+@pytest.mark.parametrize("kind", ["celeryc"])
+def test_alone_and_without_mingle(panel: Panel, workers: WorkerFactory) -> None:
+    panel.worker.process.wait_for_log("mingle: all alone")
+    other = workers.start("celeryc", panel.redis.socket_url(), options=["--without-mingle"])
+    assert "mingle: " not in other.process.log()
 
 
 @KINDS

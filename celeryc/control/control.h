@@ -78,6 +78,7 @@ struct control_options {
     const char *control_exchange;  /* NULL: celery */
     const char *event_exchange;    /* NULL: celeryev */
     bool listen;                   /* worker_enable_remote_control */
+    bool mingle;                   /* ask the other workers what was revoked, when listening */
     int64_t heartbeat_ms;          /* 0: no worker events */
     int64_t result_ttl_s;          /* of REVOKED records, 0: no expiry */
 };

@@ -28,6 +28,9 @@ struct mailbox_message {
     struct slice exchange, routing_key; /* where to, decoded */
 };
 
+/* The envelope and the body in it, an object. Both borrow the arena and raw. Returns as mailbox_parse. */
+int mailbox_read(struct arena *a, struct slice raw, struct json_val *ret_envelope,
+                 struct json_val *ret_body, struct err *e) WARN_UNUSED;
 /* Reads a broadcast. 0; -ENOMEM; -EINVAL with what is wrong in e, the sentence for the log. */
 int mailbox_parse(struct arena *a, const char *node, struct slice raw,
                   struct mailbox_message *ret_m, struct err *e) WARN_UNUSED;

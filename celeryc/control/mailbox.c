@@ -117,10 +117,9 @@ static int read_reply_to(struct arena *a, struct json_val body, struct mailbox_m
     return r == -EINVAL ? bad(e, "its reply_to has no exchange and routing_key") : r;
 }
 
-int mailbox_parse(struct arena *a, const char *node, struct slice raw,
-                  struct mailbox_message *ret_m, struct err *e)
+int mailbox_read(struct arena *a, struct slice raw, struct json_val *ret_envelope,
+                 struct json_val *ret_body, struct err *e)
 {
-    struct mailbox_message m = {0};
     struct json_val envelope, body;
     struct slice text;
     if (raw.len > LIMIT_CONTROL_BYTES)
@@ -140,6 +139,19 @@ int mailbox_parse(struct arena *a, const char *node, struct slice raw,
         return r == -ENOMEM ? r : -EINVAL;
     if (body.kind != JSON_K_OBJECT)
         return bad(e, "its body is no object");
+    *ret_envelope = envelope;
+    *ret_body = body;
+    return 0;
+}
+
+int mailbox_parse(struct arena *a, const char *node, struct slice raw,
+                  struct mailbox_message *ret_m, struct err *e)
+{
+    struct mailbox_message m = {0};
+    struct json_val envelope, body;
+    int r = mailbox_read(a, raw, &envelope, &body, e);
+    if (r)
+        return r;
     if (json_i64(json_get(json_get(envelope, "headers"), "clock"), &m.clock) || m.clock < 0)
         m.clock = 0;
     r = select_node(a, body, node, &m.for_us, e);

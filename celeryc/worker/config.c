@@ -87,7 +87,8 @@ static const struct opt worker_opts[] = {
     {.short_name = 'I', .name = "include", .kind = OPT_REFUSE, .arg = "MODULES", .note = "Python modules are not loaded; load C tasks with -A plugin.so"},
 
     {.name = "without-gossip", .kind = OPT_MOOT, .group = "Features", .help = "Accepted: there is no gossip in this release."},
-    {.name = "without-mingle", .kind = OPT_MOOT, .group = "Features", .help = "Accepted: revoked ids are told to those who ask, and not asked for."},
+    {.name = "without-mingle", .kind = OPT_FLAG, .group = "Features", .offset = AT(without_mingle),
+     .help = "Do not ask the other workers at the start what was revoked."},
     {.name = "without-heartbeat", .kind = OPT_FLAG, .group = "Features", .offset = AT(without_heartbeat),
      .help = "No worker-online, -heartbeat and -offline events."},
     {.name = "heartbeat-interval", .kind = OPT_INT, .arg = "SECONDS", .group = "Features", .offset = AT(heartbeat_interval),
@@ -305,6 +306,7 @@ int config_make(struct worker_options *o, struct worker_config *ret_c, struct er
         return r;
     c.apps = o->apps;
     o->apps = (struct strv){NULL, 0};
+    c.mingle = !o->without_mingle;
     c.quiet = o->quiet;
     c.purge = o->purge;
     *ret_c = c;

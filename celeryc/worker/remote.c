@@ -166,6 +166,7 @@ int remote_start(struct worker *w)
         .control_exchange = s->control_exchange,
         .event_exchange = s->event_exchange,
         .listen = s->enable_remote_control,
+        .mingle = c->mingle,
         .heartbeat_ms = c->heartbeat_ms,
         .result_ttl_s = (int64_t)s->result_expires,
     };
