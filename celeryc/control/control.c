@@ -120,7 +120,8 @@ static void on_push(struct redis_conn *conn, const struct redis_reply *reply, vo
     if ((uint64_t)m.clock > c->mailbox_clock)
         c->mailbox_clock = (uint64_t)m.clock;
     c->mailbox_clock++;
-    if (m.for_us)
+    bool own_hello = m.wants_reply && c->oid[0] && slice_eq_str(m.routing_key, c->oid);
+    if (m.for_us && !own_hello)
         run_command(c, &m);
 }
 

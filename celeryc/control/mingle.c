@@ -54,12 +54,24 @@ static void take_reply(struct control *c, struct slice raw)
     }
 }
 
+static void collect(struct control *c, redis_reply_fn fn)
+{
+    CLEANUP(buf_deinit) struct buf list = BUF_INIT;
+    buf_append_str(&list, c->o->key_prefix);
+    write_queue(&list, c);
+    if (buf_ok(&list))
+        return;
+    const struct slice argv[] = {buf_slice(&list)};
+    redis_eval(c->commands, &mingle_collect, fn, c, 1, argv);
+}
+
 static void finish(struct control *c)
 {
     CLEANUP(buf_deinit) struct buf member = BUF_INIT;
     write_member(&member, c);
     if (buf_ok(&member) == 0)
         io_unbind(c, buf_slice(&c->reply_exchange), buf_slice(&member));
+    collect(c, NULL); /* what came in between is too late, and must not stay */
     c->oid[0] = '\0';
     if (c->n_synced) {
         log_info("mingle: sync with %zu nodes", c->n_synced);
@@ -84,15 +96,9 @@ static void on_collected(const struct redis_reply *reply, void *arg)
 static void on_round(uv_timer_t *t)
 {
     struct control *c = t->data;
-    CLEANUP(buf_deinit) struct buf list = BUF_INIT;
-    buf_append_str(&list, c->o->key_prefix);
-    write_queue(&list, c);
     if (++c->mingle_rounds >= ROUNDS)
         (void)uv_timer_stop(t);
-    if (buf_ok(&list))
-        return;
-    const struct slice argv[] = {buf_slice(&list)};
-    redis_eval(c->commands, &mingle_collect, on_collected, c, 1, argv);
+    collect(c, on_collected);
 }
 
 struct names {
