@@ -59,7 +59,7 @@ static bool glob_one(const char **p, const char *end, unsigned char ch)
     return *(*p)++ == '?' || (unsigned char)(*p)[-1] == ch;
 }
 
-static bool glob(struct slice name, struct slice pattern)
+static bool match_glob(struct slice name, struct slice pattern)
 {
     const char *p = pattern.p, *pe = p + pattern.len, *s = name.p, *se = s + name.len;
     const char *star = NULL, *resume = NULL;
@@ -151,18 +151,30 @@ static bool is_word(unsigned char ch)
     return isalnum(ch) || ch == '_' || ch >= 0x80;
 }
 
+/* ASCII only: node names are. */
+static bool is_kind(char kind, unsigned char ch)
+{
+    switch (kind) {
+    case 'd':
+        return ch >= '0' && ch <= '9';
+    case 'w':
+        return is_word(ch);
+    default:
+        return ch == ' ' || (ch >= '\t' && ch <= '\r');
+    }
+}
+
 /* \d \w \s and their opposites. False: another letter. */
 static bool add_kind(struct set *s, char letter)
 {
-    if (!strchr("dDwWsS", letter))
+    static const char kinds[] = "dwsDWS";
+    const char *at = letter ? strchr(kinds, letter) : NULL;
+    if (!at)
         return false;
-    for (unsigned ch = 0; ch < 256; ch++) {
-        bool in = tolower(letter) == 'd'   ? isdigit((int)ch) != 0
-                  : tolower(letter) == 'w' ? is_word((unsigned char)ch)
-                                           : isspace((int)ch) != 0;
-        if (in == (islower(letter) != 0))
+    bool opposite = at - kinds >= 3;
+    for (unsigned ch = 0; ch < 256; ch++)
+        if (is_kind(kinds[(at - kinds) % 3], (unsigned char)ch) != opposite)
             set_add(s, (unsigned char)ch);
-    }
     return true;
 }
 
@@ -171,7 +183,7 @@ static int escape(struct program *g, struct set *s, char letter)
     static const char from[] = "ntrfva0", to[] = "\n\t\r\f\v\a\0";
     if (add_kind(s, letter))
         return 0;
-    const char *at = strchr(from, letter);
+    const char *at = letter ? strchr(from, letter) : NULL;
     if (at)
         set_add(s, (unsigned char)to[at - from]);
     else if (isalnum((unsigned char)letter))
@@ -191,7 +203,7 @@ static int class_element(struct program *g, struct set *s)
         char letter = *g->p++;
         int r = escape(g, s, letter);
         bool range = r == 0 && g->end - g->p >= 2 && *g->p == '-' && g->p[1] != ']';
-        if (!range || strchr("dDwWsS", letter))
+        if (!range || !letter || strchr("dDwWsS", letter))
             return r;
         *s = before;
         low = (unsigned char)letter;
@@ -508,8 +520,8 @@ static int run(struct arena *a, const struct program *g, struct slice name, bool
     return 0;
 }
 
-static int pcre(struct arena *a, struct slice name, struct slice pattern, bool *ret_match,
-                struct err *e)
+static int match_pcre(struct arena *a, struct slice name, struct slice pattern, bool *ret_match,
+                      struct err *e)
 {
     struct program g = {.p = pattern.p,
                         .end = pattern.p + pattern.len,
@@ -532,10 +544,10 @@ int match_name(struct arena *a, struct slice name, struct slice pattern, struct 
     if (pattern.len > LIMIT_CONTROL_PATTERN)
         return err_set(e, -EINVAL, "its pattern is too long");
     if (slice_eq_str(matcher, "pcre"))
-        return pcre(a, name, pattern, ret_match, e);
+        return match_pcre(a, name, pattern, ret_match, e);
     if (!slice_eq_str(matcher, "glob"))
         return err_set(e, -EINVAL, "no matcher called '%.*s' is installed",
                        (int)MIN(matcher.len, 100), matcher.p);
-    *ret_match = glob(name, pattern);
+    *ret_match = match_glob(name, pattern);
     return 0;
 }
