@@ -203,13 +203,14 @@ def test_conf_and_report(panel: Panel) -> None:
     conf = panel.ask("conf")
     assert isinstance(conf, dict)
     assert "ok" not in conf
+    assert {"deprecated_settings", "include"} <= set(conf)
     everything = panel.ask("conf", with_defaults=True)
     assert everything["task_acks_late"] is False
     assert everything["worker_enable_remote_control"] is True
     assert everything["accept_content"] == ["json"]
     report = panel.ask("report")
     assert list(report) == ["ok"]
-    assert "software -> " in report["ok"]
+    assert "software -> celery:" in report["ok"]
 
 
 @KINDS

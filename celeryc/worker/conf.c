@@ -118,6 +118,17 @@ static void write_table(struct buf *dst, const struct setting *table, const stru
     }
 }
 
+/* What is so in every worker of this kind, and what monitors look for; plug-ins stand where Celery has its modules. */
+static void write_fixed(struct buf *dst, const struct worker_config *c, bool all)
+{
+    buf_append_str(dst, "\"deprecated_settings\": null, \"include\": ");
+    write_names(dst, &c->apps);
+    buf_append_str(dst, ", \"enable_utc\": true, \"timezone\": null, \"broker_heartbeat\": null, "
+                        "\"worker_hijack_root_logger\": true, \"worker_log_color\": false, ");
+    if (!all)
+        buf_append_str(dst, "\"accept_content\": [\"json\"], ");
+}
+
 void conf_write(struct buf *dst, const struct worker_config *c, bool with_defaults)
 {
     struct settings usual, s = c->settings;
@@ -136,6 +147,7 @@ void conf_write(struct buf *dst, const struct worker_config *c, bool with_defaul
     s.soft_time_limit = c->soft_time_limit;
     s.prefetch_multiplier = c->prefetch_multiplier;
     s.max_tasks_per_child = c->max_tasks_per_child;
+    write_fixed(dst, c, with_defaults);
     write_table(dst, settings_worker, &s, &usual, with_defaults);
     settings_deinit(&usual);
 }
