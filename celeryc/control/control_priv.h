@@ -5,6 +5,8 @@
 #include "celeryc/control/control.h"
 #include "celeryc/control/revoked.h"
 
+#define REVOKES_MAX 50000 /* ids, and stamps; celery/worker/state.py */
+
 /* What commands work on. No I/O. */
 struct panel {
     const struct control_host *host;

@@ -293,11 +293,11 @@ static void report(struct call *c)
     (void)uname(&u);
     CLEANUP(buf_deinit) struct buf text = BUF_INIT;
     CLEANUP(buf_deinit) struct buf settings = BUF_INIT;
-    buf_appendf(&text,
-                "\nsoftware -> celery:5.7 (celeryc:%s)\nplatform -> system:%s arch:%s\n            kernel "
-                "version:%s imp:C\nsettings -> transport:redis results:%s\n\n",
-                p->version, u.sysname, u.machine, u.release,
-                p->backend ? p->backend->masked : "disabled");
+    buf_appendf(
+        &text,
+        "\nsoftware -> celery:5.7 (celeryc:%s)\nplatform -> system:%s arch:%s\n            kernel "
+        "version:%s imp:C\nsettings -> transport:redis results:%s\n\n",
+        p->version, u.sysname, u.machine, u.release, p->backend ? p->backend->masked : "disabled");
     p->host->conf(&settings, false, p->host->arg);
     struct json_val v;
     struct json_iter it;

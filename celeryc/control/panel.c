@@ -11,8 +11,7 @@
 #include <errno.h>
 #include <stdarg.h>
 
-#define REVOKES_MAX       50000 /* celery/worker/state.py REVOKES_MAX and REVOKE_EXPIRES */
-#define REVOKE_EXPIRES_NS (10800 * NS_PER_S)
+#define REVOKE_EXPIRES_NS (10800 * NS_PER_S) /* celery/worker/state.py REVOKE_EXPIRES */
 
 int panel_init(struct panel *p, const struct control_host *h, const struct control_options *o)
 {

@@ -500,9 +500,23 @@ bool stamps_revoked(const struct panel *p, const struct message *m, struct buf *
     return true;
 }
 
+/* Not of Celery, whose workers keep revoked stamps until they end. */
+static void forget_stamps(struct call *c)
+{
+    struct revoked *fresh = revoked_new(REVOKES_MAX, 0);
+    if (!fresh) {
+        c->nomem = true;
+        return;
+    }
+    revoked_free(c->p->stamps);
+    c->p->stamps = fresh;
+    reply_ok(c, "revoked stamps forgotten");
+}
+
 const struct command revoke_commands[] = {
     {.name = "revoke", .fn = revoke_command, .required = {"task_id"}},
     {.name = "terminate", .fn = terminate, .required = {"signal", "task_id"}},
     {.name = "revoke_by_stamped_headers", .fn = revoke_by_stamped_headers, .required = {"headers"}},
+    {.name = "forget_stamps", .fn = forget_stamps, .strict = true},
     {0},
 };

@@ -162,6 +162,8 @@ Test(panel, stamps_are_remembered)
     cr_assert(stamps_revoked(&f.panel, stamped, &text));
     cr_assert_str_eq(text.data, " (revoked by header: {'owner': 'bob'})");
     cr_assert_not(stamps_revoked(&f.panel, &f.messages[CONTROL_RESERVED], NULL));
+    free(fake_host_ask(&f, "forget_stamps", "{}"));
+    cr_assert_not(stamps_revoked(&f.panel, stamped, NULL));
 }
 
 Test(panel, other_commands)
