@@ -22,3 +22,9 @@
 #define LIMIT_BATCH_RECORDS    1000000u     /* records of one batch */
 #define LIMIT_COLUMNS          256          /* columns of a record */
 #define LIMIT_CONFIG_BYTES     (1u << 20)   /* a --config file */
+#define LIMIT_CONTROL_BYTES    (16u << 20)  /* a message of remote control */
+#define LIMIT_CONTROL_REPLY    (16u << 20)  /* and the reply to it */
+#define LIMIT_CONTROL_ARGS     (1u << 20)   /* a task's body that is shown decoded */
+#define LIMIT_CONTROL_NAME     1024         /* a task id or stamp that can be revoked */
+#define LIMIT_CONTROL_STAMPS   10000        /* stamps of one command */
+#define LIMIT_CONTROL_PATTERN  1024         /* a pattern for node names */

@@ -87,9 +87,12 @@ static const struct opt worker_opts[] = {
     {.short_name = 'I', .name = "include", .kind = OPT_REFUSE, .arg = "MODULES", .note = "Python modules are not loaded; load C tasks with -A plugin.so"},
 
     {.name = "without-gossip", .kind = OPT_MOOT, .group = "Features", .help = "Accepted: there is no gossip in this release."},
-    {.name = "without-mingle", .kind = OPT_MOOT, .group = "Features", .help = "Accepted: there is no mingle in this release."},
-    {.name = "without-heartbeat", .kind = OPT_MOOT, .group = "Features", .help = "Accepted: there are no event heartbeats in this release."},
-    {.name = "heartbeat-interval", .kind = OPT_MOOT_VALUE, .arg = "SECONDS"},
+    {.name = "without-mingle", .kind = OPT_FLAG, .group = "Features", .offset = AT(without_mingle),
+     .help = "Do not ask the other workers at the start what was revoked."},
+    {.name = "without-heartbeat", .kind = OPT_FLAG, .group = "Features", .offset = AT(without_heartbeat),
+     .help = "No worker-online, -heartbeat and -offline events."},
+    {.name = "heartbeat-interval", .kind = OPT_INT, .arg = "SECONDS", .group = "Features", .offset = AT(heartbeat_interval),
+     .help = "Between two worker-heartbeat events.", .initial = "2"},
     {.name = "autoscale", .kind = OPT_REFUSE, .arg = "MAX,MIN", .note = later},
     {.short_name = 'B', .name = "beat", .kind = OPT_REFUSE, .note = "run `celery beat` beside the worker"},
     {.short_name = 's', .name = "schedule-filename", .alias = "schedule", .kind = OPT_REFUSE, .arg = "FILE", .note = "run `celery beat` beside the worker"},
@@ -201,6 +204,11 @@ static int make_pool(const struct worker_options *o, struct worker_config *c, st
         o->soft_time_limit.set ? o->soft_time_limit.v : c->settings.soft_time_limit;
     c->drain_timeout_ms = o->drain_timeout.set ? (int64_t)ceil(o->drain_timeout.v * 1000) : -1;
     c->settings.disable_prefetch |= o->disable_prefetch;
+    c->heartbeat_ms = 2000;
+    if (o->heartbeat_interval.set && o->heartbeat_interval.v > 0)
+        c->heartbeat_ms = (int64_t)(MIN(o->heartbeat_interval.v, 86400) * 1000);
+    if (o->without_heartbeat)
+        c->heartbeat_ms = 0;
     return 0;
 }
 
@@ -298,6 +306,7 @@ int config_make(struct worker_options *o, struct worker_config *ret_c, struct er
         return r;
     c.apps = o->apps;
     o->apps = (struct strv){NULL, 0};
+    c.mingle = !o->without_mingle;
     c.quiet = o->quiet;
     c.purge = o->purge;
     *ret_c = c;

@@ -16,7 +16,8 @@ struct worker_options {
     char *pool, *concurrency;
     struct opt_num prefetch_multiplier, max_tasks_per_child, time_limit, soft_time_limit;
     struct opt_num drain_timeout;
-    bool disable_prefetch, task_events, quiet, purge;
+    struct opt_num heartbeat_interval;
+    bool disable_prefetch, task_events, without_heartbeat, without_mingle, quiet, purge;
 };
 
 extern const struct opt_table worker_opt_table;
@@ -39,6 +40,8 @@ struct worker_config {
     int64_t max_tasks_per_child;
     double time_limit, soft_time_limit; /* 0: none */
     int64_t drain_timeout_ms;           /* -1: wait for ever */
+    int64_t heartbeat_ms;               /* of worker events, 0: none */
+    bool mingle;
     bool quiet, purge;
 };
 

@@ -271,6 +271,11 @@ void finish_lost(struct delivery *d, const char *text)
         finish_timed_out(d);
         return;
     }
+    if (d->kill == KILL_REVOKED) {
+        finish_verdict(d, "REVOKED", "TaskRevokedError", "celery.exceptions",
+                       SLICE_LIT("[\"terminated\"]"));
+        return;
+    }
     if (d->kill != KILL_NONE && d->late) {
         finish_return(d, true, true);
         return;

@@ -53,7 +53,14 @@ static void arm(struct delivery *d)
 
 void limits_start(struct delivery *d)
 {
-    d->limits = limits_of(&d->m, d->task, d->w->config->soft_time_limit, d->w->config->time_limit);
+    const struct limits *told =
+        map_len(d->w->time_limits) ? map_get(d->w->time_limits, d->m.task) : NULL;
+    struct task_info task = *d->task;
+    if (told) {
+        task.soft_time_limit = told->soft;
+        task.time_limit = told->hard;
+    }
+    d->limits = limits_of(&d->m, &task, d->w->config->soft_time_limit, d->w->config->time_limit);
     if (d->limits.soft <= 0 && d->limits.hard <= 0)
         return;
     d->started_ns = clock_mono_ns();

@@ -50,6 +50,23 @@ static void discard_expired(struct delivery *d)
                    SLICE_LIT("[\"expired\"]"));
 }
 
+static void discard_revoked(struct delivery *d, const char *why)
+{
+    log_info("Discarding revoked task: " DELIVERY_FMT "%s", DELIVERY_ARGS(d), why);
+    finish_verdict(d, "REVOKED", "TaskRevokedError", "celery.exceptions",
+                   SLICE_LIT("[\"revoked\"]"));
+}
+
+/* Its id or a stamp of it was revoked: then it leaves. Asked before each run. */
+static bool left_as_revoked(struct delivery *d)
+{
+    CLEANUP(buf_deinit) struct buf why = BUF_INIT;
+    if (!control_revoked(d->w->control, &d->m, &why))
+        return false;
+    discard_revoked(d, why.data ? why.data : "");
+    return true;
+}
+
 static enum admission decide(const struct worker *w, const struct task_info *task,
                              const struct message *m)
 {
@@ -81,6 +98,10 @@ static void admit(struct delivery *d)
     if (a != ADMISSION_UNKNOWN) {
         d->late = acks_late(w, d->task);
         log_info("Task " DELIVERY_FMT " received", DELIVERY_ARGS(d));
+        if (a != ADMISSION_EXPIRED && control_revoked_id(w->control, d->m.id)) {
+            discard_revoked(d, "");
+            return;
+        }
     }
     switch (a) {
     case ADMISSION_NOW:
@@ -146,7 +167,8 @@ bool receive_may_start(struct slice raw, void *arg)
     if (message_parse(w->scratch, raw, &m, NULL))
         return false;
     const struct task_info *task = task_registry_find(w->table, m.task);
-    return task && !acks_late(w, task) && decide(w, task, &m) == ADMISSION_NOW;
+    return task && !acks_late(w, task) && decide(w, task, &m) == ADMISSION_NOW &&
+           !control_revoked(w->control, &m, NULL);
 }
 
 void receive_orphan(struct claim *c_take, const char *dead_node, void *arg)
@@ -192,7 +214,9 @@ static void started(enum transport_done done, void *arg)
         delivery_free(d);
     } else {
         d->claim->started = true;
-        if (w->phase == PHASE_RUNNING && pool_room(w->pool) > 0)
+        if (left_as_revoked(d))
+            ;
+        else if (w->phase == PHASE_RUNNING && pool_room(w->pool) > 0)
             submit(d);
         else
             delivery_move_back(d);
@@ -207,6 +231,8 @@ static void hand_over(struct delivery *d, int64_t now_us)
         discard_expired(d);
         return;
     }
+    if (left_as_revoked(d))
+        return;
     if (d->late || d->claim->started) {
         submit(d);
         return;

@@ -19,7 +19,9 @@ static void on_started(uint64_t job, int pid, const char *process, void *arg)
         return;
     delivery_move(d, DELIVERY_RUNNING);
     d->pid = pid;
+    d->started_us = clock_wall_us();
     (void)process;
+    remote_count(d);
     limits_start(d);
     shutdown_started(d);
     shutdown_step(w);

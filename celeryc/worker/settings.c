@@ -32,6 +32,7 @@ void settings_init(struct settings *s)
         .connection_retry_on_startup = -1,
         .connection_max_retries = 100,
         .visibility_timeout = 3600,
+        .enable_remote_control = true,
     };
 }
 
@@ -46,6 +47,8 @@ void settings_deinit(struct settings *s)
     free(s->broker_keyprefix);
     free(s->result_keyprefix);
     free(s->sep);
+    free(s->control_exchange);
+    free(s->event_exchange);
     free(s->unacked_key);
     free(s->unacked_index_key);
     free(s->unacked_mutex_key);

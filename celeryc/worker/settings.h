@@ -47,6 +47,9 @@ struct settings {
     int priority_steps[SETTINGS_MAX_STEPS];
     size_t n_priority_steps; /* 0: kombu's */
 
+    bool enable_remote_control;
+    char *control_exchange, *event_exchange; /* NULL: celery, celeryev */
+
     struct strv warnings; /* to be logged once the log is up */
 };
 

@@ -75,7 +75,7 @@ static void on_gathered(uv_timer_t *t)
 static void left(void *arg)
 {
     struct worker *w = arg;
-    if (w->phase == PHASE_GONE)
+    if (w->phase == PHASE_GONE || --w->n_leaving > 0)
         return;
     set_phase(w, PHASE_GONE);
     uv_stop(&w->loop);
@@ -86,6 +86,8 @@ static void leave(struct worker *w)
     if (w->leaving)
         return;
     w->leaving = true;
+    w->n_leaving = 2;
+    control_leave(w->control, DEREGISTER_MS, left, w);
     transport_leave(w->transport, DEREGISTER_MS, left, w);
 }
 
@@ -300,8 +302,8 @@ static bool term_is_quit(void)
 static void at_once(struct worker *w)
 {
     w->exit_code = 1;
-    if (w->phase != PHASE_GONE)
-        left(w);
+    w->n_leaving = 0;
+    left(w);
 }
 
 static void cold(struct worker *w, int exit_code)

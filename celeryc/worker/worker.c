@@ -23,15 +23,22 @@
 
 /* ---- the broker connection ---- */
 
+/* Whoever reads this may send a task or a command: both are heard, or it was said why not. */
+void worker_say_ready(struct worker *w)
+{
+    if (w->said_ready || !w->was_up || !w->control_settled)
+        return;
+    w->said_ready = true;
+    log_info("%s ready.", w->config->node);
+}
+
 static void on_up(void *arg)
 {
     struct worker *w = arg;
-    bool first = !w->was_up;
     w->was_up = true;
     w->connect_tries = 0;
     log_info("Connected to %s", w->config->broker.masked);
-    if (first)
-        log_info("%s ready.", w->config->node);
+    worker_say_ready(w);
     receive_pump(w);
 }
 
@@ -102,6 +109,9 @@ static int start_transport(struct worker *w)
         .beat_ms = 3000,
         .dead_after_ms = 12000,
     };
+    int r = remote_start(w);
+    if (r)
+        return r;
     w->transport = transport_new(&w->loop, &o, &events, w);
     if (!w->transport)
         return -ENOMEM;
@@ -253,7 +263,7 @@ static int init(struct worker *w)
     list_init(&w->spare);
     w->deaths = map_new();
     w->scratch = arena_new();
-    if (!w->deaths || !w->scratch)
+    if (!w->deaths || !w->scratch || remote_init(w))
         return -ENOMEM;
     uv_timer_t *timers[] = {&w->due_timer, &w->phase_timer, &w->gather_timer};
     for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
@@ -275,6 +285,7 @@ static void close_handle(uv_handle_t *h, void *arg)
 static void deinit(struct worker *w)
 {
     w->pool = pool_free(w->pool);
+    w->control = control_free(w->control);
     w->transport = transport_free(w->transport);
     w->backend = result_backend_free(w->backend);
     for (size_t s = DELIVERY_RESERVED; s < DELIVERY_STATES; s++)
@@ -288,6 +299,7 @@ static void deinit(struct worker *w)
     delivery_drop_spare(w);
     due_deinit(&w->due);
     map_free(w->deaths);
+    remote_deinit(w);
     arena_free(w->scratch);
     free(w->jobs);
     buf_deinit(&w->key);

@@ -5,6 +5,7 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/list.h"
 #include "celeryc/base/map.h"
+#include "celeryc/control/control.h"
 #include "celeryc/pool/pool.h"
 #include "celeryc/result/result.h"
 #include "celeryc/transport/transport.h"
@@ -31,6 +32,7 @@ enum kill_reason {
     KILL_TIME_LIMIT,
     KILL_NEIGHBOUR, /* runs in the child that another task's time limit kills (-P threads) */
     KILL_SHUTDOWN,
+    KILL_REVOKED, /* remote control terminated it */
 };
 
 /* One message that we claimed. Owns the claim and everything parsed from it. */
@@ -49,6 +51,7 @@ struct delivery {
     struct due due; /* eta while HELD, next limit while RUNNING */
     bool soft_done;
     int64_t started_ns;
+    int64_t started_us; /* wall clock, for people */
     int pid;
 };
 
@@ -73,6 +76,17 @@ struct worker {
     const struct task_registry *table; /* NULL until the pool is up */
     struct transport *transport;
     struct result_backend *backend; /* NULL: none, or the broker's */
+
+    struct control *control; /* NULL until the transport is made */
+    struct control_options control_options;
+    struct control_host control_host;
+    struct map *totals;      /* task name -> how many were started */
+    struct map *time_limits; /* task name -> struct limits, set by remote control */
+    uint64_t processed;
+    int64_t began_ns;
+    int *pids; /* room for one of each child */
+    bool control_settled, said_ready;
+    int n_leaving; /* transport and control that have not left yet */
 
     struct list lists[DELIVERY_STATES];
     size_t n[DELIVERY_STATES];
@@ -147,6 +161,12 @@ void finish_store(struct delivery *d, struct slice record); /* mid-task state */
 /* ---- run.c: the pool's events ---- */
 extern const struct pool_events run_pool_events;
 
+/* ---- remote.c: the view of remote control ---- */
+int remote_init(struct worker *w) WARN_UNUSED;
+void remote_deinit(struct worker *w);
+int remote_start(struct worker *w) WARN_UNUSED;
+void remote_count(struct delivery *d); /* it has started */
+
 /* ---- limits.c: the timer ---- */
 void limits_start(struct delivery *d);
 int limits_hold(struct delivery *d, int64_t wait_us) WARN_UNUSED;
@@ -164,5 +184,6 @@ void shutdown_cold(struct worker *w);
 void shutdown_broken(struct worker *w, int exit_code);
 
 /* ---- worker.c ---- */
+void worker_say_ready(struct worker *w); /* once, when broker and mailbox are there */
 void worker_pool_ready(struct worker *w, const struct task_registry *table);
 void worker_pool_failed(struct worker *w, const char *reason, int exit_code);

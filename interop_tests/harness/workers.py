@@ -95,6 +95,8 @@ class WorkerFactory:
         env: Mapping[str, str] | None = None,
         plugins: Sequence[Path] | None = None,
         app: str = "interop_app",
+        gossip: bool = False,
+        mingle: bool = False,
         wait: bool = True,
     ) -> Worker:
         self.counter += 1
@@ -139,8 +141,8 @@ class WorkerFactory:
                 app,
                 "worker",
                 *common,
-                "--without-gossip",
-                "--without-mingle",
+                *([] if gossip else ["--without-gossip"]),
+                *([] if mingle else ["--without-mingle"]),
             ]
             full_env["PYTHONPATH"] = str(HERE.parent)
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))

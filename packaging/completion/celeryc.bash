@@ -28,10 +28,11 @@ _celeryc()
         --max-tasks-per-child) return ;;
         -Q|--queues) return ;;
         -X|--exclude-queues) return ;;
+        --heartbeat-interval) return ;;
         -f|--logfile) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --pidfile) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W " -A --app -b --broker --result-backend --config --workdir -q --quiet -n --hostname -l --loglevel -O --optimization --prefetch-multiplier --disable-prefetch --drain-timeout --database -c --concurrency -P --pool -E --task-events --events --time-limit --soft-time-limit --max-tasks-per-child -Q --queues -X --exclude-queues --purge --discard --without-gossip --without-mingle --without-heartbeat -f --logfile --pidfile --help" -- "$cur")) ;;
+        COMPREPLY=($(compgen -W " -A --app -b --broker --result-backend --config --workdir -q --quiet -n --hostname -l --loglevel -O --optimization --prefetch-multiplier --disable-prefetch --drain-timeout --database -c --concurrency -P --pool -E --task-events --events --time-limit --soft-time-limit --max-tasks-per-child -Q --queues -X --exclude-queues --purge --discard --without-gossip --without-mingle --without-heartbeat --heartbeat-interval -f --logfile --pidfile --help" -- "$cur")) ;;
     call)
         case $prev in
         -a|--args) return ;;

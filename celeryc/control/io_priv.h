@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* The parts of the folder that talk to Redis, among themselves: control.c (connections, life), answer.c (replies, REVOKED
+ * records), mingle.c (asking the others at the start). */
+
+#include "celeryc/base/codec.h"
+#include "celeryc/control/control_priv.h"
+#include "celeryc/redis/conn.h"
+
+#define CONTROL_BINDING_MS 3600000 /* kombu's least deadline of an expiring binding */
+
+struct control {
+    uv_loop_t *loop;
+    const struct control_options *o;
+    struct panel panel;
+    struct redis_conn *mailbox, *commands, *results; /* results: NULL when it is commands */
+    struct arena *arena;                             /* of the message at hand */
+    uv_timer_t beat, ping, bind, mingle;
+    int n_timers;
+    struct buf channel, exchange, reply_exchange, queue, event_channel;
+    const char *sep;
+    uint64_t mailbox_clock;
+    bool subscribed, announced, told, gone, freed;
+    char oid[UUID_TEXT_SIZE]; /* of the mingle under way, "" when there is none */
+    int mingle_rounds;
+    size_t n_synced;
+    void (*left)(void *arg);
+    void *left_arg;
+};
+
+/* ---- control.c ---- */
+void io_log_refusal(const struct redis_reply *reply, void *arg); /* arg: what was tried */
+/* SADD of a binding that expires, with its deadline. member is "rk SEP SEP queue". */
+void io_bind(struct control *c, struct slice exchange, struct slice member);
+void io_unbind(struct control *c, struct slice exchange, struct slice member);
+
+/* ---- answer.c ---- */
+extern const struct redis_script answer_reply, answer_revoke, answer_swap;
+void answer_send(struct control *c, const struct mailbox_message *m, struct slice reply);
+/* Stores REVOKED for the call's ids, then replies. Takes c->arena, in which everything lies. */
+void answer_when_stored(struct control *c, const struct mailbox_message *m, struct call *call);
+
+/* ---- mingle.c ---- */
+extern const struct redis_script mingle_collect;
+void mingle_start(struct control *c);
