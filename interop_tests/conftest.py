@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from harness import processes
-from harness.client import INTERPRETERS, Client
+from harness.client import Client
 from harness.fleet import FLEETS, Fleet
 from harness.redis_server import RedisServer
 from harness.waiting import DeadlineError, wait_until
@@ -22,15 +22,34 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clients(*versions): run with these client versions only")
 
 
+# Which Celery sends to which workers: every release to celeryc, alone and beside workers of that release.
+PAIRS = [
+    ("python", "celery-5.7"),
+    ("debian", "debian-5.2"),
+    ("celeryc", "celery-5.7"),
+    ("celeryc", "debian-5.2"),
+    ("both", "celery-5.7"),
+    ("both-debian", "debian-5.2"),
+]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, mark, default in (
-        ("fleet", "fleets", tuple(FLEETS)),
-        ("client_version", "clients", tuple(INTERPRETERS)),
-    ):
-        if fixture in metafunc.fixturenames:
-            narrowed = metafunc.definition.get_closest_marker(mark)
-            names = narrowed.args if narrowed else default
-            metafunc.parametrize(fixture, names, indirect=fixture == "fleet", scope="session")
+    if "fleet" not in metafunc.fixturenames:
+        return
+    fleets = metafunc.definition.get_closest_marker("fleets")
+    clients = metafunc.definition.get_closest_marker("clients")
+    pairs = [
+        (fleet, client)
+        for fleet, client in PAIRS
+        if (fleets is None or fleet in fleets.args) and (clients is None or client in clients.args)
+    ]
+    metafunc.parametrize(
+        ("fleet", "client_version"),
+        pairs,
+        indirect=["fleet"],
+        scope="session",
+        ids=["-".join(pair) for pair in pairs],
+    )
 
 
 @pytest.hookimpl(wrapper=True)

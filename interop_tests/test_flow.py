@@ -53,7 +53,9 @@ def test_retry_until_it_works(fleet: Fleet, client: Client) -> None:
         with published(fleet, task_id) as records:
             client.send("examples.flaky", task_id, 3, task_id=task_id)
         assert client.get(task_id).value == 3
-        assert [r["status"] for r in records] == ["RETRY", "RETRY", "SUCCESS"]
+        # Celery stores RETRY after it has sent the message, so the next run can be done before.
+        assert {r["status"] for r in records[:-1]} == {"RETRY"}
+        assert records[-1]["status"] == "SUCCESS"
         first = records[0]
         assert first["result"]["exc_type"]
         assert first["traceback"]

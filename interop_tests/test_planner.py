@@ -627,8 +627,8 @@ def run_tapped(site: Site, argv: Sequence[str], tap: Tap) -> bool:
     return True
 
 
-# The second run finds other records and cuts other batches: a mixture of two runs would show.
-OTHER = {"query": "SELECT * FROM parcel WHERE id > 10", "batch_size": "400"}
+# The second run finds other records and cuts fewer batches: a mixture of two runs would show.
+OTHER = {"query": "SELECT * FROM parcel WHERE id > 10", "batch_size": "600"}
 KEPT = list(ALL)
 FRESH = list(range(11, N_ROWS + 1))
 
@@ -685,15 +685,19 @@ def test_killed_at_every_step_of_the_database(postgres_site: Site, tmp_path: Pat
     pytest.fail("the planner never got through")
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_killed_at_every_step_of_the_broker(
-    sqlite_site: Site, module_redis: RedisServer, tmp_path: Path
+    sqlite_site: Site, module_redis: RedisServer, tmp_path: Path, before: bool
 ) -> None:
     site = sqlite_site
     direct = site.broker
     path = tmp_path / "tap.sock"
     for n in range(1, 100):
         tap = Tap(
-            lambda: unix_client(str(module_redis.socket_path)), unix_listener(path), n, before=False
+            lambda: unix_client(str(module_redis.socket_path)),
+            unix_listener(path),
+            n,
+            before=before,
         )
         site.broker = f"redis+socket://{path}"
         through = run_tapped(site, site.argv(plan=f"p{n}"), tap)

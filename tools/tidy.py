@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """clang-tidy over C sources, one process per core, with a memory of what was clean.
 
-tidy.py BUILD SOURCE...   The memory (BUILD/.tidy) holds, for each source, a hash of its preprocessed dependencies:
-the file, every header of the tree and .clang-tidy. A source that is not in the compilation database is an error,
+tidy.py BUILD SOURCE...   The memory (BUILD/.tidy) holds, for each source that was clean, a hash of it, of the
+headers that ninja saw it include, and of .clang-tidy. A source that is not in the compilation database is an error,
 because it would silently go unchecked.
 """
 
@@ -20,11 +20,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def tree_hash() -> str:
-    digest = hashlib.sha256()
-    headers = sorted(p for top in ("celeryc", "planner", "k8s") for p in (ROOT / top).rglob("*.h"))
-    for path in [ROOT / ".clang-tidy", *headers]:
-        digest.update(path.read_bytes())
+def headers_of(build: Path) -> dict[str, list[str]]:
+    """Object file -> what it was compiled from, as ninja recorded it."""
+    listed = subprocess.run(
+        ["ninja", "-C", str(build), "--quiet", "-t", "deps"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in listed.splitlines():
+        if line.startswith("    "):
+            current.append(line.strip())
+        elif ": " in line:
+            current = found.setdefault(line.split(":", 1)[0], [])
+    return found
+
+
+def hash_of(build: Path, source: str, dependencies: list[str]) -> str:
+    """The configuration, the source and the headers of the tree that it includes."""
+    digest = hashlib.sha256((ROOT / ".clang-tidy").read_bytes())
+    for name in sorted({str(ROOT / source), *(str((build / d).resolve()) for d in dependencies)}):
+        path = Path(name)
+        if path.is_relative_to(ROOT) and path.is_file():
+            digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -46,14 +64,15 @@ def main(argv: list[str]) -> int:
     known = json.loads(memory.read_text()) if memory.exists() else {}
     database = json.loads((build / "compile_commands.json").read_text())
     compiled = {
-        os.path.relpath((Path(e["directory"]) / e["file"]).resolve(), ROOT) for e in database
+        os.path.relpath((Path(e["directory"]) / e["file"]).resolve(), ROOT): e["output"]
+        for e in database
     }
     lost = [s for s in sources if s not in compiled]
     for source in lost:
         print(f"{source}: is built by no meson.build")
-    base = tree_hash()
+    dependencies = headers_of(build)
     hashes = {
-        s: hashlib.sha256(base.encode() + (ROOT / s).read_bytes()).hexdigest() for s in sources
+        s: hash_of(build, s, dependencies.get(compiled[s], [])) for s in sources if s in compiled
     }
     wanted = [s for s in sources if s in compiled and known.get(s) != hashes[s]]
     failed = 0

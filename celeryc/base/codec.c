@@ -168,10 +168,8 @@ void random_bytes(void *dst, size_t len)
     while (len) {
         ssize_t n = getrandom(p, len, 0);
 
-        if (n < 0) {
-            ASSERT(errno == EINTR);
-            continue;
-        }
+        ASSERT(n >= 0 || errno == EINTR);
+        n = MAX(n, 0);
         p += n;
         len -= (size_t)n;
     }

@@ -9,26 +9,25 @@
 
 #define ERRNO_TEXT_SIZE 128
 
-int err_set(struct err *e, int code, const char *fmt, ...)
+void err_write(struct err *e, const char *fmt, ...)
 {
     va_list ap;
 
     if (!e || e->text[0])
-        return code;
+        return;
     va_start(ap, fmt);
     (void)vsnprintf(e->text, sizeof(e->text), fmt, ap);
     va_end(ap);
-    return code;
 }
 
-int err_prefix(struct err *e, int code, const char *fmt, ...)
+void err_write_prefix(struct err *e, const char *fmt, ...)
 {
     char old[sizeof(e->text)];
     va_list ap;
     size_t len;
 
     if (!e)
-        return code;
+        return;
     memcpy(old, e->text, sizeof(old));
     va_start(ap, fmt);
     (void)vsnprintf(e->text, sizeof(e->text), fmt, ap);
@@ -37,7 +36,6 @@ int err_prefix(struct err *e, int code, const char *fmt, ...)
         len = strlen(e->text);
         (void)snprintf(e->text + len, sizeof(e->text) - len, ": %s", old);
     }
-    return code;
 }
 
 const char *err_text(struct err *e, int code)

@@ -18,12 +18,22 @@ struct err {
         .text = "" \
     }
 
-/* Sets the text (cut at the buffer) and returns code, so that `return err_set(e, -EINVAL, ...)` reads well.
- * The first text wins: a later err_set on the same struct keeps it. e may be NULL. */
-int err_set(struct err *e, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void err_write(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void err_write_prefix(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* Puts "fmt: " in front of the text that is there (or sets it when there is none). Returns code. */
-int err_prefix(struct err *e, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static inline int err_code(int code)
+{
+    return code;
+}
+
+/* int err_set(struct err *e, int code, const char *fmt, ...): sets the text (cut at the buffer) and gives code, so that
+ * `return err_set(e, -EINVAL, ...)` reads well. The first text wins: a later err_set on the same struct keeps it. e may
+ * be NULL. A macro, so that compilers and analysers see that the code is the one given. */
+#define err_set(e, code, ...) (err_write((e), __VA_ARGS__), err_code(code))
+
+/* int err_prefix(struct err *e, int code, const char *fmt, ...): puts "fmt: " in front of the text that is there (or
+ * sets it when there is none). Gives code. */
+#define err_prefix(e, code, ...) (err_write_prefix((e), __VA_ARGS__), err_code(code))
 
 /* The text, or the errno text of code when nobody set one. Valid as long as e. Never NULL. */
 const char *err_text(struct err *e, int code);

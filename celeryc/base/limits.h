@@ -2,25 +2,25 @@
 #pragma once
 /* Every limit on what a peer can make us hold, in one table. A value over its limit gets a clear error. */
 
-#define LIMIT_MESSAGE_BYTES     (64u << 20)  /* one queue element, one reply string */
-#define LIMIT_REPLY_ELEMENTS    (1u << 20)   /* elements of one Redis reply */
-#define LIMIT_REPLY_BYTES       (512u << 20) /* all strings of one Redis reply */
-#define LIMIT_JSON_DEPTH        256          /* nesting of one JSON text */
-#define LIMIT_FRAME_BYTES       (96u << 20)  /* one frame between master and child */
-#define LIMIT_LOG_LINE          (16u << 10)  /* one log line */
-#define LIMIT_REPR_BYTES        1024         /* argsrepr, kwargsrepr, results in log lines */
-#define LIMIT_TRACEBACK_BYTES   (64u << 10)  /* a traceback kept in a result */
-#define LIMIT_TASK_NAME         255          /* a task's name */
-#define LIMIT_CLAIM_BATCH       500          /* messages of one claim script */
-#define LIMIT_ETA_HELD          1000         /* near ETAs that one worker holds claimed */
-#define LIMIT_DATABASE_ALIASES  64           /* --database options of one worker */
-#define LIMIT_CHILDREN          1024         /* children of one worker */
-#define LIMIT_THREADS           1024         /* threads of one child */
-#define LIMIT_OBJECT_BYTES      (1u << 30)   /* one object fetched from a store */
-#define LIMIT_BATCH_BYTES       (2u << 30)   /* one batch after decompression */
-#define LIMIT_BATCH_LINE        (16u << 20)  /* one record line of a batch file */
-#define LIMIT_BATCH_RECORDS     1000000u     /* records of one batch */
-#define LIMIT_COLUMNS           256          /* columns of a record */
-#define LIMIT_CONFIG_BYTES      (1u << 20)   /* a --config file */
-#define LIMIT_SIGNATURE_OPTIONS 1024         /* options of one signature */
-#define LIMIT_SIGNATURE_LINKS   4096 /* callbacks or errbacks that one signature can be given */
+#define LIMIT_MESSAGE_BYTES    (64u << 20)  /* one queue element, one reply string */
+#define LIMIT_REPLY_ELEMENTS   (1u << 20)   /* elements of one Redis reply */
+#define LIMIT_REPLY_BYTES      (512u << 20) /* all strings of one Redis reply */
+#define LIMIT_JSON_DEPTH       256          /* nesting of one JSON text */
+#define LIMIT_FRAME_BYTES      (96u << 20)  /* one frame between master and child */
+#define LIMIT_LOG_LINE         (16u << 10)  /* one log line */
+#define LIMIT_REPR_BYTES       1024         /* argsrepr, kwargsrepr, results in log lines */
+#define LIMIT_TRACEBACK_BYTES  (64u << 10)  /* a traceback kept in a result */
+#define LIMIT_TASK_NAME        255          /* a task's name */
+#define LIMIT_CLAIM_BATCH      500          /* messages of one claim script */
+#define LIMIT_ETA_HELD         1000         /* near ETAs that one worker holds claimed */
+#define LIMIT_DATABASE_ALIASES 64           /* --database options of one worker */
+#define LIMIT_CHILDREN         1024         /* children of one worker */
+#define LIMIT_THREADS          1024         /* threads of one child */
+#define LIMIT_OBJECT_BYTES     (1u << 30)   /* one object fetched from a store */
+#define LIMIT_BATCH_BYTES      (2u << 30)   /* one batch after decompression */
+#define LIMIT_BATCH_LINE       (16u << 20)  /* one record line of a batch file */
+#define LIMIT_BATCH_RECORDS    1000000u     /* records of one batch */
+#define LIMIT_COLUMNS          256          /* columns of a record */
+#define LIMIT_CONFIG_BYTES     (1u << 20)   /* a --config file */
+#define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
+#define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */

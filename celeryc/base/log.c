@@ -137,7 +137,7 @@ static PRINTF_LIKE(4, 0) void write_line(enum log_level level, const char *task_
     char line[LIMIT_LOG_LINE];
     const size_t room = sizeof(line) - sizeof("...\n");
     size_t len = format_head(line, room, level, task_name, task_id);
-    int n;
+    int n, dots = 3;
 
     errno = saved_errno; /* for %m */
     n = vsnprintf(line + len, room - len, fmt, ap);
@@ -148,8 +148,8 @@ static PRINTF_LIKE(4, 0) void write_line(enum log_level level, const char *task_
             len--;
         if (len && (unsigned char)line[len - 1] >= 0xc0)
             len--;
-        memcpy(line + len, "...", 3);
-        len += 3;
+        while (len < sizeof(line) - 1 && dots--)
+            line[len++] = '.';
     } else {
         len += (size_t)MAX(n, 0);
     }

@@ -76,16 +76,16 @@ static uint64_t hash_of(const struct map *m, struct slice key)
 
 struct map *map_new(void)
 {
-    CLEANUP(map_free) struct map *m = calloc(1, sizeof(*m));
+    struct map *m = calloc(1, sizeof(*m));
 
     if (!m)
         return NULL;
     m->chains = calloc(MAP_FIRST_CHAINS, sizeof(struct entry *));
     if (!m->chains)
-        return NULL;
+        return map_free(m);
     m->n_chains = MAP_FIRST_CHAINS;
     random_bytes(m->seed, sizeof(m->seed));
-    return STEAL(m);
+    return m;
 }
 
 struct map *map_free(struct map *m)

@@ -14,17 +14,17 @@
 #define CLEANUP(fn) __attribute__((cleanup(fn##_cleanup)))
 
 /* For a destructor `type *fn(type *)` that takes NULL and returns NULL. */
-#define DEFINE_CLEANUP(type, fn)              \
-    static inline void fn##_cleanup(type **p) \
-    {                                         \
-        *p = fn(*p);                          \
+#define DEFINE_CLEANUP(type, fn)                                                       \
+    static inline void fn##_cleanup(type **p) /* NOLINT(bugprone-macro-parentheses) */ \
+    {                                                                                  \
+        *p = fn(*p);                                                                   \
     }
 
 /* For a value with `void fn(type *)`: CLEANUP(buf_deinit) struct buf b = BUF_INIT; */
-#define DEFINE_CLEANUP_VALUE(type, fn)       \
-    static inline void fn##_cleanup(type *p) \
-    {                                        \
-        fn(p);                               \
+#define DEFINE_CLEANUP_VALUE(type, fn)                                                \
+    static inline void fn##_cleanup(type *p) /* NOLINT(bugprone-macro-parentheses) */ \
+    {                                                                                 \
+        fn(p);                                                                        \
     }
 
 static inline void *mem_free(void *p)

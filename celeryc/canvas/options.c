@@ -205,7 +205,7 @@ static struct values *list_of(struct canvas *c, struct options *o, const char *k
     if (!l)
         return NULL;
     old = values_of(c, v);
-    if (old.n >= LIMIT_SIGNATURE_LINKS) {
+    if (old.n >= LIMIT_SIG_LINKS) {
         (void)canvas_bad(c, "too many links");
         return NULL;
     }
@@ -248,7 +248,7 @@ int options_read(struct canvas *c, struct json_val object, struct options *ret_o
 
         if (code)
             return canvas_fail(c, code);
-        if (o.n >= LIMIT_SIGNATURE_OPTIONS)
+        if (o.n >= LIMIT_SIG_OPTIONS)
             return canvas_bad(c, "too many options");
         option_set_key(c, &o, key, value_raw(it.val));
     }

@@ -49,7 +49,7 @@ static void start_log(const struct zygote_options *o)
 /* "alias=URL" lines that the master put into the environment; they are taken out of it, tasks need not see them. */
 static int take_databases(struct strv *ret)
 {
-    const char *all = getenv("CELERYC_ZYGOTE_DATABASES");
+    const char *all = opt_env("CELERYC_ZYGOTE_DATABASES");
     int r = 0;
     while (r == 0 && all && *all) {
         size_t len = strcspn(all, "\n");
@@ -57,7 +57,7 @@ static int take_databases(struct strv *ret)
         r = one ? strv_add(ret, one) : -ENOMEM;
         all += len + (all[len] == '\n');
     }
-    (void)unsetenv("CELERYC_ZYGOTE_DATABASES");
+    (void)unsetenv("CELERYC_ZYGOTE_DATABASES"); /* NOLINT(concurrency-mt-unsafe): one thread */
     return r;
 }
 

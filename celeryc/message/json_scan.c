@@ -37,7 +37,7 @@ static bool scan_escape(struct scan *s)
     if (s->end - s->p < 2)
         return fail(s, "unterminated string");
     if (s->p[1] != 'u') {
-        if (!memchr("\"\\/bfnrt", s->p[1], 8))
+        if (s->p[1] == '\0' || !strchr("\"\\/bfnrt", s->p[1]))
             return fail(s, "unknown escape");
         s->p += 2;
         return true;
@@ -331,11 +331,12 @@ int json_scan(struct slice text, struct json_val *ret_val, struct err *e)
 
 void json_members_init(struct json_members *m, const struct json_tape *t, struct json_val object)
 {
-    *m = (struct json_members){.tape = t && !t->overflow ? t : NULL, .depth = 1};
-    if (!m->tape) {
+    *m = (struct json_members){.depth = 1};
+    if (!t || t->overflow) {
         json_iter_init(&m->it, object);
         return;
     }
+    m->tape = t;
     /* Its members begin behind its own entry; the outermost value has no entry. */
     while (m->next < t->len && t->entries[m->next].key.raw.p < object.raw.p)
         m->next++;

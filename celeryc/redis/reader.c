@@ -37,6 +37,7 @@ static struct redis_reply *reply_new(const redisReadTask *task, enum redis_reply
     return reply;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): hiredis gives the type */
 static void *create_string(const redisReadTask *task, char *p, size_t len)
 {
     struct redis_reader *r = task->privdata;

@@ -156,26 +156,29 @@ int exception_set_text(struct exception *ret_x, struct arena *a, const char *typ
     return exception_set(ret_x, a, slice_str(type), buf_slice(&args));
 }
 
-/* str(exception): nothing, the one argument's own text, or the tuple. */
+/* str(exception): nothing, the one argument's own text (a KeyError's as repr), or the tuple. */
 static void write_message(struct buf *dst, const struct exception *x)
 {
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf shown = BUF_INIT;
     struct json_val args;
     struct err e = ERR_INIT;
-    if (json_scan(x->args, &args, &e) < 0 || json_len(args) == 0)
-        return;
-    buf_append_str(dst, ": ");
-    struct json_val first = json_at(args, 0);
-    if (json_len(args) > 1) {
-        json_write_repr(dst, args, true, LIMIT_REPR_BYTES);
-        return;
-    }
-    CLEANUP(arena_free) struct arena *a = arena_new();
     struct slice text;
-    if (first.kind != JSON_K_STRING || slice_eq_str(x->type, "KeyError") || !a ||
-        json_string(a, first, &text) < 0)
-        json_write_repr(dst, first, false, LIMIT_REPR_BYTES);
+    if (!a || json_scan(x->args, &args, &e) < 0 || json_len(args) == 0)
+        return;
+    struct json_val first = json_at(args, 0);
+    if (json_len(args) > 1)
+        record_write_exception_repr(&shown, SLICE_LIT(""), x->args);
+    else if (first.kind != JSON_K_STRING || slice_eq_str(x->type, "KeyError") ||
+             json_string(a, first, &text) < 0)
+        json_write_python(&shown, first);
     else
-        buf_append_slice(dst, (struct slice){text.p, MIN(text.len, LIMIT_TRACEBACK_BYTES)});
+        buf_append_slice(&shown, text);
+    if (buf_ok(&shown) < 0)
+        return;
+    text = buf_slice(&shown);
+    buf_append_str(dst, ": ");
+    buf_append_slice(dst, (struct slice){text.p, MIN(text.len, LIMIT_TRACEBACK_BYTES)});
 }
 
 /* The form is what traceback.format_exception gives and tblib parses: at least one File line. */

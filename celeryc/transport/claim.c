@@ -36,7 +36,7 @@ static void stop_waiters(struct transport *t);
 static void rotate(struct transport *t, const bool *delivered)
 {
     size_t n = 0;
-    CLEANUP(mem_free) size_t *next = calloc(t->n_queues, sizeof(*next));
+    CLEANUP(mem_free) size_t *next = calloc(t->n_queues + 1, sizeof(*next));
     if (!next)
         return;
     for (int pass = 0; pass < 2; pass++) {
@@ -99,7 +99,7 @@ static void watchdog(struct transport *t)
 static void read_claims(struct claim_call *call, const struct redis_reply *reply)
 {
     struct transport *t = call->t;
-    CLEANUP(mem_free) bool *delivered = calloc(t->n_queues, sizeof(*delivered));
+    CLEANUP(mem_free) bool *delivered = calloc(t->n_queues + 1, sizeof(*delivered));
     size_t n = (reply->n - 1) / 3;
     if (n && t->checking)
         watchdog(t);
@@ -148,7 +148,7 @@ static void send_claim(struct transport *t, size_t n)
 {
     struct claim_call *call = calloc(1, sizeof(*call) + t->n_queues * sizeof(size_t));
     if (call)
-        call->swept = calloc(t->n_queues, sizeof(bool));
+        call->swept = calloc(t->n_queues + 1, sizeof(bool));
     if (!call || !call->swept) {
         free(call);
         transport_die(t, "out of memory");
@@ -242,7 +242,7 @@ static void on_moved(const struct redis_reply *reply, void *arg)
         return;
     if (reply->kind == REDIS_R_ERROR) {
         /* UNBLOCKED by a fail-over, or the key is no list: the claim of the next check goes on. */
-        if (!strstr(reply->str.p, "NOPERM") || !reply_failed(t, reply))
+        if (!acl_refused(reply->str.p) || !reply_failed(t, reply))
             redis_conn_drop(q->conn, reply->str.p);
         return;
     }

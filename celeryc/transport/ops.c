@@ -76,8 +76,7 @@ static uint64_t claim_seq(const struct transport *t, const struct claim *c)
 
 /* ---- building ---- */
 
-static struct op *op_new(char kind, size_t n, const struct slice *argv, transport_done_fn fn,
-                         void *arg)
+static struct op *op_new(const struct op *like, size_t n, const struct slice *argv)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < n; i++)
@@ -85,7 +84,10 @@ static struct op *op_new(char kind, size_t n, const struct slice *argv, transpor
     struct op *op = calloc(1, sizeof(*op) + n * sizeof(*argv) + bytes + 1);
     if (!op)
         return NULL;
-    *op = (struct op){.kind = kind, .fn = fn, .arg = arg, .bytes = bytes, .n = n};
+    *op = *like;
+    op->ends = like->kind == 'F' || like->kind == 'R' || like->kind == 'D' || like->kind == 'P';
+    op->bytes = bytes;
+    op->n = n;
     char *p = (char *)(op->argv + n);
     for (size_t i = 0; i < n; i++) {
         op->argv[i] = (struct slice){p, argv[i].len};
@@ -96,23 +98,19 @@ static struct op *op_new(char kind, size_t n, const struct slice *argv, transpor
     return op;
 }
 
-/* Queues an operation. Out of memory cannot be answered here: the claim would hang for ever, so the process ends and
- * its claims are restored by the others. */
-static void issue(struct transport *t, char kind, size_t n, const struct slice *argv,
-                  const uint64_t *seq, bool head, transport_done_fn fn, void *arg)
+/* Queues an operation like the given one. Out of memory cannot be answered here: the claim would hang for ever, so the
+ * worker ends and its claims are restored by the others. */
+static void issue(struct transport *t, const struct op *like, size_t n, const struct slice *argv)
 {
     if (t->state == TRANSPORT_DEAD)
         return;
-    struct op *op = op_new(kind, n, argv, fn, arg);
+    struct op *op = op_new(like, n, argv);
     if (!op) {
         transport_die(t, "out of memory");
         return;
     }
-    op->head = head;
-    op->seq = seq ? *seq : 0;
-    op->ends = seq && kind != 'S';
-    list_push_back(head ? &t->heads : &t->fifo, &op->link);
-    if (head)
+    list_push_back(op->head ? &t->heads : &t->fifo, &op->link);
+    if (op->head)
         t->heads_sorted = false;
 }
 
@@ -143,7 +141,8 @@ void transport_start_claim(struct transport *t, const struct claim *c, transport
                            void *arg)
 {
     uint64_t seq = claim_seq(t, c);
-    issue(t, 'S', 1, (struct slice[]){slice_str(c->field)}, &seq, false, fn, arg);
+    issue(t, &(struct op){.kind = 'S', .seq = seq, .fn = fn, .arg = arg}, 1,
+          (struct slice[]){slice_str(c->field)});
 }
 
 void transport_finish(struct transport *t, const struct claim *c,
@@ -168,7 +167,7 @@ void transport_finish(struct transport *t, const struct claim *c,
         argv[7 + 2 * i] = push[i].raw;
     }
     if (ok)
-        issue(t, 'F', 6 + 2 * n_push, argv, &seq, false, fn, arg);
+        issue(t, &(struct op){.kind = 'F', .seq = seq, .fn = fn, .arg = arg}, 6 + 2 * n_push, argv);
     else
         transport_die(t, "out of memory");
     for (size_t i = 0; keys && i < n_push; i++)
@@ -195,17 +194,19 @@ void transport_return(struct transport *t, const struct claim *c, bool head, boo
     struct slice argv[] = {slice_str(c->field), flag(c->started),
                            head ? SLICE_LIT("R") : SLICE_LIT("L"), raw,
                            number(tail, (int64_t)tail_bytes(t, c))};
-    issue(t, 'R', ARRAY_SIZE(argv), argv, &seq, head, fn, arg);
+    issue(t, &(struct op){.kind = 'R', .seq = seq, .head = head, .fn = fn, .arg = arg},
+          ARRAY_SIZE(argv), argv);
 }
 
 void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transport_done_fn fn,
                       void *arg)
 {
-    char field[48], tail[24];
-    (void)snprintf(field, sizeof(field), "%s:%llu", t->me, (unsigned long long)seq);
+    char field[FIELD_SIZE], tail[24];
+    (void)snprintf(field, sizeof(field), FIELD_FORMAT, t->me, (unsigned long long)seq);
     struct slice argv[] = {slice_str(field), flag(false), SLICE_LIT("R"), SLICE_LIT(""),
                            number(tail, (int64_t)tail_len)};
-    issue(t, 'R', ARRAY_SIZE(argv), argv, &seq, true, fn, arg);
+    issue(t, &(struct op){.kind = 'R', .seq = seq, .head = true, .fn = fn, .arg = arg},
+          ARRAY_SIZE(argv), argv);
 }
 
 void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
@@ -224,7 +225,7 @@ void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
                            slice_str(id),
                            raw,
                            number(tail, (int64_t)tail_bytes(t, c))};
-    issue(t, 'D', ARRAY_SIZE(argv), argv, &seq, false, fn, arg);
+    issue(t, &(struct op){.kind = 'D', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
     promote_expect(t, due_ms);
 }
 
@@ -257,7 +258,7 @@ void transport_park(struct transport *t, const struct claim *c, const char *reas
     struct slice argv[7] = {slice_str(c->field), flag(c->started), slice_str(list),
                             buf_slice(&item)};
     put_record(argv + 4, record, ttl);
-    issue(t, 'P', ARRAY_SIZE(argv), argv, &seq, false, fn, arg);
+    issue(t, &(struct op){.kind = 'P', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
 }
 
 void transport_store(struct transport *t, const struct transport_record *record,
@@ -266,7 +267,7 @@ void transport_store(struct transport *t, const struct transport_record *record,
     char ttl[24];
     struct slice argv[3];
     put_record(argv, record, ttl);
-    issue(t, 'T', ARRAY_SIZE(argv), argv, NULL, false, fn, arg);
+    issue(t, &(struct op){.kind = 'T', .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
 }
 
 void transport_publish(struct transport *t, const struct transport_push *push, transport_done_fn fn,
@@ -277,7 +278,8 @@ void transport_publish(struct transport *t, const struct transport_push *push, t
         transport_die(t, "out of memory");
         return;
     }
-    issue(t, 'U', 2, (struct slice[]){slice_str(list), push->raw}, NULL, false, fn, arg);
+    issue(t, &(struct op){.kind = 'U', .fn = fn, .arg = arg}, 2,
+          (struct slice[]){slice_str(list), push->raw});
 }
 
 /* ---- sending ---- */

@@ -145,7 +145,7 @@ void on_lease_timer(uv_timer_t *timer)
             if (h->started)
                 continue;
             const char *field =
-                arena_printf(t->scratch, "%s:%llu", t->me, (unsigned long long)h->seq);
+                arena_printf(t->scratch, FIELD_FORMAT, t->me, (unsigned long long)h->seq);
             if (!field)
                 return; /* the next third of the lease tries again */
             args_str(t, field);

@@ -12,7 +12,7 @@
  * Keys (all after global_keyprefix; format version 1 stands in celeryc:worker:<me> field "v"; a restorer leaves
  * entries of another version alone):
  *   <queue>[SEP<step>]            list    kombu's
- *   unacked, unacked_index        kombu's; field = <me>:<seq>, value = [raw, "", "<queue>"] by concatenation
+ *   unacked, unacked_index        kombu's; field = <me>:<seq, 48 digits>, value = [raw, "", "<queue>"] by concatenation
  *   celeryc:workers               zset    <me> -> Redis time (ms) of the last beat, every 3 s
  *   celeryc:worker:<me>           hash    v, node, queues (JSON), waiters (client ids, blanks between), run (run_id that
  *                                         the ids belong to), started (ms), epoch (registrations), batch and answer

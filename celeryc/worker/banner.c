@@ -19,7 +19,7 @@ static void write_queues(struct buf *dst, const struct strv *queues)
         const char *least = NULL;
         for (size_t i = 0; i < queues->n; i++) {
             const char *q = queues->v[i];
-            if ((!last || strcmp(q, last) > 0) && (!least || strcmp(q, least) < 0))
+            if (q && (!last || strcmp(q, last) > 0) && (!least || strcmp(q, least) < 0))
                 least = q;
         }
         if (!least)

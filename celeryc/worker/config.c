@@ -125,7 +125,7 @@ static const char *first(const char *a, const char *b, const char *c)
 int config_broker(const char *option, const struct settings *s, struct redis_endpoint *ret_ep,
                   struct err *e)
 {
-    const char *url = first(option, getenv("CELERY_BROKER_URL"), s->broker_url);
+    const char *url = first(option, opt_env("CELERY_BROKER_URL"), s->broker_url);
     int r = redis_endpoint_parse(url && *url ? url : "redis://localhost:6379/0", ret_ep, e);
     return r ? err_prefix(e, r, "broker") : 0;
 }
@@ -133,7 +133,7 @@ int config_broker(const char *option, const struct settings *s, struct redis_end
 int config_backend(const char *option, const struct settings *s, struct redis_endpoint *ret_ep,
                    bool *ret_has, struct err *e)
 {
-    const char *url = first(option, getenv("CELERY_RESULT_BACKEND"), s->result_backend);
+    const char *url = first(option, opt_env("CELERY_RESULT_BACKEND"), s->result_backend);
     *ret_has = url && *url && strncasecmp(url, "disabled", 8) != 0;
     if (!*ret_has)
         return 0;
@@ -168,10 +168,13 @@ static int parse_concurrency(const char *text, enum pool_kind kind, size_t *ret_
         return err_set(e, OPT_E_USAGE,
                        "Invalid value for '--concurrency': '%s' is neither a number nor 'auto'.",
                        text);
-    uint32_t limit = kind == POOL_THREADS ? LIMIT_THREADS : LIMIT_CHILDREN;
-    if (n > limit)
-        return err_set(e, OPT_E_USAGE, "Invalid value for '--concurrency': at most %u.", limit);
-    *ret_n = n ? n : MIN(cpus_available(), limit);
+    static const uint32_t limits[] = {
+        [POOL_PREFORK] = LIMIT_CHILDREN, [POOL_THREADS] = LIMIT_THREADS, [POOL_SOLO] = UINT32_MAX};
+    if (n > limits[kind])
+        return err_set(e, OPT_E_USAGE, "Invalid value for '--concurrency': at most %u.",
+                       limits[kind]);
+    size_t cpus = n ? 0 : cpus_available();
+    *ret_n = n ? n : MIN(cpus, limits[kind]);
     if (kind == POOL_SOLO)
         *ret_n = 1;
     return 0;

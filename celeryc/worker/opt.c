@@ -118,7 +118,7 @@ struct line {
     char **argv;
     int i;
     void *target;
-    bool *seen; /* one for each option of the table */
+    bool seen[OPT_MAX]; /* by place in the table */
 };
 
 static int take(struct line *l, const struct opt *o, const char *attached, struct err *e)
@@ -138,9 +138,8 @@ static int take(struct line *l, const struct opt *o, const char *attached, struc
 static int take_long(struct line *l, const char *word, struct err *e)
 {
     const char *eq = strchr(word, '=');
-    CLEANUP(mem_free) char *name = eq ? strndup(word, (size_t)(eq - word)) : strdup(word);
-    if (!name)
-        return -ENOMEM;
+    char name[64];
+    (void)snprintf(name, sizeof(name), "%.*s", eq ? (int)MIN(eq - word, 63) : 63, word);
     const struct opt *o = opt_find(l->table, name);
     if (!o) {
         const char *near = strv_nearest(name, next_name, l->table);
@@ -176,24 +175,33 @@ static bool env_true(const char *v)
            strcasecmp(v, "on") == 0;
 }
 
+const char *opt_env(const char *name)
+{
+    const char *v = getenv(name); /* NOLINT(concurrency-mt-unsafe): one thread, nobody changes it */
+    return v && *v ? v : NULL;
+}
+
+/* The option's variable: CELERY_WORKER_TIME_LIMIT for time-limit. */
+static const char *variable_of(const struct opt_table *t, const struct opt *o, char name[128])
+{
+    int n = snprintf(name, 128, "%s%s", t->env_prefix, o->name);
+    for (char *c = name; n > 0 && *c; c++)
+        *c = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
+    return opt_env(name);
+}
+
 static int take_environment(struct line *l, struct err *e)
 {
     for (const struct opt *o = l->table->opts; o->name; o++) {
+        char name[128];
         if (l->seen[o - l->table->opts] || o->kind == OPT_REFUSE)
             continue;
-        struct buf name = BUF_INIT;
-        buf_append_str(&name, l->table->env_prefix);
-        for (const char *c = o->name; *c; c++)
-            buf_append_char(&name, *c == '-' ? '_' : (char)toupper((unsigned char)*c));
-        const char *value = buf_ok(&name) == 0 ? getenv(name.data) : NULL;
-        int r = buf_ok(&name);
-        if (value && *value && (opt_takes_value(o) || env_true(value)))
-            r = set_value(o, value, l->target, e);
+        const char *value = variable_of(l->table, o, name);
+        if (!value || (!opt_takes_value(o) && !env_true(value)))
+            continue;
+        int r = set_value(o, value, l->target, e);
         if (r)
-            err_prefix(e, r, "environment %s", name.data ? name.data : "");
-        buf_deinit(&name);
-        if (r)
-            return r;
+            return err_prefix(e, r, "environment %s", name);
     }
     return 0;
 }
@@ -204,10 +212,8 @@ int opt_parse(const struct opt_table *t, int argc, char **argv, void *target,
     size_t n = 0;
     while (t->opts[n].name)
         n++;
-    CLEANUP(mem_free) bool *seen = calloc(n + 1, sizeof(*seen));
-    if (!seen)
-        return -ENOMEM;
-    struct line l = {.table = t, .argc = argc, .argv = argv, .target = target, .seen = seen};
+    ASSERT(n < OPT_MAX);
+    struct line l = {.table = t, .argc = argc, .argv = argv, .target = target};
     bool options = true;
     for (l.i = 0; l.i < argc; l.i++) {
         const char *word = argv[l.i];

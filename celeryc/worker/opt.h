@@ -33,10 +33,11 @@ struct opt_num {
 };
 
 struct opt {
-    char short_name; /* 0: none */
     const char *name;
     const char *alias; /* another long name, or NULL */
     enum opt_kind kind;
+    char short_name; /* 0: none */
+    bool global;     /* may stand before the subcommand, too */
     const char *arg; /* how the help calls the value */
     const char *group;
     const char *help;    /* NULL: not shown */
@@ -45,15 +46,16 @@ struct opt {
     double min;
     size_t offset;
     const char *note;
-    bool global; /* may stand before the subcommand, too */
 };
+
+#define OPT_MAX 96 /* options of one table */
 
 struct opt_table {
     const char *command; /* "worker" */
     const char *usage;   /* "[OPTIONS]" */
     const char *about;
     const char *env_prefix; /* NULL: no environment */
-    const struct opt *opts; /* ends with name NULL */
+    const struct opt *opts; /* ends with name NULL; fewer than OPT_MAX */
 };
 
 /* target is the struct that the offsets speak of, zeroed by the caller (who frees its strings and lists, also after a
@@ -67,6 +69,9 @@ void opt_clear(const struct opt_table *t, void *target);
 /* True when argv asks for --help before any "--". */
 bool opt_wants_help(int argc, char **argv);
 void opt_write_help(struct buf *dst, const struct opt_table *t);
+
+/* An environment variable; NULL when it is not there or empty. */
+const char *opt_env(const char *name);
 
 const struct opt *opt_find(const struct opt_table *t, const char *name);
 bool opt_takes_value(const struct opt *o);

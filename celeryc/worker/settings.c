@@ -92,7 +92,7 @@ static int text_of(const struct reader *rd, struct json_val v, char **dst)
 static int take_number(const struct reader *rd, const struct setting *t, struct json_val v,
                        void *at)
 {
-    double number;
+    double number = 0;
     int64_t whole = 0;
     int r = t->kind == SETTING_INT ? json_i64(v, &whole) : json_f64(v, &number);
     if (r || (t->kind == SETTING_INT ? whole < 0 : !(number >= 0 && number < 1e15)))

@@ -18,11 +18,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SOFT_GRACE_MS 5000 /* between "please stop" and the kill */
-#define GATHER_MS     1000 /* how long unstarted jobs are waited for before what is here goes back */
-#define POOL_STOP_MS  5000  /* children that do not leave by then are killed */
-#define LEAVE_MS      15000 /* for Redis to acknowledge the last ends */
-#define DEREGISTER_MS 2000
+#define SOFT_GRACE_MS    5000 /* between "please stop" and the kill */
+#define STOP_CLAIMING_MS 5000
+#define GATHER_MS        1000 /* how long unstarted jobs are waited for before what is here goes back */
+#define POOL_STOP_MS     5000  /* children that do not leave by then are killed */
+#define LEAVE_MS         15000 /* for Redis to acknowledge the last ends */
+#define DEREGISTER_MS    2000
 
 static void say(const char *text)
 {
@@ -144,14 +145,24 @@ void shutdown_step(struct worker *w)
 static void claiming_stopped(void *arg)
 {
     struct worker *w = arg;
+    if (w->claiming_stopped)
+        return;
     w->claiming_stopped = true;
     pool_recall(w->pool);
     (void)uv_timer_start(&w->gather_timer, on_gathered, GATHER_MS, 0);
     shutdown_step(w);
 }
 
+static void on_claiming_overdue(uv_timer_t *t)
+{
+    log_warning(
+        "worker: Redis does not answer; leaving without its word that claiming has stopped");
+    claiming_stopped(t->data);
+}
+
 static void stop_claiming(struct worker *w)
 {
+    (void)uv_timer_start(&w->gather_timer, on_claiming_overdue, STOP_CLAIMING_MS, 0);
     receive_pump(w); /* tells the transport that nothing more is wanted */
     transport_stop_claiming(w->transport, claiming_stopped, w);
 }
@@ -283,7 +294,7 @@ void shutdown_broken(struct worker *w, int exit_code)
 
 static bool term_is_quit(void)
 {
-    return str_eq(getenv("REMAP_SIGTERM"), "SIGQUIT");
+    return str_eq(opt_env("REMAP_SIGTERM"), "SIGQUIT");
 }
 
 static void at_once(struct worker *w)

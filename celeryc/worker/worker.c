@@ -153,6 +153,11 @@ void worker_pool_ready(struct worker *w, const struct task_registry *table)
     if (w->phase != PHASE_STARTING)
         return;
     w->table = table;
+    if (task_registry_len(table) == 0) {
+        /* It would fail every message as unregistered. */
+        worker_pool_failed(w, "no tasks: name a plug-in that has some with -A plugin.so", 1);
+        return;
+    }
     if (!w->config->quiet)
         write_banner(w);
     warn_of_options(w);
@@ -185,6 +190,7 @@ static int export_databases(const struct strv *databases)
     for (size_t i = 0; i < databases->n; i++)
         buf_appendf(&all, "%s%s", i ? "\n" : "", databases->v[i]);
     int r = buf_ok(&all);
+    /* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
     if (r == 0 && all.len && setenv("CELERYC_ZYGOTE_DATABASES", all.data, 1) != 0)
         r = -errno;
     buf_deinit(&all);

@@ -357,7 +357,18 @@ def main() -> int:
     p.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
     args = p.parse_args()
 
-    options = [] if args.no_aof else ["--appendonly", "yes", "--appendfsync", "everysec"]
+    options = (
+        []
+        if args.no_aof
+        else [
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+            "--auto-aof-rewrite-percentage",
+            "0",
+        ]
+    )
     kinds = [args.only] if args.only else ["celery", "celeryc"]
     figures = {kind: Figures() for kind in kinds}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:

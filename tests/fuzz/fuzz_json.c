@@ -11,8 +11,8 @@ static void walk(struct arena *a, struct json_val v)
     int64_t i;
     double d;
 
-    (void)json_i64(v, &i);
-    (void)json_f64(v, &d);
+    (void)!json_i64(v, &i);
+    (void)!json_f64(v, &d);
     (void)json_len(v);
     if (v.kind == JSON_K_STRING)
         ASSERT(json_string_z(a, v, &s) == 0 && s.p[s.len] == '\0');

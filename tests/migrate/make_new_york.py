@@ -13,7 +13,9 @@ NEW_YORK = ZoneInfo("America/New_York")
 def main() -> None:
     print("/* SPDX-License-Identifier: Apache-2.0 */")
     print("#pragma once")
-    print("/* Made by make_new_york.py: year, first hour of daylight time and first hour after it (month, day, hour). */")
+    print(
+        "/* Made by make_new_york.py: year, first hour of daylight time and first hour after it (month, day, hour). */"
+    )
     print("static const struct {\n    int year, from[3], to[3];\n} new_york[] = {")
     for year in range(1987, 2038):
         turns = []

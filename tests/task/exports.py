@@ -5,15 +5,46 @@ import subprocess
 import sys
 
 # What the linker and the C library themselves put there.
-LINKER = {"_IO_stdin_used", "__bss_start", "__data_start", "_edata", "_end", "_start", "data_start", "main"}
-LINKER |= {"_init", "_fini", "__dso_handle", "__TMC_END__", "__bss_start__", "_bss_end__", "__bss_end__", "__end__"}
-NEEDED = {"celeryc_task_register", "celeryc_args", "celeryc_raise", "celeryc_raise_at", "celeryc_retry", "celeryc_send"}
+LINKER = {
+    "_IO_stdin_used",
+    "__bss_start",
+    "__data_start",
+    "_edata",
+    "_end",
+    "_start",
+    "data_start",
+    "main",
+}
+LINKER |= {
+    "_init",
+    "_fini",
+    "__dso_handle",
+    "__TMC_END__",
+    "__bss_start__",
+    "_bss_end__",
+    "__bss_end__",
+    "__end__",
+}
+NEEDED = {
+    "celeryc_task_register",
+    "celeryc_args",
+    "celeryc_raise",
+    "celeryc_raise_at",
+    "celeryc_retry",
+    "celeryc_send",
+}
 
 
 def exported(nm: str, program: str) -> set[str]:
-    out = subprocess.run([nm, "-D", "--defined-only", program], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [nm, "-D", "--defined-only", program], check=True, capture_output=True, text=True
+    ).stdout
     names = {line.split()[-1] for line in out.splitlines()}
-    return {name for name in names if "@" not in name and not name.startswith(("__asan", "__ubsan", "__odr"))}
+    return {
+        name
+        for name in names
+        if "@" not in name and not name.startswith(("__asan", "__ubsan", "__odr"))
+    }
 
 
 def main() -> int:

@@ -102,8 +102,8 @@ def insert(database: str, table: str, columns: Sequence[str], rows: Iterable[Seq
 
 
 def batch_size(rows: int) -> int:
-    """Some thirty batches: enough for three workers to share, large enough to be killed in the middle of."""
-    return max(100, min(50000, rows // 30))
+    """Enough batches for three workers to share, each of more than one chunk, so that there is a middle to be killed in."""
+    return max(1000, min(50000, rows // 16))
 
 
 class Phones:

@@ -35,8 +35,8 @@ static int64_t days_of(int year, int month, int day)
     int since_march = (month + 9) % 12;
     int day_of_year = (153 * since_march + 2) / 5 + day - 1;
 
-    return (int64_t)cycle * 146097 + in_cycle * 365 + in_cycle / 4 - in_cycle / 100 + day_of_year -
-           719468;
+    return (int64_t)cycle * 146097 + (int64_t)in_cycle * 365 + in_cycle / 4 - in_cycle / 100 +
+           day_of_year - 719468;
 }
 
 static void date_of(int64_t days, int *year, int *month, int *day)
@@ -66,7 +66,7 @@ static int64_t sunday_of(int year, struct sunday s)
     int64_t sunday = first + (3 - first % 7 + 7) % 7;
 
     if (s.nth > 0)
-        return sunday + 7 * (s.nth - 1);
+        return sunday + (int64_t)7 * (s.nth - 1);
     int64_t last = first + days_in_month(year, s.month) - 1;
 
     return last - (last - sunday) % 7;
@@ -79,8 +79,8 @@ static int minutes_behind(int year, int64_t local_minutes)
         if (year < rules[i].from_year)
             continue;
         /* The hour from 2:00 is left out in spring and the one from 1:00 comes twice in autumn. */
-        int64_t begins = sunday_of(year, rules[i].begins) * MINUTES_OF_DAY + 3 * 60;
-        int64_t ends = sunday_of(year, rules[i].ends) * MINUTES_OF_DAY + 2 * 60;
+        int64_t begins = sunday_of(year, rules[i].begins) * MINUTES_OF_DAY + (int64_t)3 * 60;
+        int64_t ends = sunday_of(year, rules[i].ends) * MINUTES_OF_DAY + (int64_t)2 * 60;
 
         return local_minutes >= begins && local_minutes < ends ? DAYLIGHT_BEHIND : STANDARD_BEHIND;
     }
