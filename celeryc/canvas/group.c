@@ -70,11 +70,9 @@ static int send_members(struct canvas *c, const struct sigs *members, struct sli
         struct options o = options_copy(c, options);
 
         size += count_parts(s);
-        if (!value_is_null(own)) {
-            option_set(c, &o, "chord", *own);
-            if (i + 1 == members->n)
-                effect_start(c, (struct canvas_start){.group_id = group_id, .size = size});
-        }
+        option_set(c, &o, "chord", value_is_null(own) ? VALUE_NULL : *own);
+        if (!value_is_null(own) && i + 1 == members->n)
+            effect_start(c, (struct canvas_start){.group_id = group_id, .size = size});
         (void)sig_apply(c, s, partial, &o, NULL);
     }
     return c->code;
