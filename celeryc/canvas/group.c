@@ -48,6 +48,7 @@ static int prepare_members(struct canvas *c, const struct sigs *tasks, struct sl
         if (sig_is_empty_chain(s))
             continue;
         f.group_index = canvas_index(c, i);
+        sig_renew(s);
         if (sig_freeze(c, s, &f, &one))
             return c->code;
         sigs_add(c, ret_members, s);

@@ -96,6 +96,11 @@ class WorldBackend(RedisBackend):
         record = json.loads(value)
         self.world.effects.records.append((record["task_id"], record))
 
+    def _get_result_meta(self, *args: Any, **kwargs: Any) -> Any:
+        meta = super()._get_result_meta(*args, **kwargs)
+        self.world.last_children = meta["children"]
+        return meta
+
     def _set_chord_key(self, key: Any, value: Any) -> None:
         group = key.decode() if isinstance(key, bytes) else key
         group = group.removeprefix("celery-taskset-meta-")
@@ -128,6 +133,7 @@ class World:
         self.chords: dict[str, Chord] = {}
         self.effects = Effects()
         self.fired: list[Fired] = []
+        self.last_children: Json = None
         self.app = Celery("world", broker="memory://", set_as_current=True)
         self.app.conf.update(task_serializer="json", broker_connection_retry_on_startup=False)
         self.backend = WorldBackend(app=self.app)
@@ -251,21 +257,20 @@ class World:
             "correlation_id": headers["id"],
             **embed,
         }
-        self.effects, self.fired = Effects(), []
+        self.effects, self.fired, self.last_children = Effects(), [], None
         self.app.world_replaced = self.app.world_joined = None
         task = self.app.tasks[headers["task"]]
         trace = build_tracer(task.name, task, app=self.app, hostname="w@world")
         value, info, _, _ = trace(headers["id"], args, kwargs, request)
         state = "SUCCESS" if info is None else info.state
         result = value if info is None else self.backend.encode_result(info.retval, state)
-        stored = self.values.get("celery-task-meta-" + headers["id"])
         self.effects.records = [r for r in self.effects.records if r[0] != headers["id"]]
         return Step(
             raw,
             headers["id"],
             state,
             json.loads(json.dumps(result, default=str)),
-            json.loads(stored)["children"] if stored else None,
+            json.loads(json.dumps(self.last_children)),
             self.effects,
             self.fired,
             self.app.world_replaced,
