@@ -116,16 +116,25 @@ def compare_starts(m: Matcher, want: Effects, got: dict[str, Json]) -> None:
     m.value(dict(sorted(renamed.items())), dict(sorted(saved.items())), "saved")
 
 
-def compare_ends(m: Matcher, want: Effects, got: dict[str, Json], exact: bool) -> None:
+def _options(body: Json) -> Json:
+    """Celery changes the lists inside a body when it looks at it; its options say which body it is."""
+    return body["options"]
+
+
+def compare_ends(
+    m: Matcher, want: Effects, got: dict[str, Json], groups: set[str], exact: bool
+) -> None:
     """Records and parts. Not exact: canvas may say more, where Celery would leave somebody waiting."""
     parts = [list(p) for p in got["parts"]]
     for p in want.parts:
+        if p[1] in groups:
+            continue  # Celery counts a group that will not run as one; canvas counts its members
         match = next((q for q in parts if q[:3] == list(p[:3])), None)
         if match is None:
             raise DifferenceError(f"no part {p[:3]} in {parts}")
         parts.remove(match)
         assert match[3] == p[3], f"part {p[3]} became {match[3]}"
-        m.value(p[4], json.loads(match[4]), "part body")
+        m.value(_options(p[4]), _options(json.loads(match[4])), "part body")
         assert match[5] == p[5]
     records = {i: json.loads(r) for i, r in got["records"]}
     for task_id, record in want.records:
@@ -156,7 +165,7 @@ def compare_step(canvas: Canvas, s: Step, exact: bool = False) -> None:
     m = Matcher(base64_free(s.raw))
     compare_messages(m, s.effects, got)
     compare_starts(m, s.effects, got)
-    compare_ends(m, s.effects, got, exact or s.state == "SUCCESS")
+    compare_ends(m, s.effects, got, group_ids(json.loads(body_text(s.raw))), exact or s.state == "SUCCESS")
     if s.state == "SUCCESS" and s.children is not None:
         m.value(s.children, got["children"], "children")
     for f in s.fired:
@@ -173,9 +182,25 @@ def compare_fired(canvas: Canvas, s: Step, f: Any) -> None:
     m = Matcher(base64_free(s.raw) + json.dumps(f.body))
     compare_messages(m, f.effects, got)
     compare_starts(m, f.effects, got)
-    compare_ends(m, f.effects, got, f.results is not None)
+    compare_ends(m, f.effects, got, group_ids(f.body), f.results is not None)
+
+
+def body_text(raw: str) -> str:
+    return base64.b64decode(json.loads(raw)["body"]).decode()
 
 
 def base64_free(raw: str) -> str:
-    envelope = json.loads(raw)
-    return raw + base64.b64decode(envelope["body"]).decode()
+    return raw + body_text(raw)
+
+
+def group_ids(v: Json) -> set[str]:
+    """The ids of all groups in a value."""
+    ids: set[str] = set()
+    if isinstance(v, dict):
+        if v.get("subtask_type") == "group":
+            ids.add(v["options"].get("task_id"))
+        v = list(v.values())
+    if isinstance(v, list):
+        for x in v:
+            ids |= group_ids(x)
+    return ids

@@ -32,7 +32,7 @@ class Canvases:
         if links and self.chance(0.12):
             s.link(self.link())
         if links and self.chance(0.12):
-            s.link_error(self.tasks["t"].s(r.randrange(9)))
+            s.link_error(self.tasks["eb"].s().set(shadow=f"eb{r.randrange(9)}"))
         return s
 
     def options(self) -> list[dict[str, Any]]:
@@ -68,5 +68,5 @@ class Canvases:
         else:
             made = chord(self.members(depth), self.canvas(depth - 1))
         if kind != "group" and self.chance(0.1):
-            made.link_error(self.tasks["t"].s(1))
+            made.link_error(self.tasks["eb"].s())
         return made

@@ -167,6 +167,10 @@ class World:
         def fail(*args: Json, **kwargs: Json) -> Json:
             raise ValueError("boom", len(args))
 
+        @app.task(name="eb", typing=False)
+        def eb(failed_id: Json) -> Json:
+            return len(failed_id)
+
         @app.task(name="swap", bind=True, typing=False)
         def swap(self: Any, *args: Json, sig: Json = None) -> Json:
             world_step = json.dumps(sig)
@@ -180,7 +184,7 @@ class World:
             return 0
 
         app.finalize()
-        return {"t": t, "echo": echo, "fail": fail, "swap": swap, "join": join}
+        return {"eb": eb, "t": t, "echo": echo, "fail": fail, "swap": swap, "join": join}
 
     # ---- chords ----
 
