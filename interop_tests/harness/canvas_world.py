@@ -96,9 +96,12 @@ class WorldBackend(RedisBackend):
         record = json.loads(value)
         self.world.effects.records.append((record["task_id"], record))
 
-    def _get_result_meta(self, *args: Any, **kwargs: Any) -> Any:
-        meta = super()._get_result_meta(*args, **kwargs)
-        self.world.last_children = meta["children"]
+    def _get_result_meta(
+        self, result: Any, state: Any, traceback: Any, request: Any, **kwargs: Any
+    ) -> Any:
+        meta = super()._get_result_meta(result, state, traceback, request, **kwargs)
+        if request is not None and request.id == self.world.running:
+            self.world.children = meta["children"]
         return meta
 
     def _set_chord_key(self, key: Any, value: Any) -> None:
@@ -133,7 +136,8 @@ class World:
         self.chords: dict[str, Chord] = {}
         self.effects = Effects()
         self.fired: list[Fired] = []
-        self.last_children: Json = None
+        self.running = ""
+        self.children: Json = None
         self.app = Celery("world", broker="memory://", set_as_current=True)
         self.app.conf.update(task_serializer="json", broker_connection_retry_on_startup=False)
         self.backend = WorldBackend(app=self.app)
@@ -216,7 +220,10 @@ class World:
             exc = self.backend.exception_to_python(x)
             error = ChordError(f"Dependency {tid} raised {exc!r}")
             error.__cause__ = exc
-            self.backend.chord_error_from_stack(callback, error)
+            try:
+                raise error
+            except ChordError as raised:
+                self.backend.chord_error_from_stack(callback, raised)
         else:
             if group in self.saved:
                 results = self._joined(
@@ -261,7 +268,8 @@ class World:
             "correlation_id": headers["id"],
             **embed,
         }
-        self.effects, self.fired, self.last_children = Effects(), [], None
+        self.effects, self.fired, self.children = Effects(), [], None
+        self.running = headers["id"]
         self.app.world_replaced = self.app.world_joined = None
         task = self.app.tasks[headers["task"]]
         trace = build_tracer(task.name, task, app=self.app, hostname="w@world")
@@ -274,7 +282,7 @@ class World:
             headers["id"],
             state,
             json.loads(json.dumps(result, default=str)),
-            json.loads(json.dumps(self.last_children)),
+            json.loads(json.dumps(self.children)),
             self.effects,
             self.fired,
             self.app.world_replaced,
