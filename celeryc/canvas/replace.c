@@ -17,7 +17,7 @@ static struct sig *with_accumulate(struct canvas *c, struct sig *group)
     if (!chord || !body)
         return NULL;
     body->kwargs = (struct json_val){JSON_K_OBJECT, SLICE_LIT("{\"index\": 0}")};
-    chord->tasks = group->tasks;
+    chord->tasks = sigs_copy(c, group->tasks);
     chord->body = body;
     return chord;
 }
@@ -75,7 +75,7 @@ static struct sig *or_chain(struct canvas *c, struct sig *chain, struct sig *rig
 
         if (!chord)
             return NULL;
-        chord->tasks = last->tasks;
+        chord->tasks = sigs_copy(c, last->tasks);
         chord->body = right;
         l->v[l->n - 1] = chord;
         if (l->n > 1 && l->v[l->n - 2]->type == SIG_CHORD) {
