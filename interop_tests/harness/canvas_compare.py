@@ -62,9 +62,7 @@ class Matcher:
             raise DifferenceError(f"{where}: {a!r} became {b!r}")
 
     def keys(self, a: dict[str, Json], b: dict[str, Json], where: str) -> None:
-        left, right = (
-            {k: v for k, v in d.items() if k not in SKIPPED} for d in (a, b)
-        )
+        left, right = ({k: v for k, v in d.items() if k not in SKIPPED} for d in (a, b))
         if left.keys() != right.keys():
             raise DifferenceError(f"{where}: keys {sorted(left)} became {sorted(right)}")
         for key, x in left.items():
@@ -86,12 +84,11 @@ class Canvas:
         )
 
     def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(10)
+        self.process.communicate(timeout=10)
 
     def ask(self, **request: Json) -> dict[str, Json]:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -164,7 +161,11 @@ def compare_step(canvas: Canvas, s: Step, exact: bool = False) -> None:
         x = s.result
         request |= {
             "op": "failure",
-            "exception": {"type": x["exc_type"], "module": x["exc_module"], "args": x["exc_message"]},
+            "exception": {
+                "type": x["exc_type"],
+                "module": x["exc_module"],
+                "args": x["exc_message"],
+            },
         }
     got = canvas.ask(**request)
     if s.joined:
@@ -178,7 +179,9 @@ def compare_step(canvas: Canvas, s: Step, exact: bool = False) -> None:
     m = Matcher(base64_free(s.raw))
     compare_messages(m, s.effects, got)
     compare_starts(m, s.effects, got)
-    compare_ends(m, s.effects, got, group_ids(json.loads(body_text(s.raw))), exact or s.state == "SUCCESS")
+    compare_ends(
+        m, s.effects, got, group_ids(json.loads(body_text(s.raw))), exact or s.state == "SUCCESS"
+    )
     if s.state == "SUCCESS" and s.children is not None:
         m.value(s.children, got["children"], "children")
     for f in s.fired:

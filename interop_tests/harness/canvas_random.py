@@ -10,11 +10,27 @@ from typing import Any
 from celery import chain, chord, group
 from celery.canvas import _chain
 
-VALUES = [0, 1, -3, 2**70, 1.0, 1e22, "", "text", "\u00e9\U0001f600", None, True, [1, [2]], {"a": 1}]
+VALUES = [
+    0,
+    1,
+    -3,
+    2**70,
+    1.0,
+    1e22,
+    "",
+    "text",
+    "\u00e9\U0001f600",
+    None,
+    True,
+    [1, [2]],
+    {"a": 1},
+]
 
 
 class Canvases:
-    def __init__(self, tasks: dict[str, Any], seed: int, failures: float = 0.1, swaps: float = 0.0) -> None:
+    def __init__(
+        self, tasks: dict[str, Any], seed: int, failures: float = 0.1, swaps: float = 0.0
+    ) -> None:
         self.tasks = tasks
         self.random = random.Random(seed)
         self.failures = failures
@@ -66,6 +82,7 @@ class Canvases:
         kind = self.random.choice(["plain", "chain", "chain", "group", "chord"])
         if depth <= 0 or kind == "plain":
             return self.plain()
+        made: Any
         if kind == "chain":
             steps = self.members(depth)
             made = chain(*steps) if len(steps) > 1 and self.chance(0.8) else _chain(*steps)

@@ -67,7 +67,10 @@ class Chord:
     parts: dict[str, tuple[float, str, bool]] = field(default_factory=dict)
 
 
-class WorldBackend(RedisBackend):
+Base: Any = RedisBackend  # its stub knows neither the private methods nor the arguments of 5.7
+
+
+class WorldBackend(Base):  # type: ignore[misc]
     """Celery's Redis backend with its commands replaced; how it encodes, walks and reports is its own."""
 
     world: World
@@ -138,8 +141,10 @@ class World:
         self.effects = Effects()
         self.fired: list[Fired] = []
         self.running = ""
+        self.replaced: str | None = None
+        self.joined: str | None = None
         self.children: Json = None
-        self.app = Celery("world", broker="memory://", set_as_current=True)
+        self.app: Any = Celery("world", broker="memory://", set_as_current=True)
         self.app.conf.update(task_serializer="json", broker_connection_retry_on_startup=False)
         self.backend = WorldBackend(app=self.app)
         self.backend.world = self
@@ -153,12 +158,14 @@ class World:
             world.effects.messages.append((queue, raw))
             world.queue.append((queue, raw))
 
-        kombu.transport.memory.Channel._put = put
+        channel: Any = kombu.transport.memory.Channel
+        channel._put = put
         logging.getLogger("celery").setLevel(logging.CRITICAL + 1)
         self.tasks = self._make_tasks()
 
     def _make_tasks(self) -> dict[str, Any]:
         app = self.app
+        world = self
 
         @app.task(name="t", typing=False)
         def t(*args: Json, **kwargs: Json) -> Json:
@@ -179,13 +186,13 @@ class World:
         @app.task(name="swap", bind=True, typing=False)
         def swap(self: Any, *args: Json, sig: Json = None) -> Json:
             world_step = json.dumps(sig)
-            app.world_replaced = world_step
+            world.replaced = world_step
             return self.replace(signature(json.loads(world_step), app=app))
 
         @app.task(name="join", bind=True, typing=False)
         def join(self: Any, *args: Json, sig: Json = None) -> Json:
             if self.request.chord:
-                app.world_joined = json.dumps(sig)
+                world.joined = json.dumps(sig)
                 self.add_to_chord(signature(json.loads(json.dumps(sig)), app=app))
             return 0
 
@@ -212,7 +219,7 @@ class World:
     def _fire(self, group: str, c: Chord, body: Json) -> None:
         parts = [(m, f) for _, m, f in sorted(c.parts.values(), key=lambda p: (p[0], p[1]))]
         wire = json.loads(json.dumps(body))
-        callback = maybe_signature(body, app=self.app)
+        callback: Any = maybe_signature(body, app=self.app)
         outer, self.effects = self.effects, Effects()
         bad = next((m for m, f in parts if f), None)
         results = None
@@ -228,9 +235,7 @@ class World:
                 self.backend.chord_error_from_stack(callback, raised)
         else:
             if group in self.saved:
-                results = self._joined(
-                    result_from_tuple(self.saved[group]["result"], app=self.app)
-                )
+                results = self._joined(result_from_tuple(self.saved[group]["result"], app=self.app))
             else:
                 results = [json.loads(m)[3] for m, _ in parts]
             with allow_join_result():
@@ -240,7 +245,7 @@ class World:
 
     def _joined(self, result: Any) -> Json:
         if isinstance(result, GroupResult):
-            return [self._joined(r) for r in result.results]
+            return [self._joined(r) for r in result.results or []]
         return json.loads(self.values["celery-task-meta-" + result.id])["result"]
 
     # ---- steps ----
@@ -251,9 +256,16 @@ class World:
         apply()
         return self.effects
 
+    def forget(self) -> None:
+        """Everything that earlier canvases left."""
+        self.queue.clear()
+        self.values.clear()
+        self.saved.clear()
+        self.chords.clear()
+
     def step(self) -> Step:
         """Runs the oldest message."""
-        queue, raw = self.queue.popleft()
+        _, raw = self.queue.popleft()
         envelope = json.loads(raw)
         headers = envelope["headers"]
         args, kwargs, embed = json.loads(base64.b64decode(envelope["body"]))
@@ -272,9 +284,9 @@ class World:
         }
         self.effects, self.fired, self.children = Effects(), [], None
         self.running = headers["id"]
-        self.app.world_replaced = self.app.world_joined = None
+        self.replaced = self.joined = None
         task = self.app.tasks[headers["task"]]
-        trace = build_tracer(task.name, task, app=self.app, hostname="w@world")
+        trace: Any = build_tracer(task.name, task, app=self.app, hostname="w@world")
         value, info, _, _ = trace(headers["id"], args, kwargs, request)
         state = "SUCCESS" if info is None else info.state
         result = value if info is None else self.backend.encode_result(info.retval, state)
@@ -287,8 +299,8 @@ class World:
             json.loads(json.dumps(self.children)),
             self.effects,
             self.fired,
-            self.app.world_replaced,
-            self.app.world_joined,
+            self.replaced,
+            self.joined,
         )
 
 
