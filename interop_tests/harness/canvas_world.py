@@ -167,37 +167,35 @@ class World:
         app = self.app
         world = self
 
-        @app.task(name="t", typing=False)
         def t(*args: Json, **kwargs: Json) -> Json:
             return sum(map(total, args)) + 1
 
-        @app.task(name="echo", typing=False)
         def echo(*args: Json, **kwargs: Json) -> Json:
             return [*args, kwargs]
 
-        @app.task(name="fail", typing=False)
         def fail(*args: Json, **kwargs: Json) -> Json:
             raise ValueError("boom", len(args))
 
-        @app.task(name="eb", typing=False)
         def eb(failed_id: Json) -> Json:
             return len(failed_id)
 
-        @app.task(name="swap", bind=True, typing=False)
         def swap(self: Any, *args: Json, sig: Json = None) -> Json:
             world_step = json.dumps(sig)
             world.replaced = world_step
             return self.replace(signature(json.loads(world_step), app=app))
 
-        @app.task(name="join", bind=True, typing=False)
         def join(self: Any, *args: Json, sig: Json = None) -> Json:
             if self.request.chord:
                 world.joined = json.dumps(sig)
                 self.add_to_chord(signature(json.loads(json.dumps(sig)), app=app))
             return 0
 
+        made = {
+            f.__name__: app.task(name=f.__name__, bind=f in (swap, join), typing=False)(f)
+            for f in (t, echo, fail, eb, swap, join)
+        }
         app.finalize()
-        return {"eb": eb, "t": t, "echo": echo, "fail": fail, "swap": swap, "join": join}
+        return made
 
     # ---- chords ----
 
