@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import uuid
 from collections.abc import Callable, Sequence
@@ -287,3 +288,22 @@ def test_banner_names_what_was_started(redis_server: RedisServer, workers: Worke
     for part in (worker.node, "concurrency: 3 (prefork)", ".> left", ".> right", ". examples.add"):
         assert part in log
     wait_until(lambda: redis_server.client(3).zcard("celeryc:workers") == 1, "its entry")
+
+
+def test_redis_user_without_rights_to_our_keys(tmp_path: Path, workers: WorkerFactory) -> None:
+    """One clear line, not a loop of failures."""
+    rights = (
+        "on nopass +@all &* ~celery ~celery\x06* ~unacked* ~_kombu* ~celery-task-meta-*".split()
+    )
+    server = RedisServer(tmp_path / "redis", options=["--user", "limited", *rights])
+    try:
+        url = f"redis://limited:x@127.0.0.1:{server.port}/0"
+        worker = workers.start("celeryc", url, wait=False)
+        assert worker.process.wait() > 0
+        log = worker.process.log()
+        assert "celeryc:" in log
+        assert "ACL" in log or "permission" in log.lower()
+        assert len(re.findall("CRITICAL|ERROR", log)) == 1
+    finally:
+        workers.stop_all()
+        server.stop()

@@ -110,7 +110,7 @@ def test_effect_of_a_frozen_worker_is_discarded(
     client = make_client(url)
     path = tmp_path / "lines"
     frozen = workers.start("celeryc", url, concurrency=1)
-    task_id = client.send("interop.hold_late", str(path), "t", 1.0)
+    task_id = client.send("interop.hold_retry", str(path), "t", 1.0)
     wait_until(lambda: starts(path)["t"] == 1, "the task runs")
     workers.start("celeryc", url, concurrency=1)
     frozen.process.send_signal(signal.SIGSTOP)
@@ -122,6 +122,7 @@ def test_effect_of_a_frozen_worker_is_discarded(
     assert [client.get(i).value for i in ids] == list(range(50))
     nothing_left(redis_server)
     assert client.meta(task_id).value == 2
+    assert starts(path)["t"] == 2, "the retry of the zombie was sent"
     assert frozen.process.alive
     wait_until(
         lambda: frozen.received([client.send("examples.add", 1, 1)]),

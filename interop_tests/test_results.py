@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from harness.client import Client
 from harness.fleet import Fleet
+from harness.waiting import wait_until
 
 DEEP: Any = []
 for _ in range(60):
@@ -195,6 +196,11 @@ def test_get_wakes_up_while_it_waits(fleet: Fleet, client: Client) -> None:
         assert (outcome.state, outcome.value) == ("SUCCESS", 0.2)
 
 
+def ran_all(path: Path, times: int) -> None:
+    """Waits for the lines themselves: between its BRPOP and its HSET a Python worker's message is nowhere to be seen."""
+    wait_until(lambda: path.exists() and path.read_text().count("\n") >= times, f"{times} lines")
+
+
 # A 5.2 worker does not know the header ignore_result.
 @pytest.mark.fleets("python", "celeryc", "both")
 def test_ignore_result_of_the_call(fleet: Fleet, client: Client, tmp_path: Path) -> None:
@@ -203,6 +209,7 @@ def test_ignore_result_of_the_call(fleet: Fleet, client: Client, tmp_path: Path)
         client.send("examples.append", str(path), "ran", ignore_result=True)
         for _ in range(fleet.rounds)
     ]
+    ran_all(path, fleet.rounds)
     fleet.settle()
     assert path.read_text() == "ran\n" * fleet.rounds
     assert [fleet.record(task_id) for task_id in ids] == [None] * fleet.rounds
@@ -213,6 +220,7 @@ def test_ignore_result_of_the_call(fleet: Fleet, client: Client, tmp_path: Path)
 def test_ignore_result_of_the_task(fleet: Fleet, client: Client, tmp_path: Path) -> None:
     path = tmp_path / "lines"
     ids = [client.send("interop.quiet", str(path)) for _ in range(fleet.rounds)]
+    ran_all(path, fleet.rounds)
     fleet.settle()
     assert path.read_text() == "ran\n" * fleet.rounds
     assert [fleet.record(task_id) for task_id in ids] == [None] * fleet.rounds

@@ -55,6 +55,34 @@ def test_term_finishes_what_runs_and_returns_the_rest(
     nothing_left(redis_server)
 
 
+@pytest.mark.parametrize("task", ["interop.hold", "interop.hold_late"], ids=["early", "late"])
+def test_term_returns_what_was_claimed_ahead(
+    task: str,
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: MakeClient,
+    tmp_path: Path,
+) -> None:
+    """Tiny tasks are claimed ahead of their turn; then one is slow, and the worker is asked to go.
+
+    celeryc alone: Celery gives back what it had reserved in reverse order."""
+    url = redis_server.socket_url()
+    client = make_client(url)
+    path = tmp_path / "lines"
+    ids = [client.send(task, str(path), f"t{i}", 1.5 if i == 300 else 0.0) for i in range(600)]
+    worker = workers.start("celeryc", url, concurrency=1)
+    wait_until(lambda: "t300" in lines(path), "the slow task runs")
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait() == 0
+    assert lines(path) == [f"t{i}" for i in range(301)]
+    assert leftovers(redis_server, 0) == {"celery": 299}
+    waiting = [json.loads(raw) for raw in reversed(redis_server.client().lrange("celery", 0, -1))]
+    assert [message["headers"]["id"] for message in waiting] == ids[301:]
+    workers.start("celeryc", url, concurrency=1)
+    assert [client.get(task_id).value for task_id in ids] == [1] * 600
+    assert lines(path) == [f"t{i}" for i in range(600)]
+
+
 # An idle Celery 5.7 now and then hangs in its handler of QUIT, so Celery is not asked (its code is 0, too).
 @pytest.mark.parametrize(
     ("kind", "number", "code"),

@@ -22,3 +22,5 @@
 #define LIMIT_BATCH_RECORDS    1000000u     /* records of one batch */
 #define LIMIT_COLUMNS          256          /* columns of a record */
 #define LIMIT_CONFIG_BYTES     (1u << 20)   /* a --config file */
+#define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
+#define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */

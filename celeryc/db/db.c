@@ -29,7 +29,10 @@ static int open_sqlite_url(const char *text, struct db **ret_db, struct err *e)
             "an SQLite URL names a file with three slashes, as in sqlite:///srv/app.sqlite3");
     if (!u.path || strlen(u.path) < 2)
         return err_set(e, -EINVAL, "the SQLite URL names no file, write sqlite:///path/to/file");
-    return db_sqlite_open(u.path, ret_db, e);
+    if (u.query && !str_eq(u.query, "mode=ro"))
+        return err_set(e, -EINVAL, "an SQLite URL takes no option but mode=ro, not \"%s\"",
+                       u.query);
+    return db_sqlite_open(u.path, u.query != NULL, ret_db, e);
 }
 
 int db_open(const char *url, struct db **ret_db, struct err *e)

@@ -23,7 +23,7 @@
 
 struct db;
 
-/* postgresql://... (or postgres://, or a libpq conninfo string) and sqlite:///abs/path. */
+/* postgresql://... (or postgres://, or a libpq conninfo string) and sqlite:///abs/path[?mode=ro]. */
 int db_open(const char *url, struct db **ret_db, struct err *e) WARN_UNUSED;
 struct db *db_close(struct db *db);
 DEFINE_CLEANUP(struct db, db_close)

@@ -89,7 +89,7 @@ struct db {
 extern const struct db_ops db_pg_ops, db_sqlite_ops;
 
 int db_pg_open(const char *url, struct db **ret_db, struct err *e) WARN_UNUSED;
-int db_sqlite_open(const char *path, struct db **ret_db, struct err *e) WARN_UNUSED;
+int db_sqlite_open(const char *path, bool read_only, struct db **ret_db, struct err *e) WARN_UNUSED;
 
 /* Remembers a failure and gives the DB_E_ code that its SQLSTATE means. */
 int db_fail(struct db *db, const char *sqlstate);

@@ -142,7 +142,7 @@ static int set_up(struct sqlite *q, struct err *e)
     return 0;
 }
 
-int db_sqlite_open(const char *path, struct db **ret_db, struct err *e)
+int db_sqlite_open(const char *path, bool read_only, struct db **ret_db, struct err *e)
 {
     CLEANUP(db_close) struct db *db = NULL;
     struct sqlite *q;
@@ -155,7 +155,9 @@ int db_sqlite_open(const char *path, struct db **ret_db, struct err *e)
         return -ENOMEM;
     q->db.ops = &db_sqlite_ops;
     db = &q->db;
-    r = sqlite3_open_v2(path, &q->conn, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    r = sqlite3_open_v2(
+        path, &q->conn,
+        (read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE) | SQLITE_OPEN_NOMUTEX, NULL);
     if (r && q->conn)
         return err_prefix(e, sqlite_fail(q, e), "cannot open %s", path);
     if (r)

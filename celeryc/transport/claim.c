@@ -242,7 +242,7 @@ static void on_moved(const struct redis_reply *reply, void *arg)
         return;
     if (reply->kind == REDIS_R_ERROR) {
         /* UNBLOCKED by a fail-over, or the key is no list: the claim of the next check goes on. */
-        if (!strstr(reply->str.p, "NOPERM") || !reply_failed(t, reply))
+        if (!acl_refused(reply->str.p) || !reply_failed(t, reply))
             redis_conn_drop(q->conn, reply->str.p);
         return;
     }

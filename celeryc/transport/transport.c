@@ -200,13 +200,22 @@ void transport_die(struct transport *t, const char *reason)
         t->ev.on_fatal(why.text, t->arg);
 }
 
+/* Outside of scripts Redis says NOPERM; inside, 6.2 and 7.0 have "The user executing the script can't ...", later ones
+ * "ACL failure in script". */
+bool acl_refused(const char *text)
+{
+    return strstr(text, "NOPERM") || strstr(text, "user executing the script can't") ||
+           strstr(text, "ACL failure in script");
+}
+
 static void die_of_acl(struct transport *t, const char *reason)
 {
     char text[700];
     (void)snprintf(
         text, sizeof(text),
         "Redis refuses what celeryc needs: %.400s. Allow it with: ACL SETUSER <user> ~* &* "
-        "+@read +@write +@blocking +@scripting +@pubsub +@connection +client +time +info",
+        "+@read +@write +@blocking +@scripting +@pubsub +@connection +client +time +info "
+        "(its own keys are celeryc:*, after global_keyprefix)",
         reason);
     transport_die(t, text);
 }
@@ -215,14 +224,8 @@ bool reply_failed(struct transport *t, const struct redis_reply *reply)
 {
     if (reply->kind != REDIS_R_ERROR)
         return false;
-    if (memmem(reply->str.p, reply->str.len, "NOPERM", 6)) {
-        char text[600];
-        (void)snprintf(
-            text, sizeof(text),
-            "Redis refuses what celeryc needs: %.400s. Allow it with: ACL SETUSER <user> "
-            "~* &* +@read +@write +@scripting +@pubsub +@connection +client",
-            reply->str.p);
-        transport_die(t, text);
+    if (acl_refused(reply->str.p)) {
+        die_of_acl(t, reply->str.p);
     } else if (strncmp(reply->str.p, "FOREIGN ", 8) == 0) {
         transport_die(t, reply->str.p + 8);
     } else {
@@ -338,7 +341,7 @@ static void on_cmd_down(struct redis_conn *c, const char *reason, int64_t retry_
     (void)uv_timer_stop(&t->promote_timer);
     peers_down(t);
     claim_down(t);
-    if (strstr(reason, "NOPERM")) {
+    if (acl_refused(reason)) {
         die_of_acl(t, reason);
         return;
     }

@@ -197,6 +197,8 @@ bool is_gone(const struct redis_reply *reply); /* we are not registered any more
 bool is_status(const struct redis_reply *reply, const char *word);
 void transport_enter(struct transport *t);
 
+/* An error text that tells of missing rights. */
+bool acl_refused(const char *text);
 /* NULL: fine or lost. An error reply: the connection is dropped, or the transport dies of it. True when an error. */
 bool reply_failed(struct transport *t, const struct redis_reply *reply);
 void transport_die(struct transport *t, const char *reason);

@@ -100,10 +100,15 @@ def test_plugins_must_be_a_list(settings_of: dict[str, Any]) -> None:
         conf.plugins()
 
 
-def test_lease_from_the_environment_is_in_milliseconds(
+def test_lease_from_the_environment_is_read_as_celeryc_does(
     settings_of: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings_of["LEASE"] = 45
     assert conf.lease_seconds() == 45
-    monkeypatch.setenv("SCATTER_LEASE", "3000")
-    assert conf.lease_seconds() == 3
+    for text, seconds in (("3", 3.0), ("90s", 90.0), ("2m", 120.0), ("1500ms", 1.5)):
+        monkeypatch.setenv("SCATTER_LEASE", text)
+        assert conf.lease_seconds() == seconds
+    for text in ("0.1", "soon", "-3", "3 s", "25h"):
+        monkeypatch.setenv("SCATTER_LEASE", text)
+        with pytest.raises(ScatterError, match="SCATTER_LEASE"):
+            conf.lease_seconds()

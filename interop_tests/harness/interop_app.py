@@ -102,6 +102,15 @@ def hold_late(path: str, line: str, seconds: float) -> int:
     return hold_once(path, line, seconds)
 
 
+@app.task(name="interop.hold_retry", bind=True, acks_late=True)
+def hold_retry(self: Task[Any, Any], path: str, line: str, seconds: float) -> int:
+    """The first start ends with a retry, that is with a message; later ones return."""
+    starts = hold_once(path, line, seconds)
+    if starts == 1:
+        raise self.retry(countdown=0.01)
+    return starts
+
+
 @app.task(name="interop.die")
 def die(number: int) -> None:
     os.kill(os.getpid(), number)

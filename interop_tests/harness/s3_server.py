@@ -85,4 +85,4 @@ class S3Server:
 
     def stop(self) -> None:
         self.client.close()
-        self.process.stop(3)
+        self.process.stop(0)

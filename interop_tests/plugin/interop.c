@@ -51,23 +51,47 @@ static int64_t count_lines(const char *path, const char *line)
     return n;
 }
 
-/* Notes the start; the first one of a line lasts `seconds`, later ones no time. Returns the number of starts. */
-static int hold(struct celeryc_call *call)
+/* Notes the start; the first one of a line lasts `seconds`, later ones no time. -1: the error is raised in *ret_end. */
+static int64_t hold_once(struct celeryc_call *call, int *ret_end)
 {
     const char *path, *line;
     double seconds;
     int64_t starts;
 
-    if (celeryc_args(call, "ssd", &path, &line, &seconds))
-        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
-    if (append_line(path, line) || (starts = count_lines(path, line)) < 0)
-        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    if (celeryc_args(call, "ssd", &path, &line, &seconds)) {
+        *ret_end = celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+        return -1;
+    }
+    if (append_line(path, line) || (starts = count_lines(path, line)) < 0) {
+        *ret_end = celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+        return -1;
+    }
     if (starts == 1)
         pause_for(seconds);
-    return celeryc_return_int(call, starts);
+    return starts;
+}
+
+static int hold(struct celeryc_call *call)
+{
+    int end;
+    int64_t starts = hold_once(call, &end);
+
+    return starts < 0 ? end : celeryc_return_int(call, starts);
 }
 CELERYC_TASK("interop.hold", hold)
 CELERYC_TASK("interop.hold_late", hold, .acks_late = true)
+
+/* The first start ends with a retry, that is with a message; later ones return. */
+static int hold_retry(struct celeryc_call *call)
+{
+    int end;
+    int64_t starts = hold_once(call, &end);
+
+    if (starts < 0)
+        return end;
+    return starts == 1 ? celeryc_retry(call, 0.01) : celeryc_return_int(call, starts);
+}
+CELERYC_TASK("interop.hold_retry", hold_retry, .acks_late = true)
 
 static int die(struct celeryc_call *call)
 {

@@ -360,6 +360,23 @@ Test(postgresql, rights_are_told)
     fixture_close(&f);
 }
 
+Test(sqlite, read_only_is_told)
+{
+    struct fixture f;
+    struct err e = ERR_INIT;
+    char url[300];
+    struct db *db = NULL;
+
+    fixture_open(&f, FIXTURE_SQLITE);
+    make_parcels(&f, 1);
+    (void)snprintf(url, sizeof(url), "%s?mode=ro", f.url);
+    cr_assert_eq(db_open(url, &db, &e), 0, "%s", e.text);
+    cr_assert_eq(db_check_target(db, &parcel_target, &e), DB_E_SCHEMA);
+    cr_assert_not_null(strstr(e.text, "read-only"), "%s", e.text);
+    db = db_close(db);
+    fixture_close(&f);
+}
+
 Test(open, urls)
 {
     static const struct {
@@ -370,6 +387,7 @@ Test(open, urls)
                  {"sqlite://host/x", "three slashes"},
                  {"sqlite://", "names no file"},
                  {"sqlite:///nowhere/at/all", "there is no SQLite file"},
+                 {"sqlite:///nowhere/at/all?cache=shared", "no option but mode=ro"},
                  {"postgresql://nobody@/x?host=/nowhere", "/nowhere"}};
 
     for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {

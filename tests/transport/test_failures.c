@@ -351,6 +351,21 @@ Test(failures, missing_permissions_are_told_with_the_rule)
     redis_endpoint_deinit(&ep);
 }
 
+Test(failures, missing_rights_to_our_keys_are_told_from_inside_a_script)
+{
+    free(redis_server_ask(&server, "ACL", "SETUSER", "narrow", "on", ">pw", "~celery", "~unacked*",
+                          "~_kombu*", "&*", "+@all", NULL));
+    char url[200];
+    struct redis_endpoint ep;
+    (void)snprintf(url, sizeof(url), "redis+socket://narrow:pw@%s", server.socket);
+    cr_assert_eq(redis_endpoint_parse(url, &ep, NULL), 0);
+    rig.endpoint = &ep;
+    rig_open(&rig);
+    rig_until_(&rig, is_fatal, NULL, "fatal");
+    cr_assert(strstr(rig.fatal, "celeryc:*"), "%s", rig.fatal);
+    redis_endpoint_deinit(&ep);
+}
+
 Test(failures, an_acl_of_the_documented_rule_is_enough)
 {
     free(redis_server_ask(&server, "ACL", "SETUSER", "fair", "on", ">pw", "~*", "&*", "+@read",

@@ -17,6 +17,7 @@ Credentials travel in the environment of the planner, never in its argument list
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -89,11 +90,19 @@ def plugins() -> list[str]:
     return [os.fspath(p) for p in given]
 
 
+LEASE_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
 def lease_seconds() -> float:
-    """SCATTER_LEASE (milliseconds, as celeryc reads it) in the environment, else SCATTER["LEASE"]."""
-    if os.environ.get("SCATTER_LEASE"):
-        return int(os.environ["SCATTER_LEASE"]) / 1000
-    return float(scatter_settings().get("LEASE", 60))
+    """SCATTER_LEASE in the environment ("3", "90s", "2m", as celeryc reads it), else SCATTER["LEASE"]."""
+    text = os.environ.get("SCATTER_LEASE")
+    if not text:
+        return float(scatter_settings().get("LEASE", 60))
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)(ms|s|m|h|)", text)
+    seconds = float(found[1]) * LEASE_UNITS[found[2]] if found else 0.0
+    if not 1 <= seconds <= 86400:
+        raise ScatterError(f"SCATTER_LEASE={text} is no time between 1 s and 24 h, write 60s")
+    return seconds
 
 
 def database_url(alias: str) -> str:
