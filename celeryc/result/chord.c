@@ -45,6 +45,16 @@ const struct redis_script chord_scan = {
     "return out\n",
 };
 
+const struct redis_script chord_leaves = {
+    "chord_leaves",
+    "local out = {}\n"
+    "for i = 1, #ARGV do\n"
+    "  local v = redis.pcall('GET', ARGV[i])\n"
+    "  out[i] = type(v) == 'string' and v or false\n"
+    "end\n"
+    "return out\n",
+};
+
 const struct redis_script chord_extend = {
     "chord_extend",
     HEAD RESULT_EFFECTS_LUA

@@ -17,6 +17,9 @@ extern const struct redis_script chord_read;
  * an array of chord keys and their notes. */
 extern const struct redis_script chord_scan;
 
+/* Keys of records. Returns the values, nil where there is none. */
+extern const struct redis_script chord_leaves;
+
 /* key, token, life (s). Celery's extend: 1 when the claim is ours for that long, else 0. */
 extern const struct redis_script chord_extend;
 

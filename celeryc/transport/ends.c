@@ -157,12 +157,15 @@ void transport_fire_chord(struct transport *t, const struct transport_fire *fire
     draft_issue(&d, &(struct op){.kind = 'C', .fn = fn, .arg = arg});
 }
 
-void transport_publish_once(struct transport *t, struct slice marker, size_t n_push,
+void transport_publish_once(struct transport *t, const char *nonce, size_t n_push,
                             const struct transport_push *push, transport_done_fn fn, void *arg)
 {
     const struct transport_end end = {.n_push = n_push, .push = push};
+    CLEANUP(mem_free) char *marker = key_of(t, "celeryc:fired:%s", nonce);
     struct draft d = draft_begin(t);
-    put(&d, marker);
+    if (!marker)
+        d.args.failed = true;
+    put_str(&d, marker);
     put_end(&d, &end);
     draft_issue(&d, &(struct op){.kind = 'G', .fn = fn, .arg = arg});
 }

@@ -602,5 +602,6 @@ const struct redis_script *const transport_scripts[] = {
     &script_ops,   &script_renew,   &script_leave,   &script_promote,
     &script_mourn, &script_collect, &script_fetch,   &script_requeue,
     &script_adopt, &script_bury,    &script_sweep,   &script_sweep_move,
-    &chord_read,   &chord_scan,     NULL,
+    &chord_read,   &chord_scan,     &chord_leaves,  &chord_extend,
+    NULL,
 };

@@ -22,6 +22,7 @@
  *   celeryc:running:<me>          hash    field -> value as in unacked (early-ack tasks that have started)
  *   celeryc:delayed               zset    due time (ms, Redis clock) -> <list key> NUL <uuid> NUL raw
  *   celeryc:dead:<queue>          list    JSON object {"v":1,"reason","time","queue","raw"(base64)}
+ *   celeryc:fired:<nonce>         string  the messages of that chord are published (backend of its own only); lives a day
  *   celeryc:restoring:<dead>      string  who restores it; lives 10 s; saves work, nothing depends on it
  *   celeryc:stray                 list    raw messages whose own list was a key of another type */
 
@@ -150,9 +151,9 @@ void transport_apply(struct transport *t, const struct transport_end *end, trans
 void transport_fire_chord(struct transport *t, const struct transport_fire *fire,
                           transport_done_fn fn, void *arg);
 
-/* For a backend of its own: the messages, unless the marker is there already, which is set in the same step and lives
- * a day. Done either way. */
-void transport_publish_once(struct transport *t, struct slice marker, size_t n_push,
+/* For a backend of its own: the messages, unless celeryc:fired:<nonce> is there already, which is set in the same step
+ * and lives a day. Done either way. */
+void transport_publish_once(struct transport *t, const char *nonce, size_t n_push,
                             const struct transport_push *push, transport_done_fn fn, void *arg);
 
 /* One of the scripts of result/chord.h on the command connection, now. NULL as the reply: not connected, or lost. */
