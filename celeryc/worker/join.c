@@ -158,12 +158,13 @@ static int add_missing(struct join *j, struct slice id)
 static int tell_failure(struct join *j, const struct leaf *l, struct join_failure *ret_failure)
 {
     CLEANUP(buf_deinit) struct buf b = BUF_INIT;
-    struct json_val x;
+    struct json_val x = {JSON_K_NULL, SLICE_LIT("null")};
     struct slice type = SLICE_NULL;
-    if (json_scan(l->value, &x, NULL) == 0)
-        (void)json_string(j->arena, json_get(x, "exc_type"), &type);
-    struct json_val args = x.kind == JSON_K_OBJECT ? json_get(x, "exc_message") : x;
-    if (type.p && args.kind == JSON_K_ARRAY)
+    if (json_scan(l->value, &x, NULL))
+        x = (struct json_val){JSON_K_NULL, SLICE_LIT("null")};
+    struct json_val args = json_get(x, "exc_message");
+    bool named = json_string(j->arena, json_get(x, "exc_type"), &type) == 0;
+    if (named && args.kind == JSON_K_ARRAY)
         record_write_exception_repr(&b, type, args.raw);
     else
         json_write_python(&b, x);
