@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ class Site:
         self.workers = workers
         self.database = database
         self.store = f"file://{folder / 'store'}"
-        self.env: dict[str, str] = {}
+        self.env = {"SCATTER_LEASE": LEASE}
         (folder / "store").mkdir()
 
     def plan(self, plan: str, batch_size: int = BATCH, *more: str) -> dict[str, object]:
@@ -82,7 +83,7 @@ class Site:
     def start(self, kind: str, concurrency: int = 2, *options: str) -> Worker:
         env = dict(self.env)
         if kind == "celeryc":
-            env |= {"SCATTER_DATABASE": self.database.url, "SCATTER_LEASE": LEASE}
+            env["SCATTER_DATABASE"] = self.database.url
             return self.workers.start(
                 kind,
                 self.url,
@@ -233,6 +234,22 @@ def test_database_that_must_not_be_written(
     outcome = make_client(site.url).get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
     assert outcome.state == "FAILURE"
     assert "permission denied" in repr(outcome.exc_args)
+    assert worker.process.alive
+    database.check_parcels(done=False)
+
+
+def test_read_only_sqlite(
+    redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient, tmp_path: Path
+) -> None:
+    database = sqlite_database(tmp_path / "parcels.sqlite3")
+    site = Site(redis_server, workers, database, tmp_path)
+    database.fill(500)
+    site.plan("p1", 100)
+    database.url += "?mode=ro"
+    worker = site.start("celeryc")
+    outcome = make_client(site.url).get(str(uuid.uuid5(uuid.NAMESPACE_URL, "scatter:p1:1")))
+    assert outcome.state == "FAILURE"
+    assert re.search("read.?only", repr(outcome.exc_args))
     assert worker.process.alive
     database.check_parcels(done=False)
 

@@ -41,6 +41,8 @@ class PostgresServer:
                 f"--reuid={user.pw_uid}",
                 f"--regid={user.pw_gid}",
                 "--clear-groups",
+                "--pdeathsig",
+                "KILL",
                 "--",
             ]
         data = self.folder / "data"

@@ -59,7 +59,8 @@ class Process:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.folder = folder
-        self.argv = [str(arg) for arg in argv]
+        # Whatever ends the session, even SIGKILL, takes its processes along.
+        self.argv = ["setpriv", "--pdeathsig", "KILL", *(str(arg) for arg in argv)]
         self.log_path = folder / f"{name}.log"
         self.mark = uuid.uuid4().hex
         full_env = {

@@ -27,7 +27,6 @@ settings.configure(
             "USER": "postgres",
         }
     },
-    SCATTER={"LEASE": 3},
 )
 django.setup()
 
