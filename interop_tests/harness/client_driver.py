@@ -19,7 +19,7 @@ from typing import Any
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # of old libraries on a newer Python
 
-from celery import Celery  # noqa: E402
+from celery import Celery, chain, chord, group  # noqa: E402
 from celery.result import AsyncResult  # noqa: E402
 
 
@@ -46,6 +46,28 @@ class Driver:
         self, name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
     ) -> str:
         result = self.app.send_task(name, args=args, kwargs=kwargs, **options)
+        self.results[result.id] = result
+        return result.id
+
+    def build(self, spec: Any) -> Any:
+        """Specs are made by harness/canvas.py."""
+        kind = spec["kind"]
+        if kind == "task":
+            sig = self.app.signature(spec["name"], args=spec["args"], immutable=spec["immutable"])
+        elif kind == "chord":
+            sig = chord([self.build(m) for m in spec["members"]], app=self.app)
+            sig.body = self.build(spec["body"])
+        else:
+            sig = {"chain": chain, "group": group}[kind](
+                *[self.build(m) for m in spec["members"]], app=self.app
+            )
+        sig.set(**spec["options"])
+        for errback in spec["errbacks"]:
+            sig.link_error(self.build(errback))
+        return sig
+
+    def op_apply(self, spec: Any) -> str:
+        result = self.build(spec).apply_async()
         self.results[result.id] = result
         return result.id
 
