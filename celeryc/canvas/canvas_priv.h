@@ -189,6 +189,10 @@ static inline bool sig_is_empty_chain(const struct sig *s)
     return s->type == SIG_CHAIN && s->tasks->n == 0;
 }
 
+/* What copying does to a signature in Celery: the header of a chord becomes a list again, so that the next freeze gives
+ * the chord a new group id. */
+void sig_renew(struct sig *s);
+
 /* ---- freezing: ids for everything in a signature ---- */
 struct freeze {
     struct slice id, group_id, root_id, parent_id; /* p NULL: not given */

@@ -49,6 +49,7 @@ static void unroll_body(struct canvas *c, struct sig *chord, struct sigs *ret_st
         for (size_t k = 0; k < tasks->n; k++)
             sig_link_error(c, tasks->v[k], errbacks.v[i]);
     }
+    sig_renew(chord);
     chord->body = tasks->v[0];
     chord->body->options = options_merge(c, &chord->body->options, &first);
     sigs_add(c, ret_steps, chord);
@@ -274,6 +275,8 @@ int chain_prepare(struct canvas *c, const struct sigs *tasks, const struct steps
             queue_extend(c, &p, &steps);
             continue;
         }
+        if (o->run)
+            sig_renew(s);
         if (queue_len(&p) == 0)
             first_arguments(c, o, s);
         if (s->type == SIG_CHAIN)

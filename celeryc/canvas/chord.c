@@ -188,6 +188,7 @@ int chord_apply(struct canvas *c, struct sig *s, const struct partial *partial,
     (void)option_pop(&call, "link", &link);
     (void)option_pop(&call, "link_error", &error);
     more = body_options(c, &call);
+    sig_renew(s->body);
     s->body->options = options_merge(c, &s->body->options, &more);
     if (!r.header) {
         r.header = sig_new(c, SIG_GROUP, "celery.group");

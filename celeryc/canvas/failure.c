@@ -89,6 +89,7 @@ struct walk {
     struct slice traceback;
     const char *state; /* FAILURE or REVOKED */
     bool store;
+    bool bare; /* records without a word on the task: what Celery writes for the body of a chord */
 };
 
 static struct slice text_of(struct canvas *c, struct json_val object, const char *key)
@@ -107,11 +108,18 @@ static void fail_record(struct canvas *c, const struct walk *w, struct json_val 
     struct json_val options = json_get(sig, "options"), args = json_get(sig, "args");
     struct json_val kwargs = json_get(sig, "kwargs");
     struct buf b = BUF_INIT;
-    struct record r = {
+    const struct record bare = {
         .status = w->state,
         .result = w->exception,
         /* A long chain would repeat the traceback beyond what a frame can hold. */
         .traceback = c->bytes < LIMIT_FRAME_BYTES / 2 ? w->traceback : SLICE_NULL,
+        .done_us = c->s->now_us,
+        .task_id = id,
+    };
+    const struct record full = {
+        .status = w->state,
+        .result = w->exception,
+        .traceback = bare.traceback,
         .done_us = c->s->now_us,
         .group_id = text_of(c, options, "group_id"),
         .parent_id = text_of(c, options, "parent_id"),
@@ -122,7 +130,7 @@ static void fail_record(struct canvas *c, const struct walk *w, struct json_val 
         .kwargs = kwargs.raw,
     };
 
-    if (record_write(&b, &r))
+    if (record_write(&b, w->bare ? &bare : &full))
         (void)canvas_fail(c, -ENOMEM);
     else
         effect_record(c, id, canvas_keep(c, &b), str_eq(w->state, "FAILURE"));
@@ -191,7 +199,7 @@ static struct walk walk_of(struct canvas *c, const struct canvas_exception *x, c
     struct buf b = BUF_INIT;
 
     record_write_exception(&b, x->type, x->args, x->module);
-    return (struct walk){canvas_keep(c, &b), x->traceback, state, store};
+    return (struct walk){canvas_keep(c, &b), x->traceback, state, store, false};
 }
 
 int canvas_failure(const struct canvas_settings *s, const struct message *m,
@@ -294,6 +302,7 @@ int canvas_fail_body(const struct canvas_settings *s, struct slice body,
     options = json_get(v, "options");
     behind = walk_of(&c, x, "FAILURE", true);
     w = is_type(v, "group") && cause ? walk_of(&c, cause, "FAILURE", true) : behind;
+    w.bare = true;
     if (is_type(v, "group"))
         call_member_errbacks(&c, v);
     else

@@ -48,6 +48,7 @@ static int prepare_members(struct canvas *c, const struct sigs *tasks, struct sl
         if (sig_is_empty_chain(s))
             continue;
         f.group_index = canvas_index(c, i);
+        sig_renew(s);
         if (sig_freeze(c, s, &f, &one))
             return c->code;
         sigs_add(c, ret_members, s);
@@ -70,11 +71,9 @@ static int send_members(struct canvas *c, const struct sigs *members, struct sli
         struct options o = options_copy(c, options);
 
         size += count_parts(s);
-        if (!value_is_null(own)) {
-            option_set(c, &o, "chord", *own);
-            if (i + 1 == members->n)
-                effect_start(c, (struct canvas_start){.group_id = group_id, .size = size});
-        }
+        option_set(c, &o, "chord", value_is_null(own) ? VALUE_NULL : *own);
+        if (!value_is_null(own) && i + 1 == members->n)
+            effect_start(c, (struct canvas_start){.group_id = group_id, .size = size});
         (void)sig_apply(c, s, partial, &o, NULL);
     }
     return c->code;
