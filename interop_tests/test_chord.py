@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from harness.canvas import Spec, add, chain, chord, echo, fail, group, task
-from harness.client import Client
+from harness.client import Client, Outcome
 from harness.fleet import Fleet
 from harness.waiting import wait_until
 
@@ -25,12 +25,22 @@ def settled(fleet: Fleet, group_id: str) -> bool:
     )
 
 
+def wait_settled(fleet: Fleet, group_id: str) -> None:
+    wait_until(lambda: settled(fleet, group_id), "the chord is cleaned up")
+
+
+def wait_failed(client: Client, task_id: str) -> Outcome:
+    """Without get(), which shows the failure of a parent instead."""
+    wait_until(lambda: client.meta(task_id).state == "FAILURE", "the body has failed")
+    return client.meta(task_id)
+
+
 def test_results_in_order(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
         gid = str(uuid.uuid4())
         sent = client.apply(chord([add(i, i) for i in range(12)], echo(), task_id=gid))
         assert client.get(sent).value == [2 * i for i in range(12)]
-        wait_until(lambda g=gid: settled(fleet, g), "the chord is cleaned up")
+        wait_settled(fleet, gid)
 
 
 @pytest.mark.parametrize("size", [1, 300])
@@ -94,8 +104,7 @@ def test_failing_member(fleet: Fleet, client: Client) -> None:
             )
         )
         assert client.get(errback).value == body
-        wait_until(lambda b=body: client.meta(b).state == "FAILURE", "the body has failed")
-        outcome = client.meta(body)
+        outcome = wait_failed(client, body)
         assert outcome.exc_type == "ChordError"
         assert outcome.exc_args == [f"Dependency {member} raised ValueError('boom')"]
         record = fleet.record(body)
@@ -118,8 +127,7 @@ def test_member_that_never_ran(fleet: Fleet, client: Client, member: Spec, text:
     """Better than Celery, where an unregistered member leaves its chord waiting for ever."""
     body = str(uuid.uuid4())
     client.apply(chord([add(1, 1), member], echo(task_id=body)))
-    wait_until(lambda: client.meta(body).state == "FAILURE", "the body has failed")
-    outcome = client.meta(body)
+    outcome = wait_failed(client, body)
     assert outcome.exc_type == "ChordError"
     assert outcome.exc_args is not None
     assert text in outcome.exc_args[0]
@@ -135,8 +143,9 @@ def test_failing_inner_header(fleet: Fleet, client: Client) -> None:
             [chord([add(1, 1), fail("boom")], echo(task_id=inner)), add(3, 3)], echo(task_id=outer)
         )
     )
-    wait_until(lambda: client.meta(outer).state == "FAILURE", "the outer body has failed")
-    assert f"Dependency {inner} raised ChordError(" in client.meta(outer).exc_args[0]  # type: ignore[index]
+    outcome = wait_failed(client, outer)
+    assert outcome.exc_args is not None
+    assert f"Dependency {inner} raised ChordError(" in outcome.exc_args[0]
 
 
 @pytest.mark.fleets("celeryc")

@@ -175,3 +175,10 @@ void transport_eval(struct transport *t, const struct redis_script *s, redis_rep
 {
     redis_eval(t->cmd, s, fn, arg, n, argv);
 }
+
+void transport_forget_once(struct transport *t, const char *nonce)
+{
+    CLEANUP(mem_free) char *marker = key_of(t, "celeryc:fired:%s", nonce);
+    if (marker) /* else its time runs out */
+        ops_issue(t, &(struct op){.kind = 'E'}, 1, (struct slice[]){slice_str(marker)});
+}

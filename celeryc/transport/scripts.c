@@ -190,6 +190,7 @@ const struct redis_script script_claim = {
  *   C key token how fire END                              fire the chord of this key: END if the claim still is token's
  *   X END                                                 just that
  *   G marker END                                          END unless the marker is there, which is set
+ *   E key                                                 delete
  *   T key value ttl                                       store
  *   U list raw                                            push
  * END is: n m (list raw)*n and m arguments of effects (celeryc/result/effects.h), parts last.
@@ -207,7 +208,7 @@ const struct redis_script script_ops = {
     "if number_of < before then return redis.status_reply('old') end\n"
     "local stray = A[11]\n"
     "local out, notes, index, n_notes, n_index, n = {}, {}, {}, 0, 0, 0\n"
-    "local width = {S=2, R=6, D=7, T=4, U=3}\n"
+    "local width = {S=2, R=6, D=7, T=4, U=3, E=2}\n"
     "local head = {F=8, P=10, C=7, X=3, G=4}\n"
     "local function width_of(i)\n"
     "  local h = head[A[i]]\n"
@@ -313,6 +314,8 @@ const struct redis_script script_ops = {
     "    store(field, A[i + 2], A[i + 3])\n"
     "  elseif kind == 'U' then\n"
     "    push('LPUSH', field, A[i + 2])\n"
+    "  elseif kind == 'E' then\n"
+    "    call('DEL', field)\n"
     "  elseif kind == 'X' then\n"
     "    answer = finish(i + 1)\n"
     "  elseif kind == 'G' then\n"

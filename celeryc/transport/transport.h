@@ -156,6 +156,9 @@ void transport_fire_chord(struct transport *t, const struct transport_fire *fire
 void transport_publish_once(struct transport *t, const char *nonce, size_t n_push,
                             const struct transport_push *push, transport_done_fn fn, void *arg);
 
+/* The chord is cleaned up: its marker is not needed any more. */
+void transport_forget_once(struct transport *t, const char *nonce);
+
 /* One of the scripts of result/chord.h on the command connection, now. NULL as the reply: not connected, or lost. */
 void transport_eval(struct transport *t, const struct redis_script *s, redis_reply_fn fn, void *arg,
                     size_t n, const struct slice *argv);

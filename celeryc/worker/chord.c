@@ -97,6 +97,8 @@ static void settled(const struct redis_reply *reply, void *arg)
     if (redis_reply_ok(reply) && reply->integer == 0)
         log_warning("chord %.*s: the claim was lost before the cleanup; it is left for expiry",
                     (int)c->note.group.len, c->note.group.p);
+    else if (redis_reply_ok(reply))
+        transport_forget_once(c->w->transport, c->note.nonce.p);
     drop(c);
 }
 

@@ -55,8 +55,8 @@ class Driver:
         if kind == "task":
             sig = self.app.signature(spec["name"], args=spec["args"], immutable=spec["immutable"])
         elif kind == "chord":
-            sig = chord([self.build(m) for m in spec["members"]], app=self.app)
-            sig.body = self.build(spec["body"])
+            body = self.build(spec["body"])
+            sig = chord([self.build(m) for m in spec["members"]], body, app=self.app)
         else:
             sig = {"chain": chain, "group": group}[kind](
                 *[self.build(m) for m in spec["members"]], app=self.app
@@ -69,7 +69,7 @@ class Driver:
     def op_apply(self, spec: Any) -> str:
         result = self.build(spec).apply_async()
         self.results[result.id] = result
-        return result.id
+        return str(result.id)
 
     def op_get(self, task_id: str, timeout: float) -> dict[str, Any]:
         """As a user waits: get() of the handle that send_task gave, which lives by the PUBLISH alone."""
