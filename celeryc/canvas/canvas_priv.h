@@ -189,9 +189,11 @@ static inline bool sig_is_empty_chain(const struct sig *s)
     return s->type == SIG_CHAIN && s->tasks->n == 0;
 }
 
-/* What copying does to a signature in Celery: the header of a chord becomes a list again, so that the next freeze gives
- * the chord a new group id. */
-void sig_renew(struct sig *s);
+/* A copy whose parts can get ids without the original's getting them, as far as Celery's clone goes: steps of a chain,
+ * header and body of a chord are copied, the members of a group are shared until they are frozen. The header of a
+ * chord becomes a list again, so that the next freeze gives the chord a new group id. NULL: failed. */
+struct sig *sig_clone(struct canvas *c, const struct sig *s);
+struct sigs *sigs_copy(struct canvas *c, const struct sigs *l);
 
 /* ---- freezing: ids for everything in a signature ---- */
 struct freeze {

@@ -35,9 +35,13 @@ static struct options first_step_options(struct canvas *c, const struct sig *cha
 
 /* chord(header, chain(a, b, c)) is sent as chord(header, a), b, c: else every member of the header would carry the
  * whole rest. The chain's links go to its last step, its errbacks to each. */
-static void unroll_body(struct canvas *c, struct sig *chord, struct sigs *ret_steps)
+static void unroll_body(struct canvas *c, const struct sig *whole, struct sigs *ret_steps)
 {
-    struct sig *chain = chord->body;
+    struct sig *chord = sig_clone(c, whole);
+    struct sig *chain = chord ? chord->body : NULL;
+
+    if (!chain)
+        return;
     struct sigs *tasks = chain->tasks;
     struct values links = values_of(c, option_get(&chain->options, "link"));
     struct values errbacks = values_of(c, option_get(&chain->options, "link_error"));
@@ -49,7 +53,6 @@ static void unroll_body(struct canvas *c, struct sig *chord, struct sigs *ret_st
         for (size_t k = 0; k < tasks->n; k++)
             sig_link_error(c, tasks->v[k], errbacks.v[i]);
     }
-    sig_renew(chord);
     chord->body = tasks->v[0];
     chord->body->options = options_merge(c, &chord->body->options, &first);
     sigs_add(c, ret_steps, chord);
@@ -72,8 +75,11 @@ int chain_unroll_chords(struct canvas *c, struct sig *chain)
         struct sig *s = stack.v[--stack.n];
         struct sigs steps = {0};
 
-        if (s->type == SIG_CHAIN && chain_unroll_chords(c, s))
-            return c->code;
+        if (s->type == SIG_CHAIN) {
+            s = sig_clone(c, s);
+            if (!s || chain_unroll_chords(c, s))
+                return c->code;
+        }
         if (!is_split(s)) {
             sigs_add(c, tasks, s);
             continue;
@@ -185,7 +191,9 @@ static struct sig *make_chord(struct canvas *c, struct prepare *p, struct sig *g
     p->tasks.n--;
     if (!chord)
         return NULL;
-    chord->tasks = group->tasks;
+    chord->tasks = sigs_copy(c, group->tasks);
+    if (!chord->tasks)
+        return NULL;
     chord->body = p->prev;
     if (!p->prev_result->group)
         option_set_text(c, &chord->options, "task_id", p->prev_result->id);
@@ -276,7 +284,9 @@ int chain_prepare(struct canvas *c, const struct sigs *tasks, const struct steps
             continue;
         }
         if (o->run)
-            sig_renew(s);
+            s = sig_clone(c, s);
+        if (!s)
+            return c->code;
         if (queue_len(&p) == 0)
             first_arguments(c, o, s);
         if (s->type == SIG_CHAIN)

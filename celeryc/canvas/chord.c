@@ -168,7 +168,7 @@ int chord_apply(struct canvas *c, struct sig *s, const struct partial *partial,
 {
     struct options own = options_copy(c, &s->options), call = options_copy(c, options), more;
     struct value link = VALUE_NULL, error = VALUE_NULL;
-    struct chord_run r = {.header = s->header, .body = s->body};
+    struct chord_run r = {.header = s->header ? sig_clone(c, s->header) : NULL};
     struct slice own_id = option_text(c, &own, "task_id");
 
     if (!s->body)
@@ -188,13 +188,15 @@ int chord_apply(struct canvas *c, struct sig *s, const struct partial *partial,
     (void)option_pop(&call, "link", &link);
     (void)option_pop(&call, "link_error", &error);
     more = body_options(c, &call);
-    sig_renew(s->body);
-    s->body->options = options_merge(c, &s->body->options, &more);
+    r.body = sig_clone(c, s->body);
+    if (!r.body)
+        return c->code;
+    r.body->options = options_merge(c, &r.body->options, &more);
     if (!r.header) {
         r.header = sig_new(c, SIG_GROUP, "celery.group");
         if (!r.header)
             return c->code;
-        r.header->tasks = s->tasks;
+        r.header->tasks = sigs_copy(c, s->tasks);
         option_set_text(c, &r.header->options, "task_id", own_id.p ? own_id : canvas_uuid(c));
     }
     if (!option_text(c, &r.header->options, "task_id").p)

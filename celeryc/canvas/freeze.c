@@ -52,18 +52,6 @@ void result_write(struct buf *dst, const struct result *r)
 
 /* ---- freezing ---- */
 
-void sig_renew(struct sig *s)
-{
-    if (s->type == SIG_CHORD) {
-        s->header = NULL;
-        if (s->body)
-            sig_renew(s->body);
-    } else if (s->type == SIG_CHAIN) {
-        for (size_t i = 0; i < s->tasks->n; i++)
-            sig_renew(s->tasks->v[i]);
-    }
-}
-
 static void set_membership(struct canvas *c, struct options *o, const struct freeze *f)
 {
     if (f->chord)
@@ -149,7 +137,9 @@ int group_freeze_members(struct canvas *c, struct sig *s, const struct freeze *f
         struct result *one;
 
         member.group_index = canvas_index(c, i);
-        sig_renew(flat.v[i]);
+        flat.v[i] = sig_clone(c, flat.v[i]);
+        if (!flat.v[i])
+            return c->code;
         if (sig_freeze(c, flat.v[i], &member, &one))
             return c->code;
         result_add(c, r, one);

@@ -36,10 +36,12 @@ static int prepare_members(struct canvas *c, const struct sigs *tasks, struct sl
                            struct slice root_id, struct sigs *ret_members, struct result *ret_r)
 {
     for (size_t i = 0; i < tasks->n; i++) {
-        struct sig *s = tasks->v[i];
+        struct sig *s = sig_clone(c, tasks->v[i]);
         struct freeze f = {.group_id = group_id, .root_id = root_id};
         struct result *one;
 
+        if (!s)
+            return c->code;
         if (s->type == SIG_GROUP) {
             if (prepare_members(c, s->tasks, group_id, root_id, ret_members, ret_r))
                 return c->code;
@@ -48,7 +50,6 @@ static int prepare_members(struct canvas *c, const struct sigs *tasks, struct sl
         if (sig_is_empty_chain(s))
             continue;
         f.group_index = canvas_index(c, i);
-        sig_renew(s);
         if (sig_freeze(c, s, &f, &one))
             return c->code;
         sigs_add(c, ret_members, s);

@@ -8,28 +8,36 @@
 
 #include <errno.h>
 
-/* Groups results are reached through a body, which the links then stand on. */
-static struct sig *with_accumulate(struct canvas *c, struct sig *group)
-{
-    struct sig *chord = sig_new(c, SIG_CHORD, "celery.chord");
-    struct sig *body = sig_new(c, SIG_TASK, "celery.accumulate");
+/* ---- composing: what Python's `|` does ---- */
 
-    if (!chord || !body)
-        return NULL;
-    body->kwargs = (struct json_val){JSON_K_OBJECT, SLICE_LIT("{\"index\": 0}")};
-    chord->tasks = group->tasks;
-    chord->body = body;
-    return chord;
-}
+static struct sig *pipe_sigs(struct canvas *c, struct sig *left, struct sig *right);
 
 static struct sig *last_of(const struct sig *chain)
 {
     return chain->tasks->v[chain->tasks->n - 1];
 }
 
-/* ---- composing: what Python's `|` does ---- */
+static struct sig *make_chord(struct canvas *c, const struct sig *group, struct sig *body)
+{
+    struct sig *chord = sig_new(c, SIG_CHORD, "celery.chord");
 
-static struct sig *pipe_sigs(struct canvas *c, struct sig *left, struct sig *right);
+    if (!chord || !body)
+        return NULL;
+    chord->tasks = sigs_copy(c, group->tasks);
+    chord->body = body;
+    return chord->tasks ? chord : NULL;
+}
+
+/* The results of a group are reached through a body, on which links can stand. */
+static struct sig *with_accumulate(struct canvas *c, const struct sig *group)
+{
+    struct sig *body = sig_new(c, SIG_TASK, "celery.accumulate");
+
+    if (!body)
+        return NULL;
+    body->kwargs = (struct json_val){JSON_K_OBJECT, SLICE_LIT("{\"index\": 0}")};
+    return make_chord(c, group, body);
+}
 
 /* The steps of a chain, its links on the last and its errbacks on each. */
 static const struct sigs *unchain(struct canvas *c, struct sig *chain)
@@ -47,36 +55,56 @@ static const struct sigs *unchain(struct canvas *c, struct sig *chain)
     return l;
 }
 
-/* A new chain of the steps of left (a chain or one step) and right; options of an old chain do not survive. */
+static void add_steps(struct canvas *c, struct sig *chain, struct sig *s)
+{
+    const struct sigs *l;
+
+    if (s->type != SIG_CHAIN) {
+        sigs_add(c, chain->tasks, s);
+        return;
+    }
+    l = unchain(c, s);
+    for (size_t i = 0; i < l->n; i++)
+        sigs_add(c, chain->tasks, l->v[i]);
+}
+
+/* A new chain of the steps of both; options of an old chain do not survive. right may be NULL. */
 static struct sig *make_chain(struct canvas *c, struct sig *left, struct sig *right)
 {
     struct sig *chain = sig_new(c, SIG_CHAIN, "celery.chain");
 
     if (!chain)
         return NULL;
-    if (left->type == SIG_CHAIN) {
-        const struct sigs *l = unchain(c, left);
-        for (size_t i = 0; i < l->n; i++)
-            sigs_add(c, chain->tasks, l->v[i]);
-    } else {
-        sigs_add(c, chain->tasks, left);
-    }
-    sigs_add(c, chain->tasks, right);
+    add_steps(c, chain, left);
+    if (right)
+        add_steps(c, chain, right);
     return chain;
 }
 
-static struct sig *or_chain(struct canvas *c, struct sig *chain, struct sig *right)
+/* chain | group */
+static struct sig *pipe_group(struct canvas *c, struct sig *chain, struct sig *group)
+{
+    if (chain->tasks->n == 0)
+        return group;
+    if (last_of(chain)->type != SIG_CHORD)
+        return make_chain(c, chain, group);
+    chain = make_chain(c, chain, NULL);
+    if (chain)
+        last_of(chain)->body = pipe_sigs(c, last_of(chain)->body, group);
+    return chain;
+}
+
+/* chain | task, chain | chord */
+static struct sig *pipe_chain(struct canvas *c, struct sig *chain, struct sig *right)
 {
     struct sigs *l = chain->tasks;
     struct sig *last = l->n ? last_of(chain) : NULL;
 
-    if (last && last->type == SIG_GROUP && right->type != SIG_GROUP) {
-        struct sig *chord = sig_new(c, SIG_CHORD, "celery.chord");
+    if (last && last->type == SIG_GROUP) {
+        struct sig *chord = make_chord(c, last, right);
 
         if (!chord)
             return NULL;
-        chord->tasks = last->tasks;
-        chord->body = right;
         l->v[l->n - 1] = chord;
         if (l->n > 1 && l->v[l->n - 2]->type == SIG_CHORD) {
             l->v[l->n - 2]->body = pipe_sigs(c, l->v[l->n - 2]->body, chord);
@@ -91,25 +119,32 @@ static struct sig *or_chain(struct canvas *c, struct sig *chain, struct sig *rig
     return make_chain(c, chain, right);
 }
 
+static struct sig *pipe_each(struct canvas *c, struct sig *left, struct sig *chain)
+{
+    const struct sigs *l = unchain(c, chain);
+
+    for (size_t i = 0; i < l->n; i++)
+        left = pipe_sigs(c, left, l->v[i]);
+    return left;
+}
+
 static struct sig *pipe_sigs(struct canvas *c, struct sig *left, struct sig *right)
 {
-    struct sig *s = left;
-
     if (!left || !right || c->code)
         return NULL;
-    if (right->type == SIG_CHAIN) {
-        const struct sigs *l = unchain(c, right);
-        for (size_t i = 0; i < l->n; i++)
-            s = pipe_sigs(c, s, l->v[i]);
-        return s;
-    }
-    if (right->type == SIG_GROUP && right->tasks->n == 1)
-        right = right->tasks->v[0];
-    if (sig_is_empty_group(right))
+    if (left->type == SIG_GROUP)
+        return sig_is_empty_group(right) ? left : make_chord(c, left, right);
+    if (left->type == SIG_CHAIN && sig_is_empty_group(right))
         return left;
+    if (right->type == SIG_GROUP && right->tasks->n == 1)
+        return pipe_sigs(c, left, right->tasks->v[0]);
+    if (left->type == SIG_CHAIN && right->type == SIG_GROUP)
+        return pipe_group(c, left, right);
+    if (left->type == SIG_CHAIN && right->type == SIG_CHAIN)
+        return pipe_each(c, left, right);
     if (left->type == SIG_CHAIN)
-        return or_chain(c, left, right);
-    if (left->type == SIG_CHORD && right->type != SIG_GROUP) {
+        return pipe_chain(c, left, right);
+    if (left->type == SIG_CHORD && right->type != SIG_GROUP && right->type != SIG_CHAIN) {
         left->body = pipe_sigs(c, left->body, right);
         return left;
     }

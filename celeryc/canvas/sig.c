@@ -47,6 +47,42 @@ struct sig *sig_new(struct canvas *c, enum sig_type type, const char *task)
     return s;
 }
 
+struct sigs *sigs_copy(struct canvas *c, const struct sigs *l)
+{
+    struct sigs *copy = sigs_new(c);
+
+    for (size_t i = 0; copy && i < l->n; i++)
+        sigs_add(c, copy, l->v[i]);
+    return c->code ? NULL : copy;
+}
+
+static struct sigs *clone_all(struct canvas *c, const struct sigs *l)
+{
+    struct sigs *copy = sigs_new(c);
+
+    for (size_t i = 0; copy && i < l->n && c->code == 0; i++)
+        sigs_add(c, copy, sig_clone(c, l->v[i]));
+    return c->code ? NULL : copy;
+}
+
+struct sig *sig_clone(struct canvas *c, const struct sig *s)
+{
+    struct sig *copy = canvas_alloc(c, sizeof(*copy));
+
+    if (!copy)
+        return NULL;
+    *copy = *s;
+    copy->options = options_copy(c, &s->options);
+    if (s->type == SIG_GROUP || (s->type == SIG_CHORD && s->header))
+        copy->tasks = sigs_copy(c, s->tasks);
+    else if (s->type == SIG_CHAIN || s->type == SIG_CHORD)
+        copy->tasks = clone_all(c, s->tasks);
+    copy->header = NULL;
+    if (s->body)
+        copy->body = sig_clone(c, s->body);
+    return c->code ? NULL : copy;
+}
+
 /* ---- reading ---- */
 
 /* The type, and whether Celery's constructor makes it immutable. */

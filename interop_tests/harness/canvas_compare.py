@@ -22,6 +22,10 @@ TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00$")
 SKIPPED = {"reply_to", "origin", "delivery_tag", "argsrepr", "date_done", "traceback", "expiration"}
 
 
+# group.link() with a callback out of a message, in replace() by a chord with a group for a body.
+CELERY_BUG = "'dict' object has no attribute 'clone'"
+
+
 class DifferenceError(AssertionError):
     pass
 
@@ -142,12 +146,15 @@ def compare_ends(
         if mine is None:
             raise DifferenceError(f"no record of {task_id}: {sorted(records)}")
         for key in ("status", "result", "group_id", "parent_id", "task_id"):
-            m.value(record.get(key), mine.get(key), f"record {task_id} {key}")
+            if key in record:
+                m.value(record[key], mine.get(key), f"record {task_id} {key}")
     if exact and (parts or records):
         raise DifferenceError(f"unasked parts {parts} records {records}")
 
 
 def compare_step(canvas: Canvas, s: Step, exact: bool = False) -> None:
+    if s.state == "FAILURE" and s.result["exc_message"] == [CELERY_BUG]:
+        return
     request: dict[str, Json] = {"raw": s.raw}
     if s.replaced:
         request |= {"op": "replace", "value": json.loads(s.replaced)}
@@ -160,8 +167,14 @@ def compare_step(canvas: Canvas, s: Step, exact: bool = False) -> None:
             "exception": {"type": x["exc_type"], "module": x["exc_module"], "args": x["exc_message"]},
         }
     got = canvas.ask(**request)
+    if s.joined:
+        first = canvas.ask(op="add", raw=s.raw, value=json.loads(s.joined))
+        for key in ("messages", "parts", "starts", "children", "adds"):
+            got[key] = first[key] + got[key]
     if got["code"]:
         raise DifferenceError(f"code {got['code']}: {got['error']}")
+    if s.effects.adds != [group for group, _ in got["adds"]]:
+        raise DifferenceError(f"adds {s.effects.adds} became {got['adds']}")
     m = Matcher(base64_free(s.raw))
     compare_messages(m, s.effects, got)
     compare_starts(m, s.effects, got)

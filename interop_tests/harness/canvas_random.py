@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -13,10 +14,11 @@ VALUES = [0, 1, -3, 2**70, 1.0, 1e22, "", "text", "\u00e9\U0001f600", None, True
 
 
 class Canvases:
-    def __init__(self, tasks: dict[str, Any], seed: int, failures: float = 0.1) -> None:
+    def __init__(self, tasks: dict[str, Any], seed: int, failures: float = 0.1, swaps: float = 0.0) -> None:
         self.tasks = tasks
         self.random = random.Random(seed)
         self.failures = failures
+        self.swaps = swaps
 
     def chance(self, p: float) -> bool:
         return self.random.random() < p
@@ -26,6 +28,10 @@ class Canvases:
         name = "fail" if self.chance(self.failures) else r.choice(["t", "t", "t", "echo"])
         args = [r.choice(VALUES) for _ in range(r.randrange(3))]
         kwargs = {"k": r.choice(VALUES)} if self.chance(0.2) else {}
+        if self.chance(self.swaps):
+            name = self.random.choice(["swap", "swap", "join"])
+            depth = 2 if name == "swap" else 0
+            kwargs = {"sig": json.loads(json.dumps(self.canvas(depth)))}
         s = self.tasks[name].signature(args, kwargs, immutable=self.chance(0.15))
         if self.chance(0.15):
             s.set(**r.choice(self.options()))

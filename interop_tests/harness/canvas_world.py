@@ -55,7 +55,8 @@ class Step:
     children: Json  # None: nothing was stored
     effects: Effects
     fired: list[Fired]
-    replaced: str | None = None
+    replaced: str | None = None  # the signature that took the task's place
+    joined: str | None = None  # the signature that was added to its chord
 
 
 @dataclass
@@ -183,8 +184,9 @@ class World:
 
         @app.task(name="join", bind=True, typing=False)
         def join(self: Any, *args: Json, sig: Json = None) -> Json:
-            app.world_joined = json.dumps(sig)
-            self.add_to_chord(signature(sig, app=app))
+            if self.request.chord:
+                app.world_joined = json.dumps(sig)
+                self.add_to_chord(signature(json.loads(json.dumps(sig)), app=app))
             return 0
 
         app.finalize()
@@ -286,6 +288,7 @@ class World:
             self.effects,
             self.fired,
             self.app.world_replaced,
+            self.app.world_joined,
         )
 
 
