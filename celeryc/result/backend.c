@@ -48,8 +48,7 @@ struct result_backend {
 static const struct redis_script script_store = {
     "store",
     "local A = ARGV\n"
-    "local call, pcall_ = redis.call, redis.pcall\n" RESULT_EFFECTS_LUA
-    "local out, i = {}, 1\n"
+    "local call, pcall_ = redis.call, redis.pcall\n" RESULT_EFFECTS_LUA "local out, i = {}, 1\n"
     "while A[i] do\n"
     "  local ok, m = true, tonumber(A[i + 4])\n"
     "  if A[i] == 'T' then\n"

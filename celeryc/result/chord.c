@@ -4,8 +4,8 @@
 
 #include "celeryc/result/effects.h"
 
-#define HEAD                                     \
-    "local A = ARGV\n"                           \
+#define HEAD           \
+    "local A = ARGV\n" \
     "local call, pcall_ = redis.call, redis.pcall\n"
 
 const struct redis_script chord_read = {
@@ -57,16 +57,14 @@ const struct redis_script chord_leaves = {
 
 const struct redis_script chord_extend = {
     "chord_extend",
-    HEAD RESULT_EFFECTS_LUA
-    "if not ours(A[1], A[2]) then return 0 end\n"
-    "call('SET', A[1] .. '.c', A[2], 'EX', A[3])\n"
-    "return 1\n",
+    HEAD RESULT_EFFECTS_LUA "if not ours(A[1], A[2]) then return 0 end\n"
+                            "call('SET', A[1] .. '.c', A[2], 'EX', A[3])\n"
+                            "return 1\n",
 };
 
 const struct redis_script chord_settle = {
     "chord_settle",
-    HEAD RESULT_EFFECTS_LUA
-    "if not ours(A[1], A[2]) then return 0 end\n"
-    "settle(A[1], A[3], A[4])\n"
-    "return 1\n",
+    HEAD RESULT_EFFECTS_LUA "if not ours(A[1], A[2]) then return 0 end\n"
+                            "settle(A[1], A[3], A[4])\n"
+                            "return 1\n",
 };

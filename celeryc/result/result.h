@@ -26,7 +26,7 @@ struct result_backend *result_backend_free(struct result_backend *b);
 
 enum result_done {
     RESULT_DONE,
-    RESULT_LOST,    /* begin_fire: the chord is not ours */
+    RESULT_LOST, /* begin_fire: the chord is not ours */
     RESULT_CLAIMED, /* done, and a part completed its chord: it is ours to fire, under the effects' token */
 };
 

@@ -142,7 +142,7 @@ void transport_start_claim(struct transport *t, const struct claim *c, transport
 {
     uint64_t seq = claim_seq(t, c);
     ops_issue(t, &(struct op){.kind = 'S', .seq = seq, .fn = fn, .arg = arg}, 1,
-          (struct slice[]){slice_str(c->field)});
+              (struct slice[]){slice_str(c->field)});
 }
 
 void transport_return(struct transport *t, const struct claim *c, bool head, bool redelivered,
@@ -165,7 +165,7 @@ void transport_return(struct transport *t, const struct claim *c, bool head, boo
                            head ? SLICE_LIT("R") : SLICE_LIT("L"), raw,
                            number(tail, (int64_t)tail_bytes(t, c))};
     ops_issue(t, &(struct op){.kind = 'R', .seq = seq, .head = head, .fn = fn, .arg = arg},
-          ARRAY_SIZE(argv), argv);
+              ARRAY_SIZE(argv), argv);
 }
 
 void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transport_done_fn fn,
@@ -176,7 +176,7 @@ void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transp
     struct slice argv[] = {slice_str(field), flag(false), SLICE_LIT("R"), SLICE_LIT(""),
                            number(tail, (int64_t)tail_len)};
     ops_issue(t, &(struct op){.kind = 'R', .seq = seq, .head = true, .fn = fn, .arg = arg},
-          ARRAY_SIZE(argv), argv);
+              ARRAY_SIZE(argv), argv);
 }
 
 void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
@@ -195,7 +195,8 @@ void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
                            slice_str(id),
                            raw,
                            number(tail, (int64_t)tail_bytes(t, c))};
-    ops_issue(t, &(struct op){.kind = 'D', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
+    ops_issue(t, &(struct op){.kind = 'D', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv),
+              argv);
     promote_expect(t, due_ms);
 }
 
@@ -217,7 +218,7 @@ void transport_publish(struct transport *t, const struct transport_push *push, t
         return;
     }
     ops_issue(t, &(struct op){.kind = 'U', .fn = fn, .arg = arg}, 2,
-          (struct slice[]){slice_str(list), push->raw});
+              (struct slice[]){slice_str(list), push->raw});
 }
 
 /* ---- sending ---- */

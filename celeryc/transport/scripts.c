@@ -281,9 +281,7 @@ const struct redis_script script_ops = {
     "local function push(how, list, raw)\n"
     "  local r = pcall_(how, list, raw)\n"
     "  if type(r) == 'table' then call('LPUSH', stray, raw) end\n"
-    "end\n"
-    RESULT_EFFECTS_LUA
-    "local function finish(from)\n"
+    "end\n" RESULT_EFFECTS_LUA "local function finish(from)\n"
     "  local pushes, width_x = tonumber(A[from]), tonumber(A[from + 1])\n"
     "  local x, claimed = from + 2 + 2 * pushes, false\n"
     "  local parts = x + width_x\n"
@@ -605,6 +603,6 @@ const struct redis_script *const transport_scripts[] = {
     &script_ops,   &script_renew,   &script_leave,   &script_promote,
     &script_mourn, &script_collect, &script_fetch,   &script_requeue,
     &script_adopt, &script_bury,    &script_sweep,   &script_sweep_move,
-    &chord_read,   &chord_scan,     &chord_leaves,  &chord_extend,
+    &chord_read,   &chord_scan,     &chord_leaves,   &chord_extend,
     NULL,
 };

@@ -99,8 +99,8 @@ struct transport_fire {
 struct transport;
 
 enum transport_done {
-    TRANSPORT_DONE,    /* the effect happened, once */
-    TRANSPORT_LOST,    /* the claim was no longer ours: nothing happened */
+    TRANSPORT_DONE, /* the effect happened, once */
+    TRANSPORT_LOST, /* the claim was no longer ours: nothing happened */
     TRANSPORT_CLAIMED, /* done, and a part of it completed its chord: it is ours to fire, under the effects' token */
 };
 

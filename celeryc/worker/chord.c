@@ -25,13 +25,13 @@
 #include <errno.h>
 #include <string.h>
 
-#define SCAN_MS        5000
-#define FIRST_SCAN_MS  500
-#define SCAN_NOTES     20
-#define LOOK_MS        200 /* between two looks for missing results */
-#define LOOK_LEAVES    500 /* of one look */
-#define WAIT_CLAIM_S   21  /* Celery's life of a claim while it publishes */
-#define MAX_FIRING     64  /* notes are not taken beyond that */
+#define SCAN_MS       5000
+#define FIRST_SCAN_MS 500
+#define SCAN_NOTES    20
+#define LOOK_MS       200 /* between two looks for missing results */
+#define LOOK_LEAVES   500 /* of one look */
+#define WAIT_CLAIM_S  21  /* Celery's life of a claim while it publishes */
+#define MAX_FIRING    64  /* notes are not taken beyond that */
 
 enum chord_state {
     CHORD_READING,

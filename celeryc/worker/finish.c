@@ -100,8 +100,7 @@ static void end_elsewhere(struct delivery *d, const struct end *x,
 {
     struct deferred *f = arena_alloc(d->arena, sizeof(*f));
     char *reason = x->park_reason ? arena_strdup(d->arena, slice_str(x->park_reason)) : NULL;
-    if (!f || (x->park_reason && !reason) ||
-        (d->effects && effects_keep(d->arena, d->effects))) {
+    if (!f || (x->park_reason && !reason) || (d->effects && effects_keep(d->arena, d->effects))) {
         end_for_memory(d);
         return;
     }
@@ -215,7 +214,7 @@ void finish_outcome(struct delivery *d, const struct outcome *o)
 
 /* The record of a verdict in w->text; SLICE_NULL when it is not to be stored or memory ran out. */
 static struct slice write_record(struct delivery *d, const char *status, const char *type,
-                                  const char *module, struct slice args_json)
+                                 const char *module, struct slice args_json)
 {
     struct worker *w = d->w;
     buf_reset(&w->text);

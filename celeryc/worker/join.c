@@ -197,7 +197,8 @@ static int join_node(struct join *j, struct json_val node, struct buf *dst,
     if (r == -ENOMEM)
         return r;
     if (r) {
-        *ret_failure = (struct join_failure){.text = SLICE_LIT("the saved group result is damaged")};
+        *ret_failure =
+            (struct join_failure){.text = SLICE_LIT("the saved group result is damaged")};
         return JOIN_E_FAILED;
     }
     const struct leaf *l = map_get(j->leaves, id);

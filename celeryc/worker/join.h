@@ -31,8 +31,7 @@ int join_results(struct join *j, size_t *ret_n, const struct slice **ret_results
                  struct join_failure *ret_failure) WARN_UNUSED;
 
 /* After JOIN_E_MISSING: the ids of at most `most` tasks whose result is missing. Valid until the next call. */
-void join_missing(struct join *j, size_t most, size_t *ret_n,
-                  const struct slice **ret_ids);
+void join_missing(struct join *j, size_t most, size_t *ret_n, const struct slice **ret_ids);
 /* The stored record of the index-th of these ids. One that is not ready or cannot be read is as if it were not there.
  * 0, -ENOMEM. */
 int join_found(struct join *j, size_t index, struct slice stored) WARN_UNUSED;

@@ -62,7 +62,8 @@ Test(result, backend_stores_in_order_over_an_outage)
     }
     (void)uv_run(&s.loop, UV_RUN_ONCE);
     redis_server_restart(&server, NULL);
-    const struct result_record good = {SLICE_LIT("done"), SLICE_LIT("{\"status\": \"SUCCESS\"}"), 0};
+    const struct result_record good = {SLICE_LIT("done"), SLICE_LIT("{\"status\": \"SUCCESS\"}"),
+                                       0};
     const struct result_record bad = {SLICE_LIT("done"), SLICE_LIT("{\"status\": \"FAILURE\"}"), 0};
     result_backend_apply(b, &good, NULL, on_stored, &s);
     result_backend_apply(b, &bad, NULL, on_stored, &s);
