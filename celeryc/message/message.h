@@ -107,6 +107,15 @@ struct message_new {
     double time_limit_s, soft_time_limit_s;
     int priority;
     enum tristate ignore_result; /* TRI_UNSET writes null, as send_task does in 5.7 */
+
+    /* What only signatures bring. JSON_K_NONE, p NULL, 0: nothing. */
+    struct json_val eta_raw, expires_raw; /* strings, verbatim in place of eta_us, expires_us */
+    struct json_val time_limit_raw, soft_time_limit_raw;   /* numbers, in place of the doubles */
+    struct json_val argsrepr, kwargsrepr, stamped_headers; /* verbatim */
+    struct slice stamps;                                   /* JSON object text */
+    int64_t replaced_task_nesting;
+    struct json_val headers; /* object: merged over the headers, as the option of this name is */
+    struct slice properties; /* members of the properties that Celery does not know, "key": value */
 };
 
 /* Appends the envelope as kombu writes it (same keys, same order, same separators; fresh delivery_tag).

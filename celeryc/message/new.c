@@ -122,45 +122,167 @@ void message_write_origin(struct buf *dst)
     json_write_string(dst, buf_slice(&text));
 }
 
+/* ---- headers ---- */
+
+/* Starts a header. False when the headers option has a value for it, which is then written. */
+static bool begin(struct buf *dst, const struct message_new *n, const char *key)
+{
+    struct json_val over = json_get(n->headers, key);
+
+    buf_append_str(dst, ", \"");
+    buf_append_str(dst, key);
+    buf_append_str(dst, "\": ");
+    if (over.kind == JSON_K_NONE)
+        return true;
+    json_write_normal(dst, over);
+    return false;
+}
+
+static void write_text(struct buf *dst, const struct message_new *n, const char *key,
+                       struct slice text)
+{
+    if (begin(dst, n, key))
+        json_write_string_or_null(dst, text);
+}
+
+static void write_verbatim(struct buf *dst, struct json_val v)
+{
+    if (v.kind == JSON_K_NONE)
+        buf_append_str(dst, "null");
+    else
+        json_write_normal(dst, v);
+}
+
+static void write_moment(struct buf *dst, const struct message_new *n, const char *key,
+                         struct json_val raw, int64_t us)
+{
+    if (!begin(dst, n, key))
+        return;
+    if (raw.kind == JSON_K_NONE)
+        write_time(dst, us);
+    else
+        json_write_normal(dst, raw);
+}
+
+static void write_limits(struct buf *dst, const struct message_new *n)
+{
+    if (!begin(dst, n, "timelimit"))
+        return;
+    buf_append_char(dst, '[');
+    if (n->time_limit_raw.kind != JSON_K_NONE)
+        json_write_normal(dst, n->time_limit_raw);
+    else
+        write_limit(dst, n->time_limit_s);
+    buf_append_str(dst, ", ");
+    if (n->soft_time_limit_raw.kind != JSON_K_NONE)
+        json_write_normal(dst, n->soft_time_limit_raw);
+    else
+        write_limit(dst, n->soft_time_limit_s);
+    buf_append_char(dst, ']');
+}
+
+static void write_shown(struct buf *dst, const struct message_new *n, const char *key,
+                        struct json_val given, struct json_val v)
+{
+    if (!begin(dst, n, key))
+        return;
+    if (json_is_null(given))
+        write_repr(dst, v);
+    else
+        json_write_normal(dst, given);
+}
+
+/* Headers of the option that are none of Celery's. */
+static void write_more_headers(struct buf *dst, const struct message_new *n)
+{
+    static const char *const known[] = {
+        "lang",
+        "task",
+        "id",
+        "shadow",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "retries",
+        "timelimit",
+        "root_id",
+        "parent_id",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+        "stamps",
+        "ignore_result",
+        "stamped_headers",
+        "replaced_task_nesting",
+    };
+    struct json_iter it;
+
+    for (json_iter_init(&it, n->headers); json_next(&it);) {
+        bool mine = false;
+
+        for (size_t i = 0; i < ARRAY_SIZE(known) && !mine; i++)
+            mine = json_key_is(it.key, slice_str(known[i]));
+        if (mine)
+            continue;
+        buf_append_str(dst, ", ");
+        json_write_normal(dst, it.key);
+        buf_append_str(dst, ": ");
+        json_write_normal(dst, it.val);
+    }
+}
+
+static void write_identity(struct buf *dst, const struct message_new *n, const struct parts *p)
+{
+    struct json_val lang = json_get(n->headers, "lang");
+
+    buf_append_str(dst, "{\"lang\": ");
+    if (lang.kind == JSON_K_NONE)
+        buf_append_str(dst, "\"py\"");
+    else
+        json_write_normal(dst, lang);
+    if (begin(dst, n, "task"))
+        json_write_string(dst, n->task);
+    if (begin(dst, n, "id"))
+        json_write_string(dst, n->id);
+    write_text(dst, n, "shadow", n->shadow);
+    write_moment(dst, n, "eta", n->eta_raw, n->eta_us);
+    write_moment(dst, n, "expires", n->expires_raw, n->expires_us);
+    write_text(dst, n, "group", n->group);
+    if (begin(dst, n, "group_index"))
+        json_write_normal(dst, p->group_index);
+    if (begin(dst, n, "retries"))
+        json_write_i64(dst, n->retries);
+    write_limits(dst, n);
+    write_text(dst, n, "root_id", n->root_id.len ? n->root_id : n->id);
+    write_text(dst, n, "parent_id", n->parent_id);
+}
+
 static void write_headers(struct buf *dst, const struct message_new *n, const struct parts *p)
 {
-    buf_append_str(dst, "{\"lang\": \"py\", \"task\": ");
-    json_write_string(dst, n->task);
-    buf_append_str(dst, ", \"id\": ");
-    json_write_string(dst, n->id);
-    buf_append_str(dst, ", \"shadow\": ");
-    json_write_string_or_null(dst, n->shadow);
-    buf_append_str(dst, ", \"eta\": ");
-    write_time(dst, n->eta_us);
-    buf_append_str(dst, ", \"expires\": ");
-    write_time(dst, n->expires_us);
-    buf_append_str(dst, ", \"group\": ");
-    json_write_string_or_null(dst, n->group);
-    buf_append_str(dst, ", \"group_index\": ");
-    json_write_normal(dst, p->group_index);
-    buf_append_str(dst, ", \"retries\": ");
-    json_write_i64(dst, n->retries);
-    buf_append_str(dst, ", \"timelimit\": [");
-    write_limit(dst, n->time_limit_s);
-    buf_append_str(dst, ", ");
-    write_limit(dst, n->soft_time_limit_s);
-    buf_append_str(dst, "], \"root_id\": ");
-    json_write_string(dst, n->root_id.len ? n->root_id : n->id);
-    buf_append_str(dst, ", \"parent_id\": ");
-    json_write_string_or_null(dst, n->parent_id);
-    buf_append_str(dst, ", \"argsrepr\": ");
-    write_repr(dst, p->args);
-    buf_append_str(dst, ", \"kwargsrepr\": ");
-    write_repr(dst, p->kwargs);
-    buf_append_str(dst, ", \"origin\": ");
-    if (n->origin.len)
-        json_write_string(dst, n->origin);
-    else
-        message_write_origin(dst);
-    buf_append_str(dst, ", \"ignore_result\": ");
-    write_truth(dst, n->ignore_result);
-    buf_append_str(dst,
-                   ", \"replaced_task_nesting\": 0, \"stamped_headers\": null, \"stamps\": {}}");
+    write_identity(dst, n, p);
+    write_shown(dst, n, "argsrepr", n->argsrepr, p->args);
+    write_shown(dst, n, "kwargsrepr", n->kwargsrepr, p->kwargs);
+    if (begin(dst, n, "origin")) {
+        if (n->origin.len)
+            json_write_string(dst, n->origin);
+        else
+            message_write_origin(dst);
+    }
+    if (begin(dst, n, "ignore_result"))
+        write_truth(dst, n->ignore_result);
+    if (begin(dst, n, "replaced_task_nesting"))
+        json_write_i64(dst, n->replaced_task_nesting);
+    if (begin(dst, n, "stamped_headers"))
+        write_verbatim(dst, n->stamped_headers);
+    if (begin(dst, n, "stamps")) {
+        if (n->stamps.p)
+            buf_append_slice(dst, n->stamps);
+        else
+            buf_append_str(dst, "{}");
+    }
+    write_more_headers(dst, n);
+    buf_append_char(dst, '}');
 }
 
 /* Python computes with floats: int((expires - now).total_seconds() * 1000). A deadline that has passed gives 0. */
@@ -196,6 +318,10 @@ static void write_properties(struct buf *dst, const struct message_new *n)
     json_write_string(dst, n->id);
     buf_append_str(dst, ", \"reply_to\": ");
     json_write_string(dst, n->reply_to);
+    if (n->properties.len) {
+        buf_append_str(dst, ", ");
+        buf_append_slice(dst, n->properties);
+    }
     buf_append_str(dst, ", \"delivery_mode\": 2, ");
     if (n->expires_us) {
         message_write_expiration(dst, n->expires_us, n->now_us);

@@ -278,6 +278,7 @@ static void take_settings(struct zygote *z, const struct frame *f)
         .ignore_result = flags & 2,
         .store_errors_even_if_ignored = flags & 4,
         .track_started = flags & 8,
+        .inherit_parent_priority = flags & 16,
     };
     z->has_settings = true;
 }

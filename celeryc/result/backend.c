@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Result records on a server of their own.
+/* Result records and chords on a server of their own.
  *
- * A store is kept until it is answered: what is out when the connection goes is sent again in the same order, which
- * is harmless, since the same record is written twice at most. A record is never written over SUCCESS. Stores of one
- * loop turn leave in one script call; only one call is out at a time, so that order holds. */
+ * A call is kept until it is answered: what is out when the connection goes is sent again in the same order. That is
+ * harmless: records are written again, parts are counted once by id and index, members are added once by nonce, a
+ * claim that is already ours counts as claimed. A record is never written over SUCCESS. Calls of one loop turn leave in
+ * one script call; only one is out at a time, so that order holds.
+ *
+ * What two servers cannot promise: the records and parts of a task are stored before its claim is removed on the
+ * broker, so those of a claim that turns out to be lost stay stored (as they do in Celery). Nothing is lost by it, and
+ * no part counts twice. A chord's body is published between two steps here; the broker keeps a marker, so that it is
+ * sent once even when the worker dies between them. */
 #include <string.h>
 
 #include "celeryc/base/list.h"
 #include "celeryc/base/log.h"
 #include "celeryc/redis/conn.h"
+#include "celeryc/result/chord.h"
 #include "celeryc/result/result.h"
 
 #define STORES_PER_CALL 200
@@ -16,11 +23,11 @@
 
 struct store {
     struct list link;
-    struct slice key, value;
-    int64_t ttl_s;
-    void (*fn)(void *arg);
+    result_done_fn fn;
     void *arg;
-    char bytes[];
+    size_t bytes;
+    size_t n;
+    struct slice argv[];
 };
 
 struct result_backend {
@@ -31,23 +38,42 @@ struct result_backend {
     bool sent;
     bool freed;
     bool told; /* an outage was logged */
+    struct result_args args;
 };
 
-/* Triples: key, value, ttl. */
+/* Calls, each a letter and its arguments:
+ *   T key value ttl m EFFECTS      record (key "": none) and m arguments of effects
+ *   B key token life m EFFECTS     the same without a record, if the chord is token's to fire: its claim is extended
+ * Returns one character for each: 1 done, 0 the chord is not ours, 2 done and a chord was claimed. */
 static const struct redis_script script_store = {
     "store",
-    "for i = 1, #ARGV, 3 do\n"
-    "  local key, value, ttl = ARGV[i], ARGV[i + 1], ARGV[i + 2]\n"
-    "  if redis.pcall('GETRANGE', key, 0, 19) ~= '{\"status\": \"SUCCESS\"' then\n"
-    "    if ttl == '0' then redis.call('SET', key, value)\n"
-    "    else redis.call('SETEX', key, ttl, value) end\n"
-    "    redis.call('PUBLISH', key, value)\n"
+    "local A = ARGV\n"
+    "local call, pcall_ = redis.call, redis.pcall\n" RESULT_EFFECTS_LUA "local out, i = {}, 1\n"
+    "while A[i] do\n"
+    "  local ok, m = true, tonumber(A[i + 4])\n"
+    "  if A[i] == 'T' then\n"
+    "    store(A[i + 1], A[i + 2], A[i + 3])\n"
+    "  else\n"
+    "    ok = ours(A[i + 1], A[i + 2])\n"
+    "    if ok then call('SET', A[i + 1] .. '.c', A[i + 2], 'EX', A[i + 3]) end\n"
     "  end\n"
+    "  local claimed = ok and m > 0 and effects(i + 5, m)\n"
+    "  out[#out + 1] = claimed and '2' or ok and '1' or '0'\n"
+    "  i = i + 5 + m\n"
     "end\n"
-    "return 1\n",
+    "return table.concat(out)\n",
 };
 
-static const struct redis_script *const scripts[] = {&script_store, NULL};
+static const struct redis_script *const scripts[] = {
+    &script_store, &chord_read, &chord_scan, &chord_leaves, &chord_extend, &chord_settle, NULL,
+};
+
+static enum result_done done_of(char answer)
+{
+    if (answer == '2')
+        return RESULT_CLAIMED;
+    return answer == '0' ? RESULT_LOST : RESULT_DONE;
+}
 
 static void on_stored(const struct redis_reply *reply, void *arg)
 {
@@ -67,30 +93,30 @@ static void on_stored(const struct redis_reply *reply, void *arg)
         list_remove(first);
         list_push_back(&done, first);
     }
-    while (!list_empty(&done)) {
+    for (size_t i = 0; !list_empty(&done); i++) {
         struct store *s = LIST_ENTRY(done.next, struct store, link);
         list_remove(&s->link);
         if (s->fn && !b->freed)
-            s->fn(s->arg);
+            s->fn(done_of(i < reply->str.len ? reply->str.p[i] : '1'), s->arg);
         free(s);
     }
 }
 
 static void send_out(struct result_backend *b)
 {
-    struct slice argv[3 * STORES_PER_CALL];
-    char ttl[STORES_PER_CALL][24];
-    size_t n = 0;
+    b->args.n = 0;
+    b->args.failed = false;
     LIST_FOREACH(it, &b->out) {
         const struct store *s = LIST_ENTRY(it, struct store, link);
-        (void)snprintf(ttl[n], sizeof(ttl[n]), "%lld", (long long)MAX(s->ttl_s, 0));
-        argv[3 * n] = s->key;
-        argv[3 * n + 1] = s->value;
-        argv[3 * n + 2] = slice_str(ttl[n]);
-        n++;
+        for (size_t i = 0; i < s->n; i++)
+            result_args_add(&b->args, s->argv[i]);
+    }
+    if (b->args.failed) {
+        redis_conn_drop(b->conn, "out of memory");
+        return;
     }
     b->sent = true;
-    redis_eval(b->conn, &script_store, on_stored, b, 3 * n, argv);
+    redis_eval(b->conn, &script_store, on_stored, b, b->args.n, b->args.v);
     redis_conn_flush(b->conn);
 }
 
@@ -106,7 +132,7 @@ static void on_turn(uv_prepare_t *h)
         struct store *s = LIST_ENTRY(b->waiting.next, struct store, link);
         list_remove(&s->link);
         list_push_back(&b->out, &s->link);
-        bytes += s->value.len;
+        bytes += s->bytes;
         n++;
     }
     if (n)
@@ -177,25 +203,70 @@ struct result_backend *result_backend_free(struct result_backend *b)
     b->conn = redis_conn_free(b->conn);
     free_all(&b->waiting);
     free_all(&b->out);
+    result_args_deinit(&b->args);
     uv_close((uv_handle_t *)&b->turn, on_closed);
     return NULL;
 }
 
-void result_backend_store(struct result_backend *b, struct slice key, struct slice value,
-                          int64_t ttl_s, void (*fn)(void *arg), void *arg)
+static void issue(struct result_backend *b, const struct result_args *a, result_done_fn fn,
+                  void *arg)
 {
-    struct store *s = malloc(sizeof(*s) + key.len + value.len + 1);
+    size_t bytes = 0;
+    for (size_t i = 0; i < a->n; i++)
+        bytes += a->v[i].len;
+    struct store *s = a->failed ? NULL : malloc(sizeof(*s) + a->n * sizeof(*a->v) + bytes + 1);
     if (!s) {
         log_critical("result backend: out of memory; the result of %.*s is not stored",
-                     (int)MIN(key.len, (size_t)200), key.p);
+                     a->n > 1 ? (int)MIN(a->v[1].len, (size_t)200) : 0, a->n > 1 ? a->v[1].p : "");
         return;
     }
-    *s = (struct store){.ttl_s = ttl_s, .fn = fn, .arg = arg};
-    if (key.len)
-        memcpy(s->bytes, key.p, key.len);
-    if (value.len)
-        memcpy(s->bytes + key.len, value.p, value.len);
-    s->key = (struct slice){s->bytes, key.len};
-    s->value = (struct slice){s->bytes + key.len, value.len};
+    *s = (struct store){.fn = fn, .arg = arg, .bytes = bytes, .n = a->n};
+    char *p = (char *)(s->argv + a->n);
+    for (size_t i = 0; i < a->n; i++) {
+        s->argv[i] = (struct slice){p, a->v[i].len};
+        if (a->v[i].len)
+            memcpy(p, a->v[i].p, a->v[i].len);
+        p += a->v[i].len;
+    }
     list_push_back(&b->waiting, &s->link);
+}
+
+/* A letter with three arguments and effects. */
+static void call_with(struct result_backend *b, const struct slice first[3], int64_t seconds,
+                      const struct result_effects *x, result_done_fn fn, void *arg)
+{
+    CLEANUP(arena_free) struct arena *arena = arena_new();
+    CLEANUP(result_args_deinit)
+    struct result_args a = {.arena = arena, .failed = !arena};
+    for (size_t i = 0; i < 3; i++)
+        result_args_add(&a, first[i]);
+    if (arena) {
+        result_args_i64(&a, MAX(seconds, 0));
+        result_args_i64(&a, (int64_t)result_effects_width(x));
+        result_args_effects(&a, x);
+    }
+    issue(b, &a, fn, arg);
+}
+
+void result_backend_apply(struct result_backend *b, const struct result_record *record,
+                          const struct result_effects *x, result_done_fn fn, void *arg)
+{
+    static const struct result_record none;
+    const struct result_record *r = record ? record : &none;
+    const struct slice first[] = {SLICE_LIT("T"), r->key, r->value};
+    call_with(b, first, r->ttl_s, x, fn, arg);
+}
+
+void result_backend_begin_fire(struct result_backend *b, struct slice key, const char *token,
+                               int64_t life_s, const struct result_effects *x, result_done_fn fn,
+                               void *arg)
+{
+    const struct slice first[] = {SLICE_LIT("B"), key, slice_str(token)};
+    call_with(b, first, life_s, x, fn, arg);
+}
+
+void result_backend_eval(struct result_backend *b, const struct redis_script *s, redis_reply_fn fn,
+                         void *arg, size_t n, const struct slice *argv)
+{
+    redis_eval(b->conn, s, fn, arg, n, argv);
 }

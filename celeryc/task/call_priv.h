@@ -30,6 +30,7 @@ struct place {
 };
 
 struct celeryc_call {
+    const struct task_registry *registry;
     const struct task_entry *task;
     const struct task_settings *settings;
     const struct task_host *host;
@@ -44,7 +45,8 @@ struct celeryc_call {
 
     const char *args_error; /* NULL: the last celeryc_args was fine */
 
-    struct buf children; /* result tuples of what was sent, without the outer brackets */
+    struct buf children;           /* result tuples of what was sent, without the outer brackets */
+    struct canvas_effects effects; /* what goes with the end; in the arena */
 
     enum call_end end;
     struct buf result; /* END_RETURN: JSON */
@@ -70,6 +72,12 @@ void exception_write_traceback(struct buf *dst, const struct exception *x,
 
 /* Ends the call with an exception of celeryc's own. */
 void call_fail(struct celeryc_call *call, const char *type, struct slice text);
+
+/* Puts what follows from the end into the outcome and the children. 0; -ENOMEM; success: CANVAS_E_BAD when a callback
+ * or the next step cannot be sent, which fails the call. */
+int call_follow_success(struct celeryc_call *call, struct slice result,
+                        struct outcome *o) WARN_UNUSED;
+int call_follow_failure(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
 
 /* A record of this call's task: status and children filled in, the rest by the caller. */
 struct record call_record(const struct celeryc_call *call, const char *status,

@@ -76,6 +76,9 @@ static int end_success(struct celeryc_call *call, struct end_bufs *b, struct out
     struct err e = ERR_INIT;
     if (json_scan(buf_slice(&call->result), &v, &e) == 0)
         json_write_repr(&b->repr, v, false, LIMIT_REPR_BYTES);
+    int rc = call_follow_success(call, buf_slice(&call->result), o);
+    if (rc)
+        return rc;
     o->kind = OUTCOME_SUCCESS;
     o->store = call->ignore_result == TRI_NO;
     o->repr = buf_slice(&b->repr);
@@ -103,9 +106,10 @@ static int write_exception(struct celeryc_call *call, struct end_bufs *b, struct
     o->repr = buf_slice(&b->repr);
     o->traceback = buf_slice(&b->traceback);
     o->store = task_stores_error(call->settings, &call->task->info, call->m);
-    if (!o->store)
-        return 0;
     struct record r = call_record(call, status, call_children(call));
+    int rc = call_follow_failure(call, o);
+    if (rc < 0 || !o->store)
+        return rc;
     r.result = buf_slice(&result);
     r.traceback = o->traceback;
     r.done_us = clock_wall_us();
@@ -216,12 +220,29 @@ static int end(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)
     return 0;
 }
 
+/* An end that is still to be found: a callback that cannot be sent turns success into failure. */
+static int find_end(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)
+{
+    int rc = end(call, b, o);
+    if (rc != CANVAS_E_BAD)
+        return rc;
+    buf_reset(&b->repr);
+    *o = (struct outcome){.runtime_ns = o->runtime_ns};
+    return end(call, b, o);
+}
+
 /* What the frame to the master has to hold. */
 static size_t outcome_size(const struct outcome *o)
 {
     size_t size = o->record.len + o->repr.len + o->traceback.len + LIMIT_REPR_BYTES;
     for (size_t i = 0; i < o->n_messages; i++)
         size += o->messages[i].raw.len;
+    for (size_t i = 0; i < o->n_records; i++)
+        size += o->records[i].record.len;
+    for (size_t i = 0; i < o->n_parts; i++)
+        size += o->parts[i].member.len + o->parts[i].body.len;
+    for (size_t i = 0; i < o->n_starts; i++)
+        size += o->starts[i].saved.len;
     return size;
 }
 
@@ -230,7 +251,7 @@ static int finish(struct celeryc_call *call, int64_t runtime_ns, struct buf *dst
     CLEANUP(end_bufs_deinit) struct end_bufs b = {0};
     CLEANUP(end_bufs_deinit) struct end_bufs small = {0};
     struct outcome o = {.runtime_ns = runtime_ns};
-    int rc = end(call, &b, &o);
+    int rc = find_end(call, &b, &o);
     if (rc == 0 && outcome_size(&o) > LIMIT_FRAME_BYTES) {
         call->plain_record = true;
         call_fail(call, "ValueError",
@@ -238,6 +259,7 @@ static int finish(struct celeryc_call *call, int64_t runtime_ns, struct buf *dst
                                          "a result of %zu bytes is larger than the %u allowed",
                                          outcome_size(&o), LIMIT_FRAME_BYTES)));
         o = (struct outcome){.runtime_ns = runtime_ns};
+        call->effects = canvas_effects_init(call->arena);
         rc = end(call, &small, &o);
     }
     if (rc == 0 && call->failed_alloc)
@@ -282,18 +304,22 @@ static int prepare(struct celeryc_call *call, const struct task_registry *r,
 {
     struct err e = ERR_INIT;
     const struct task_entry *t = task_registry_entry(r, call->m->task);
-    if (!t || (!t->run && !t->run_ctx)) {
+    bool known = t && (t->run || t->run_ctx);
+    int rc = message_body(call->arena, call->m, body, &e);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        call->body = body;
+    if (!known) {
         call_fail(call, "NotRegistered", call->m->task);
         return MESSAGE_E_POISON;
     }
     call->task = t;
     call->ignore_result = effective_ignore(call->settings, &t->info, call->m);
-    int rc = message_body(call->arena, call->m, body, &e);
-    if (rc == MESSAGE_E_POISON)
+    if (rc == MESSAGE_E_POISON) {
         call_fail(call, "DecodeError", slice_str(err_text(&e, -EINVAL)));
-    if (rc != 0)
         return rc;
-    call->body = body;
+    }
     if (body->args.kind == JSON_K_ARRAY && body->kwargs.kind == JSON_K_OBJECT)
         return 0;
     call_fail(call, "TypeError", SLICE_LIT("args must be a list and kwargs a dict"));
@@ -309,6 +335,7 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
     struct err e = ERR_INIT;
     arena_reset(a);
     struct celeryc_call call = {
+        .registry = r,
         .task = &unknown_task,
         .settings = s,
         .host = h,
@@ -317,6 +344,7 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
         .queue = queue,
         .hostname = s->node,
         .ignore_result = TRI_NO,
+        .effects = canvas_effects_init(a),
     };
     int64_t start_ns = clock_mono_ns();
     int rc = message_parse(a, raw, &m, &e);

@@ -5,6 +5,7 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
+#include "celeryc/canvas/canvas.h"
 #include "celeryc/message/message.h"
 #include "celeryc/task/registry.h"
 
@@ -18,6 +19,7 @@ struct task_settings {
     bool ignore_result; /* task_ignore_result */
     bool store_errors_even_if_ignored;
     bool track_started;
+    bool inherit_parent_priority; /* task_inherit_parent_priority */
 };
 
 enum outcome_kind {
@@ -44,12 +46,18 @@ struct outcome {
     struct slice traceback; /* text, for the log of failures */
     double countdown;       /* OUTCOME_RETRY, for the log line */
     int64_t runtime_ns;
-    size_t n_messages; /* the retry message, callbacks later: pushed in the finish script */
+    /* What follows from the end, all applied in the finish script: starts and adds first, then parts and records, then
+     * the messages (retry, callbacks, next steps, errbacks). */
+    size_t n_messages, n_records, n_parts, n_starts, n_adds;
     struct outcome_message *messages;
+    struct canvas_record *records;
+    struct canvas_part *parts;
+    struct canvas_start *starts;
+    struct canvas_add *adds;
 };
 
 int outcome_encode(const struct outcome *o, struct buf *dst) WARN_UNUSED;
-/* messages is allocated in the arena. */
+/* The lists are allocated in the arena. */
 int outcome_decode(struct arena *a, struct slice bytes, struct outcome *ret_o,
                    struct err *e) WARN_UNUSED;
 
@@ -76,6 +84,17 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
 int task_write_verdict(struct buf *dst, const struct task_settings *s, const struct message *m,
                        const char *status, const char *type, const char *module,
                        struct slice args_json) WARN_UNUSED;
+/* What follows from such a verdict besides its record: chord part, failed steps, errbacks. Reads the body of m; one that
+ * cannot be read has no consequences. args: JSON array text. 0, -ENOMEM. */
+int task_verdict_effects(const struct task_registry *r, const struct task_settings *s,
+                         const struct message *m, bool revoked, const char *type,
+                         const char *module, struct slice args,
+                         struct canvas_effects *ret) WARN_UNUSED;
+
+/* Settings for canvas_* in a process that has the task table; both are borrowed. */
+struct canvas_settings task_canvas_settings(const struct task_registry *r,
+                                            const struct task_settings *s);
+
 /* Is a FAILURE/REVOKED to be stored for m (wire-messages 3.6)? t may be NULL (unknown task). */
 bool task_stores_error(const struct task_settings *s, const struct task_info *t,
                        const struct message *m);

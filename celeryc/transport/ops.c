@@ -66,7 +66,7 @@ int field_seq(const struct transport *t, struct slice field, uint64_t *ret_seq)
     return num_parse_u64((struct slice){field.p + len + 1, field.len - len - 1}, ret_seq);
 }
 
-static uint64_t claim_seq(const struct transport *t, const struct claim *c)
+uint64_t claim_seq(const struct transport *t, const struct claim *c)
 {
     uint64_t seq = 0;
     int r = field_seq(t, slice_str(c->field), &seq);
@@ -100,7 +100,7 @@ static struct op *op_new(const struct op *like, size_t n, const struct slice *ar
 
 /* Queues an operation like the given one. Out of memory cannot be answered here: the claim would hang for ever, so the
  * worker ends and its claims are restored by the others. */
-static void issue(struct transport *t, const struct op *like, size_t n, const struct slice *argv)
+void ops_issue(struct transport *t, const struct op *like, size_t n, const struct slice *argv)
 {
     if (t->state == TRANSPORT_DEAD)
         return;
@@ -141,38 +141,8 @@ void transport_start_claim(struct transport *t, const struct claim *c, transport
                            void *arg)
 {
     uint64_t seq = claim_seq(t, c);
-    issue(t, &(struct op){.kind = 'S', .seq = seq, .fn = fn, .arg = arg}, 1,
-          (struct slice[]){slice_str(c->field)});
-}
-
-void transport_finish(struct transport *t, const struct claim *c,
-                      const struct transport_record *record, size_t n_push,
-                      const struct transport_push *push, transport_done_fn fn, void *arg)
-{
-    char ttl[24], count[24];
-    uint64_t seq = claim_seq(t, c);
-    CLEANUP(mem_free) struct slice *argv = calloc(6 + 2 * n_push, sizeof(*argv));
-    char **keys = calloc(n_push + 1, sizeof(*keys));
-    bool ok = argv && keys;
-    if (ok) {
-        argv[0] = slice_str(c->field);
-        argv[1] = flag(c->started);
-        put_record(argv + 2, record, ttl);
-        argv[5] = number(count, (int64_t)n_push);
-    }
-    for (size_t i = 0; ok && i < n_push; i++) {
-        keys[i] = transport_list_key(t, push[i].queue, push[i].priority);
-        ok = keys[i] != NULL;
-        argv[6 + 2 * i] = slice_str(keys[i]);
-        argv[7 + 2 * i] = push[i].raw;
-    }
-    if (ok)
-        issue(t, &(struct op){.kind = 'F', .seq = seq, .fn = fn, .arg = arg}, 6 + 2 * n_push, argv);
-    else
-        transport_die(t, "out of memory");
-    for (size_t i = 0; keys && i < n_push; i++)
-        free(keys[i]);
-    free(keys);
+    ops_issue(t, &(struct op){.kind = 'S', .seq = seq, .fn = fn, .arg = arg}, 1,
+              (struct slice[]){slice_str(c->field)});
 }
 
 void transport_return(struct transport *t, const struct claim *c, bool head, bool redelivered,
@@ -194,8 +164,8 @@ void transport_return(struct transport *t, const struct claim *c, bool head, boo
     struct slice argv[] = {slice_str(c->field), flag(c->started),
                            head ? SLICE_LIT("R") : SLICE_LIT("L"), raw,
                            number(tail, (int64_t)tail_bytes(t, c))};
-    issue(t, &(struct op){.kind = 'R', .seq = seq, .head = head, .fn = fn, .arg = arg},
-          ARRAY_SIZE(argv), argv);
+    ops_issue(t, &(struct op){.kind = 'R', .seq = seq, .head = head, .fn = fn, .arg = arg},
+              ARRAY_SIZE(argv), argv);
 }
 
 void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transport_done_fn fn,
@@ -205,8 +175,8 @@ void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transp
     (void)snprintf(field, sizeof(field), FIELD_FORMAT, t->me, (unsigned long long)seq);
     struct slice argv[] = {slice_str(field), flag(false), SLICE_LIT("R"), SLICE_LIT(""),
                            number(tail, (int64_t)tail_len)};
-    issue(t, &(struct op){.kind = 'R', .seq = seq, .head = true, .fn = fn, .arg = arg},
-          ARRAY_SIZE(argv), argv);
+    ops_issue(t, &(struct op){.kind = 'R', .seq = seq, .head = true, .fn = fn, .arg = arg},
+              ARRAY_SIZE(argv), argv);
 }
 
 void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
@@ -225,40 +195,9 @@ void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
                            slice_str(id),
                            raw,
                            number(tail, (int64_t)tail_bytes(t, c))};
-    issue(t, &(struct op){.kind = 'D', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
+    ops_issue(t, &(struct op){.kind = 'D', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv),
+              argv);
     promote_expect(t, due_ms);
-}
-
-/* {"v": 1, "reason": ..., "time": ..., "queue": ..., "raw": base64} */
-static int write_dead(struct buf *dst, const struct claim *c, const char *reason)
-{
-    char now[CLOCK_ISO_SIZE];
-    clock_iso_format(clock_wall_us(), now);
-    buf_append_str(dst, "{\"v\": 1, \"reason\": ");
-    json_write_string(dst, slice_str(reason));
-    buf_appendf(dst, ", \"time\": \"%s\", \"queue\": ", now);
-    json_write_string(dst, slice_str(c->queue));
-    buf_append_str(dst, ", \"raw\": \"");
-    base64_encode(dst, (struct slice){c->raw, c->raw_len});
-    buf_append_str(dst, "\"}");
-    return buf_ok(dst);
-}
-
-void transport_park(struct transport *t, const struct claim *c, const char *reason,
-                    const struct transport_record *record, transport_done_fn fn, void *arg)
-{
-    CLEANUP(buf_deinit) struct buf item = BUF_INIT;
-    char ttl[24];
-    uint64_t seq = claim_seq(t, c);
-    CLEANUP(mem_free) char *list = key_of(t, "celeryc:dead:%s", c->queue);
-    if (!list || write_dead(&item, c, reason)) {
-        transport_die(t, "out of memory");
-        return;
-    }
-    struct slice argv[7] = {slice_str(c->field), flag(c->started), slice_str(list),
-                            buf_slice(&item)};
-    put_record(argv + 4, record, ttl);
-    issue(t, &(struct op){.kind = 'P', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
 }
 
 void transport_store(struct transport *t, const struct transport_record *record,
@@ -267,7 +206,7 @@ void transport_store(struct transport *t, const struct transport_record *record,
     char ttl[24];
     struct slice argv[3];
     put_record(argv, record, ttl);
-    issue(t, &(struct op){.kind = 'T', .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
+    ops_issue(t, &(struct op){.kind = 'T', .fn = fn, .arg = arg}, ARRAY_SIZE(argv), argv);
 }
 
 void transport_publish(struct transport *t, const struct transport_push *push, transport_done_fn fn,
@@ -278,8 +217,8 @@ void transport_publish(struct transport *t, const struct transport_push *push, t
         transport_die(t, "out of memory");
         return;
     }
-    issue(t, &(struct op){.kind = 'U', .fn = fn, .arg = arg}, 2,
-          (struct slice[]){slice_str(list), push->raw});
+    ops_issue(t, &(struct op){.kind = 'U', .fn = fn, .arg = arg}, 2,
+              (struct slice[]){slice_str(list), push->raw});
 }
 
 /* ---- sending ---- */
@@ -319,6 +258,13 @@ static void gather(struct transport *t, struct list *from, size_t *n, size_t *by
     }
 }
 
+static enum transport_done done_of(char answer)
+{
+    if (answer == '2')
+        return TRANSPORT_CLAIMED;
+    return answer == '0' ? TRANSPORT_LOST : TRANSPORT_DONE;
+}
+
 static void complete(struct transport *t, const struct redis_reply *reply)
 {
     struct list done;
@@ -332,7 +278,8 @@ static void complete(struct transport *t, const struct redis_reply *reply)
     while (!list_empty(&done)) {
         struct op *op = LIST_ENTRY(done.next, struct op, link);
         list_remove(&op->link);
-        bool ok = i < reply->str.len && reply->str.p[i] == '1';
+        char answer = i < reply->str.len ? reply->str.p[i] : '0';
+        bool ok = answer != '0';
         i++;
         struct held *h = op->kind == 'S' ? held_find(t, op->seq) : NULL;
         if (h)
@@ -340,7 +287,7 @@ static void complete(struct transport *t, const struct redis_reply *reply)
         if (op->ends || (h && !ok))
             held_remove(t, op->seq);
         if (op->fn && t->state != TRANSPORT_DEAD)
-            op->fn(ok ? TRANSPORT_DONE : TRANSPORT_LOST, op->arg);
+            op->fn(done_of(answer), op->arg);
         free(op);
     }
 }

@@ -9,6 +9,9 @@
  *   - An entry leaves `unacked` or a running hash only by HDEL = 1, in the same call that puts it elsewhere. */
 #include "celeryc/transport/scripts.h"
 
+#include "celeryc/result/chord.h"
+#include "celeryc/result/effects.h"
+
 #define SCRIPT_HEAD                                                                        \
     "local A = ARGV\n"                                                                     \
     "local call, pcall_ = redis.call, redis.pcall\n"                                       \
@@ -179,15 +182,20 @@ const struct redis_script script_claim = {
 /* 10 number of this batch, 11 list for messages that cannot be pushed, then the operations, each a letter and its
  * arguments:
  *   S field                                               start: unacked -> running
- *   F field started key value ttl n (list raw)*n          finish: record and pushes if the claim was there
+ *   F field started key value ttl END                     finish: record and END if the claim was there
  *   R field started end raw tail                          return: end "R" (head) or "L"; raw "" = as it was, cut from
  *                                                         the stored value, whose tail has that many bytes
  *   D field started due id raw tail                       delay until due (ms)
- *   P field started list item key value ttl               park: item to the dead-letter list, record
+ *   P field started list item key value ttl END           park: item to the dead-letter list, record, END
+ *   C key token how fire END                              fire the chord of this key: END if the claim still is token's
+ *   X END                                                 just that
+ *   G marker END                                          END unless the marker is there, which is set
+ *   E key                                                 delete
  *   T key value ttl                                       store
  *   U list raw                                            push
- * Returns one character for each: 1 done, 0 claim lost. The reply of the last batch is kept, so that a batch sent again
- * after an unknown answer is answered, not done again. */
+ * END is: n m (list raw)*n and m arguments of effects (celeryc/result/effects.h), parts last.
+ * Returns one character for each: 1 done, 0 claim lost, 2 done and a chord was claimed. The reply of the last batch is
+ * kept, so that a batch sent again after an unknown answer is answered, not done again. */
 const struct redis_script script_ops = {
     "ops",
     SCRIPT_HEAD
@@ -195,12 +203,18 @@ const struct redis_script script_ops = {
     "if last[1] ~= EPOCH or not call('ZSCORE', WORKERS, ME) then\n"
     "  return redis.status_reply('gone')\n"
     "end\n"
-    "local number, before = tonumber(A[10]), tonumber(last[2] or '0')\n"
-    "if number == before then return last[3] end\n"
-    "if number < before then return redis.status_reply('old') end\n"
+    "local number_of, before = tonumber(A[10]), tonumber(last[2] or '0')\n"
+    "if number_of == before then return last[3] end\n"
+    "if number_of < before then return redis.status_reply('old') end\n"
     "local stray = A[11]\n"
     "local out, notes, index, n_notes, n_index, n = {}, {}, {}, 0, 0, 0\n"
-    "local width = {S=2, R=6, D=7, P=8, T=4, U=3}\n"
+    "local width = {S=2, R=6, D=7, T=4, U=3, E=2}\n"
+    "local head = {F=8, P=10, C=7, X=3, G=4}\n"
+    "local function width_of(i)\n"
+    "  local h = head[A[i]]\n"
+    "  if not h then return width[A[i]] end\n"
+    "  return h + 2 * tonumber(A[i + h - 2]) + tonumber(A[i + h - 1])\n"
+    "end\n"
     /* Starts, and ends of what has started, in one call each. What is missing there is found by its note, which always
      * goes with it. */
     "local starts, ends, n_starts, n_ends = {}, {}, 0, 0\n"
@@ -212,14 +226,11 @@ const struct redis_script script_ops = {
     "      n_ends = n_ends + 1\n"
     "      ends[n_ends] = A[i + 1]\n"
     "    end\n"
-    "    i = i + 7 + 2 * tonumber(A[i + 6])\n"
-    "  else\n"
-    "    if kind == 'S' then\n"
-    "      n_starts = n_starts + 1\n"
-    "      starts[n_starts] = A[i + 1]\n"
-    "    end\n"
-    "    i = i + width[kind]\n"
+    "  elseif kind == 'S' then\n"
+    "    n_starts = n_starts + 1\n"
+    "    starts[n_starts] = A[i + 1]\n"
     "  end\n"
+    "  i = i + width_of(i)\n"
     "end\n"
     "local ended, all_ended = {}, n_ends == 0\n"
     "if n_ends > 0 then\n"
@@ -270,21 +281,19 @@ const struct redis_script script_ops = {
     "local function push(how, list, raw)\n"
     "  local r = pcall_(how, list, raw)\n"
     "  if type(r) == 'table' then call('LPUSH', stray, raw) end\n"
-    "end\n"
-    "local function store(key, value, ttl)\n"
-    "  if key == '' then return end\n"
-    "  local fresh\n"
-    "  if ttl == '0' then fresh = call('SET', key, value, 'NX')\n"
-    "  else fresh = call('SET', key, value, 'EX', ttl, 'NX') end\n"
-    "  if not fresh then\n"
-    "    if pcall_('GETRANGE', key, 0, 19) == '{\"status\": \"SUCCESS\"' then return end\n"
-    "    if ttl == '0' then call('SET', key, value) else call('SETEX', key, ttl, value) end\n"
-    "  end\n"
-    "  call('PUBLISH', key, value)\n"
+    "end\n" RESULT_EFFECTS_LUA "local function finish(from)\n"
+    "  local pushes, width_x = tonumber(A[from]), tonumber(A[from + 1])\n"
+    "  local x, claimed = from + 2 + 2 * pushes, false\n"
+    "  local parts = x + width_x\n"
+    "  if width_x > 0 then parts = effects(x, width_x, true) end\n"
+    "  for p = from + 2, x - 2, 2 do push('LPUSH', A[p], A[p + 1]) end\n"
+    "  if width_x > 0 then claimed = effects(parts, x + width_x - parts) end\n"
+    "  return claimed and '2' or '1'\n"
     "end\n"
     "i = 12\n"
     "while A[i] do\n"
     "  local kind, field, ok = A[i], A[i + 1], true\n"
+    "  local answer = '1'\n"
     "  if kind == 'F' then\n"
     "    if A[i + 2] == '1' then\n"
     "      ok = all_ended or ended[field]\n"
@@ -293,39 +302,48 @@ const struct redis_script script_ops = {
     "    else\n"
     "      ok = take(field, '0')\n"
     "    end\n"
-    "    local pushes = tonumber(A[i + 6])\n"
     "    if ok then\n"
     "      store(A[i + 3], A[i + 4], A[i + 5])\n"
-    "      for p = i + 7, i + 5 + 2 * pushes, 2 do push('LPUSH', A[p], A[p + 1]) end\n"
+    "      answer = finish(i + 6)\n"
     "    end\n"
-    "    i = i + 7 + 2 * pushes\n"
+    "  elseif kind == 'S' then\n"
+    "    ok = started[field] or call('HEXISTS', RUNNING, field) == 1\n"
+    "  elseif kind == 'T' then\n"
+    "    store(field, A[i + 2], A[i + 3])\n"
+    "  elseif kind == 'U' then\n"
+    "    push('LPUSH', field, A[i + 2])\n"
+    "  elseif kind == 'E' then\n"
+    "    call('DEL', field)\n"
+    "  elseif kind == 'X' then\n"
+    "    answer = finish(i + 1)\n"
+    "  elseif kind == 'G' then\n"
+    "    if call('SET', field, '1', 'NX', 'EX', 86400) then answer = finish(i + 2) end\n"
+    "  elseif kind == 'C' then\n"
+    "    ok = ours(field, A[i + 2])\n"
+    "    if ok then\n"
+    "      settle(field, A[i + 3], A[i + 4])\n"
+    "      answer = finish(i + 5)\n"
+    "    end\n"
+    "  elseif kind == 'P' then\n"
+    "    ok = take(field, A[i + 2])\n"
+    "    if ok then\n"
+    "      push('LPUSH', A[i + 3], A[i + 4])\n"
+    "      store(A[i + 5], A[i + 6], A[i + 7])\n"
+    "      answer = finish(i + 8)\n"
+    "    end\n"
     "  else\n"
-    "    if kind == 'S' then\n"
-    "      ok = started[field] or call('HEXISTS', RUNNING, field) == 1\n"
-    "    elseif kind == 'T' then\n"
-    "      store(field, A[i + 2], A[i + 3])\n"
-    "    elseif kind == 'U' then\n"
-    "      push('LPUSH', field, A[i + 2])\n"
-    "    elseif kind == 'P' then\n"
-    "      ok = take(field, A[i + 2])\n"
-    "      if ok then\n"
-    "        push('LPUSH', A[i + 3], A[i + 4])\n"
-    "        store(A[i + 5], A[i + 6], A[i + 7])\n"
-    "      end\n"
-    "    else\n"
-    "      local raw = raw_of(field, A[i + width[kind] - 2], A[i + width[kind] - 1])\n"
-    "      local list = call('HGET', CLAIMS, field) or stray\n"
-    "      ok = take(field, A[i + 2])\n"
-    "      if ok and kind == 'R' then\n"
-    "        push(A[i + 3] .. 'PUSH', list, raw)\n"
-    "      elseif ok then\n"
-    "        call('ZADD', DELAYED, A[i + 3], list .. '\\0' .. A[i + 4] .. '\\0' .. raw)\n"
-    "      end\n"
+    "    local raw = raw_of(field, A[i + width[kind] - 2], A[i + width[kind] - 1])\n"
+    "    local list = call('HGET', CLAIMS, field) or stray\n"
+    "    ok = take(field, A[i + 2])\n"
+    "    if ok and kind == 'R' then\n"
+    "      push(A[i + 3] .. 'PUSH', list, raw)\n"
+    "    elseif ok then\n"
+    "      call('ZADD', DELAYED, A[i + 3], list .. '\\0' .. A[i + 4] .. '\\0' .. raw)\n"
     "    end\n"
-    "    i = i + width[kind]\n"
     "  end\n"
     "  n = n + 1\n"
-    "  out[n] = ok and '1' or '0'\n"
+    "  out[n] = ok and answer or '0'\n"
+    "  i = i + width_of(i)\n"
     "end\n"
     "if n_index > 0 then call('ZREM', INDEX, unpack(index)) end\n"
     "if n_notes > 0 then call('HDEL', CLAIMS, unpack(notes)) end\n"
@@ -585,5 +603,6 @@ const struct redis_script *const transport_scripts[] = {
     &script_ops,   &script_renew,   &script_leave,   &script_promote,
     &script_mourn, &script_collect, &script_fetch,   &script_requeue,
     &script_adopt, &script_bury,    &script_sweep,   &script_sweep_move,
+    &chord_read,   &chord_scan,     &chord_leaves,   &chord_extend,
     NULL,
 };

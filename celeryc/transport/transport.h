@@ -22,12 +22,15 @@
  *   celeryc:running:<me>          hash    field -> value as in unacked (early-ack tasks that have started)
  *   celeryc:delayed               zset    due time (ms, Redis clock) -> <list key> NUL <uuid> NUL raw
  *   celeryc:dead:<queue>          list    JSON object {"v":1,"reason","time","queue","raw"(base64)}
+ *   celeryc:fired:<nonce>         string  the messages of that chord are published (backend of its own only); lives a day
  *   celeryc:restoring:<dead>      string  who restores it; lives 10 s; saves work, nothing depends on it
  *   celeryc:stray                 list    raw messages whose own list was a key of another type */
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
+#include "celeryc/redis/conn.h"
 #include "celeryc/redis/endpoint.h"
+#include "celeryc/result/effects.h"
 
 #include <uv.h>
 
@@ -76,11 +79,29 @@ struct transport_record {
     int64_t ttl_s; /* 0: no expiry */
 };
 
+/* All that the end of a delivery does besides removing its claim: one step with it. */
+struct transport_end {
+    const struct transport_record *record; /* NULL: none */
+    const struct result_effects *effects;  /* NULL: none */
+    size_t n_push;
+    const struct transport_push *push; /* after the effects' starts, before their parts */
+};
+
+/* The end of a chord that was claimed: its body's messages (and what else follows), if the claim still stands. */
+struct transport_fire {
+    struct slice key;      /* of the chord */
+    struct slice fire_key; /* where its note is */
+    const char *token;     /* of the claim */
+    bool failed;           /* the chord has failed: only .s goes */
+    struct transport_end end;
+};
+
 struct transport;
 
 enum transport_done {
     TRANSPORT_DONE, /* the effect happened, once */
     TRANSPORT_LOST, /* the claim was no longer ours: nothing happened */
+    TRANSPORT_CLAIMED, /* done, and a part of it completed its chord: it is ours to fire, under the effects' token */
 };
 
 /* Callbacks come from the loop. The transport retries over reconnects by itself, so a done callback always comes
@@ -118,6 +139,30 @@ void transport_finish(struct transport *t, const struct claim *c,
                       const struct transport_record *record, size_t n_push,
                       const struct transport_push *push, transport_done_fn fn, void *arg);
 
+/* The same with everything that an end may carry. The answer may be TRANSPORT_CLAIMED. */
+void transport_finish_with(struct transport *t, const struct claim *c,
+                           const struct transport_end *end, transport_done_fn fn, void *arg);
+
+/* Effects and messages that belong to no claim. fn may be NULL. */
+void transport_apply(struct transport *t, const struct transport_end *end, transport_done_fn fn,
+                     void *arg);
+
+/* Publishes the body of a chord and cleans up in one step. LOST: somebody else has fired it, or does. */
+void transport_fire_chord(struct transport *t, const struct transport_fire *fire,
+                          transport_done_fn fn, void *arg);
+
+/* For a backend of its own: the messages, unless celeryc:fired:<nonce> is there already, which is set in the same step
+ * and lives a day. Done either way. */
+void transport_publish_once(struct transport *t, const char *nonce, size_t n_push,
+                            const struct transport_push *push, transport_done_fn fn, void *arg);
+
+/* The chord is cleaned up: its marker is not needed any more. */
+void transport_forget_once(struct transport *t, const char *nonce);
+
+/* One of the scripts of result/chord.h on the command connection, now. NULL as the reply: not connected, or lost. */
+void transport_eval(struct transport *t, const struct redis_script *s, redis_reply_fn fn, void *arg,
+                    size_t n, const struct slice *argv);
+
 /* Back to the queue: head (next to be consumed; shutdown, recall) or tail (reject requeue). redelivered: mark it. */
 void transport_return(struct transport *t, const struct claim *c, bool head, bool redelivered,
                       transport_done_fn fn, void *arg);
@@ -127,6 +172,8 @@ void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
                      transport_done_fn fn, void *arg);
 
 /* To celeryc:dead:<queue> with a reason; record (may be NULL) is stored in the same step. */
+void transport_park_with(struct transport *t, const struct claim *c, const char *reason,
+                         const struct transport_end *end, transport_done_fn fn, void *arg);
 void transport_park(struct transport *t, const struct claim *c, const char *reason,
                     const struct transport_record *record, transport_done_fn fn, void *arg);
 

@@ -228,6 +228,9 @@ void track_down(struct transport *t);
 void track_turn(struct transport *t); /* idle: every key that no waiter watches is to be tracked */
 
 /* ---- ops.c ---- */
+/* Queues an operation like the given one, with a copy of its arguments. */
+void ops_issue(struct transport *t, const struct op *like, size_t n, const struct slice *argv);
+uint64_t claim_seq(const struct transport *t, const struct claim *c);
 void ops_setup(struct transport *t);
 void ops_teardown(struct transport *t);
 void ops_turn(struct transport *t);   /* sends a batch when none is out */

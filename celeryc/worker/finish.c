@@ -7,6 +7,7 @@
 
 #include "celeryc/base/log.h"
 #include "celeryc/message/record.h"
+#include "celeryc/worker/chord.h"
 
 #include <errno.h>
 #include <string.h>
@@ -21,6 +22,8 @@ static void ended(enum transport_done done, void *arg)
     if (done == TRANSPORT_LOST && d->m.id.p)
         log_warning("the claim on " DELIVERY_FMT " was lost: its end here was discarded",
                     DELIVERY_ARGS(d));
+    if (done == TRANSPORT_CLAIMED)
+        chord_claimed(w, d->effects);
     delivery_free(d);
     shutdown_step(w);
 }
@@ -41,118 +44,149 @@ static int64_t ttl_of(const struct worker *w, bool failure)
                                                                : s->result_expires);
 }
 
-/* ---- with a backend of its own: the record first, then the claim ---- */
+/* One end with everything that it may carry. record's key and value may be in scratch memory; what follows from it is
+ * in d->effects. */
+struct end {
+    struct slice record; /* p NULL: none */
+    bool failure;
+    const char *park_reason;
+    bool requeue; /* keep the record and return the message to the tail */
+};
+
+/* ---- with a backend of its own: the record and the parts first, then the claim ---- */
 
 /* What is to follow when the record is stored; lives in the delivery's arena. */
 struct deferred {
     struct delivery *d;
     char *park_reason; /* NULL: finish */
     bool requeue;      /* return to the tail instead */
-    size_t n;
-    struct transport_push *push;
 };
 
-static void finish_now(struct delivery *d, const struct transport_record *record, size_t n,
-                       const struct transport_push *push)
+/* The effects without what the backend has done already. */
+static struct transport_end pushes_of(const struct delivery *d)
 {
-    transport_finish(d->w->transport, d->claim, record, n, push, ended, d);
+    struct transport_end end = effects_end(d->effects);
+    end.effects = NULL;
+    return end;
 }
 
-static void stored(void *arg)
+static void stored(enum result_done done, void *arg)
 {
     const struct deferred *f = arg;
     struct delivery *d = f->d;
-    if (f->park_reason)
-        transport_park(d->w->transport, d->claim, f->park_reason, NULL, ended, d);
-    else if (f->requeue)
-        transport_return(d->w->transport, d->claim, false, true, ended, d);
-    else
-        finish_now(d, NULL, f->n, f->push);
-}
-
-static struct transport_push *keep_pushes(struct delivery *d, size_t n,
-                                          const struct transport_push *push)
-{
-    struct transport_push *copy = arena_alloc_array(d->arena, n, sizeof(*copy));
-    for (size_t i = 0; copy && i < n; i++) {
-        char *queue = arena_strdup(d->arena, slice_str(push[i].queue));
-        char *raw = arena_strdup(d->arena, push[i].raw);
-        if (!queue || !raw)
-            return NULL;
-        copy[i] = (struct transport_push){queue, push[i].priority, {raw, push[i].raw.len}};
-    }
-    return copy;
-}
-
-/* One end with everything that it may carry. record's key and value may be in scratch memory. */
-struct end {
-    struct slice record; /* p NULL: none */
-    bool failure;
-    const char *park_reason;
-    bool requeue; /* keep the record and return the message to the tail */
-    size_t n;
-    const struct transport_push *push;
-};
-
-static void end_elsewhere(struct delivery *d, const struct end *x, struct slice key)
-{
     struct worker *w = d->w;
+    const struct transport_end end = pushes_of(d);
+    if (done == RESULT_CLAIMED)
+        chord_claimed(w, d->effects);
+    if (f->park_reason) {
+        transport_park_with(w->transport, d->claim, f->park_reason, &end, ended, d);
+    } else if (f->requeue) {
+        transport_apply(w->transport, &end, NULL, NULL);
+        transport_return(w->transport, d->claim, false, true, ended, d);
+    } else {
+        transport_finish_with(w->transport, d->claim, &end, ended, d);
+    }
+}
+
+static void end_for_memory(struct delivery *d)
+{
+    /* The claim stays: its lease brings the message back, or a peer reports it lost. */
+    log_critical("out of memory at the end of " DELIVERY_FMT, DELIVERY_ARGS(d));
+    delivery_free(d);
+}
+
+static void end_elsewhere(struct delivery *d, const struct end *x,
+                          const struct result_record *record)
+{
     struct deferred *f = arena_alloc(d->arena, sizeof(*f));
-    struct transport_push *push = x->n ? keep_pushes(d, x->n, x->push) : NULL;
     char *reason = x->park_reason ? arena_strdup(d->arena, slice_str(x->park_reason)) : NULL;
-    if (!f || (x->n && !push) || (x->park_reason && !reason)) {
-        /* The claim stays: its lease brings the message back, or a peer reports it lost. */
-        log_critical("out of memory at the end of " DELIVERY_FMT, DELIVERY_ARGS(d));
-        delivery_free(d);
+    if (!f || (x->park_reason && !reason) || (d->effects && effects_keep(d->arena, d->effects))) {
+        end_for_memory(d);
         return;
     }
-    *f = (struct deferred){d, reason, x->requeue, x->n, push};
-    result_backend_store(w->backend, key, x->record, ttl_of(w, x->failure), stored, f);
+    *f = (struct deferred){d, reason, x->requeue};
+    result_backend_apply(d->w->backend, record, d->effects ? &d->effects->x : NULL, stored, f);
 }
+
+/* ---- all in one step ---- */
 
 static void end(struct delivery *d, const struct end *x)
 {
     struct worker *w = d->w;
     delivery_move(d, DELIVERY_LEAVING);
     bool keep = x->record.p && w->config->has_backend && d->m.id.p && make_key(w, d->m.id);
-    if (keep && w->backend) {
-        end_elsewhere(d, x, buf_slice(&w->key));
+    int64_t ttl_s = ttl_of(w, x->failure);
+    bool effects = d->effects && (d->effects->x.n_records || d->effects->x.chords);
+    if (w->backend && (keep || effects)) {
+        const struct result_record record = {buf_slice(&w->key), x->record, ttl_s};
+        end_elsewhere(d, x, keep ? &record : NULL);
         return;
     }
-    struct transport_record record = {.value = x->record, .ttl_s = ttl_of(w, x->failure)};
+    struct transport_record record = {.value = x->record, .ttl_s = ttl_s};
     if (keep)
         record.key = buf_slice(&w->key);
-    const struct transport_record *told = keep ? &record : NULL;
+    struct transport_end all = effects_end(d->effects);
+    all.record = keep ? &record : NULL;
     if (x->park_reason) {
-        transport_park(w->transport, d->claim, x->park_reason, told, ended, d);
+        transport_park_with(w->transport, d->claim, x->park_reason, &all, ended, d);
     } else if (x->requeue) {
-        if (told)
-            transport_store(w->transport, told, NULL, NULL);
+        transport_apply(w->transport, &all, NULL, NULL);
         transport_return(w->transport, d->claim, false, true, ended, d);
     } else {
-        finish_now(d, told, x->n, x->push);
+        transport_finish_with(w->transport, d->claim, &all, ended, d);
     }
+}
+
+/* ---- what follows ---- */
+
+static int take_effects(struct delivery *d, const struct canvas_effects *fx)
+{
+    if (fx->n_messages + fx->n_records + fx->n_parts + fx->n_starts + fx->n_adds == 0)
+        return 0;
+    const struct canvas_parent p = {d->m.id, d->m.root_id.p ? d->m.root_id : d->m.id,
+                                    d->m.priority};
+    struct effects *e = arena_alloc(d->arena, sizeof(*e));
+    int r = e ? effects_make(d->w, d->arena, fx, &p, e) : -ENOMEM;
+    if (r == 0)
+        d->effects = e;
+    return r;
+}
+
+static int take_outcome(struct delivery *d, const struct outcome *o)
+{
+    struct canvas_effects fx = {
+        .n_messages = o->n_messages,
+        .n_records = o->n_records,
+        .n_parts = o->n_parts,
+        .n_starts = o->n_starts,
+        .n_adds = o->n_adds,
+        .records = o->records,
+        .parts = o->parts,
+        .starts = o->starts,
+        .adds = o->adds,
+    };
+    fx.messages = arena_alloc_array(d->arena, o->n_messages, sizeof(*fx.messages));
+    if (!fx.messages)
+        return -ENOMEM;
+    for (size_t i = 0; i < o->n_messages; i++) {
+        const struct outcome_message *m = &o->messages[i];
+        fx.messages[i] = (struct canvas_message){m->queue, m->priority, m->raw};
+    }
+    return take_effects(d, &fx);
+}
+
+/* A task that did not end by itself fails like any other: its chord part is counted, the steps behind it fail, its
+ * errbacks are called. Celery forgets some of this, and chords stall (wire-messages 4.7). */
+static int take_verdict(struct delivery *d, const char *status, const char *type,
+                        const char *module, struct slice args_json)
+{
+    struct canvas_effects fx = canvas_effects_init(d->arena);
+    int r = task_verdict_effects(d->w->table, &d->w->settings, &d->m, str_eq(status, "REVOKED"),
+                                 type, module, args_json, &fx);
+    return r ? r : take_effects(d, &fx);
 }
 
 /* ---- the ends ---- */
-
-static size_t collect_pushes(struct delivery *d, const struct outcome *o,
-                             struct transport_push **ret_push)
-{
-    struct transport_push *push =
-        o->n_messages ? arena_alloc_array(d->arena, o->n_messages, sizeof(*push)) : NULL;
-    if (o->n_messages && !push)
-        return SIZE_MAX;
-    for (size_t i = 0; i < o->n_messages; i++) {
-        const struct outcome_message *m = &o->messages[i];
-        char *queue = arena_strdup(d->arena, m->queue);
-        if (!queue)
-            return SIZE_MAX;
-        push[i] = (struct transport_push){queue, m->priority, m->raw};
-    }
-    *ret_push = push;
-    return o->n_messages;
-}
 
 static void forget_deaths(struct delivery *d)
 {
@@ -167,25 +201,20 @@ void finish_outcome(struct delivery *d, const struct outcome *o)
         finish_return(d, false, true);
         return;
     }
-    struct transport_push *push = NULL;
-    size_t n = collect_pushes(d, o, &push);
-    if (n == SIZE_MAX) {
-        log_critical("out of memory at the end of " DELIVERY_FMT, DELIVERY_ARGS(d));
-        delivery_free(d);
+    if (take_outcome(d, o)) {
+        end_for_memory(d);
         return;
     }
     const struct end x = {
         .record = o->store ? o->record : SLICE_NULL,
         .failure = o->kind == OUTCOME_FAILURE || o->kind == OUTCOME_REJECT,
-        .n = n,
-        .push = push,
     };
     end(d, &x);
 }
 
 /* The record of a verdict in w->text; SLICE_NULL when it is not to be stored or memory ran out. */
-static struct slice write_verdict(struct delivery *d, const char *status, const char *type,
-                                  const char *module, struct slice args_json)
+static struct slice write_record(struct delivery *d, const char *status, const char *type,
+                                 const char *module, struct slice args_json)
 {
     struct worker *w = d->w;
     buf_reset(&w->text);
@@ -195,12 +224,25 @@ static struct slice write_verdict(struct delivery *d, const char *status, const 
     return buf_slice(&w->text);
 }
 
+/* Record and consequences of a task that did not end by itself. False: out of memory, and it has ended already. */
+static bool judge(struct delivery *d, const char *status, const char *type, const char *module,
+                  struct slice args_json, struct end *x)
+{
+    if (take_verdict(d, status, type, module, args_json)) {
+        end_for_memory(d);
+        return false;
+    }
+    x->record = write_record(d, status, type, module, args_json);
+    x->failure = str_eq(status, "FAILURE");
+    return true;
+}
+
 void finish_verdict(struct delivery *d, const char *status, const char *type, const char *module,
                     struct slice args_json)
 {
-    const struct end x = {.record = write_verdict(d, status, type, module, args_json),
-                          .failure = str_eq(status, "FAILURE")};
-    end(d, &x);
+    struct end x = {0};
+    if (judge(d, status, type, module, args_json, &x))
+        end(d, &x);
 }
 
 static void one_text_argument(struct buf *dst, const char *text)
@@ -214,15 +256,17 @@ void finish_park(struct delivery *d, const char *reason)
 {
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
     one_text_argument(&args, reason);
-    const struct end x = {.record = write_verdict(d, "FAILURE", "InvalidTaskError",
-                                                  "celery.exceptions", buf_slice(&args)),
-                          .failure = true,
-                          .park_reason = reason};
-    end(d, &x);
+    struct end x = {.park_reason = reason};
+    if (judge(d, "FAILURE", "InvalidTaskError", "celery.exceptions", buf_slice(&args), &x))
+        end(d, &x);
 }
 
 void finish_park_outcome(struct delivery *d, const char *reason, const struct outcome *o)
 {
+    if (take_outcome(d, o)) {
+        end_for_memory(d);
+        return;
+    }
     const struct end x = {
         .record = o->store ? o->record : SLICE_NULL, .failure = true, .park_reason = reason};
     end(d, &x);
@@ -258,11 +302,9 @@ static void finish_timed_out(struct delivery *d)
     bool acks =
         (s->acks_on_timeout >= 0 ? s->acks_on_timeout != 0 : s->acks_on_failure_or_timeout) &&
         d->task->acks_on_failure;
-    const struct end x = {.record = write_verdict(d, "FAILURE", "TimeLimitExceeded",
-                                                  "billiard.exceptions", buf_slice(&args)),
-                          .failure = true,
-                          .requeue = d->late && !acks};
-    end(d, &x);
+    struct end x = {.requeue = d->late && !acks};
+    if (judge(d, "FAILURE", "TimeLimitExceeded", "billiard.exceptions", buf_slice(&args), &x))
+        end(d, &x);
 }
 
 void finish_lost(struct delivery *d, const char *text)
@@ -282,7 +324,7 @@ void finish_lost(struct delivery *d, const char *text)
     }
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
     one_text_argument(&args, text);
-    struct end x = {.failure = true};
+    struct end x = {0};
     if (requeues_when_lost(d)) {
         if (count_death(d) < MAX_DEATHS) {
             finish_return(d, false, true);
@@ -294,9 +336,8 @@ void finish_lost(struct delivery *d, const char *text)
                   "celeryc:dead:%s",
                   DELIVERY_ARGS(d), MAX_DEATHS, d->claim->queue);
     }
-    x.record =
-        write_verdict(d, "FAILURE", "WorkerLostError", "billiard.exceptions", buf_slice(&args));
-    end(d, &x);
+    if (judge(d, "FAILURE", "WorkerLostError", "billiard.exceptions", buf_slice(&args), &x))
+        end(d, &x);
 }
 
 void finish_return(struct delivery *d, bool head, bool redelivered)
@@ -317,7 +358,8 @@ void finish_store(struct delivery *d, struct slice record)
     if (!w->config->has_backend || !make_key(w, d->m.id))
         return;
     if (w->backend) {
-        result_backend_store(w->backend, buf_slice(&w->key), record, ttl_of(w, false), NULL, NULL);
+        const struct result_record r = {buf_slice(&w->key), record, ttl_of(w, false)};
+        result_backend_apply(w->backend, &r, NULL, NULL, NULL);
         return;
     }
     const struct transport_record r = {buf_slice(&w->key), record, ttl_of(w, false)};

@@ -25,6 +25,8 @@ void settings_init(struct settings *s)
     *s = (struct settings){
         .result_expires = 86400,
         .result_failure_expires = -1,
+        .result_chord_expires = -1,
+        .chord_join_timeout = 3,
         .acks_on_failure_or_timeout = true,
         .acks_on_timeout = -1,
         .prefetch_multiplier = -1,
@@ -225,6 +227,8 @@ static int take_bool(const struct reader *rd, const struct setting *t, struct js
         return wrong(rd, t, v, "true or false");
     if (t->kind == SETTING_BOOL)
         *(bool *)at = v.kind == JSON_K_TRUE;
+    else if (t->kind == SETTING_NOT)
+        *(bool *)at = v.kind == JSON_K_FALSE;
     else
         *(int *)at = v.kind == JSON_K_TRUE;
     return 0;
@@ -240,6 +244,7 @@ static int take(struct reader *rd, const struct setting *t, struct slice name, s
     }
     switch (t->kind) {
     case SETTING_BOOL:
+    case SETTING_NOT:
     case SETTING_TRISTATE:
         return take_bool(rd, t, v, at);
     case SETTING_INT:

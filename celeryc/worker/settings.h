@@ -20,8 +20,10 @@ struct settings {
     struct strv queues;                /* task_queues, names */
     char *pool, *concurrency;          /* as text, NULL: unset */
 
-    double result_expires,
-        result_failure_expires; /* seconds, 0: never; the second -1: as the first */
+    double result_expires, result_failure_expires,
+        result_chord_expires;  /* seconds, 0: never; the last two -1: as the first */
+    double chord_join_timeout; /* seconds; what a claim on a chord lives is made of it */
+    bool chord_unordered;      /* parts are a list, not a zset */
     bool result_extended, ignore_result, store_errors_even_if_ignored, track_started;
 
     bool acks_late, reject_on_worker_lost;

@@ -6,6 +6,7 @@
 
 enum setting_kind {
     SETTING_BOOL,        /* bool */
+    SETTING_NOT,         /* bool, the opposite is kept */
     SETTING_TRISTATE,    /* int, -1 for null */
     SETTING_INT,         /* int64_t >= 0 */
     SETTING_SECONDS,     /* double >= 0; null keeps the default */

@@ -13,6 +13,7 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
+#include "celeryc/worker/chord.h"
 
 #include <signal.h>
 #include <string.h>
@@ -140,8 +141,11 @@ void shutdown_step(struct worker *w)
         w->n[DELIVERY_SENT] + w->n[DELIVERY_RUNNING])
         return;
     start_leaving(w);
-    if (w->pool_gone && w->n[DELIVERY_LEAVING] == 0)
-        leave(w);
+    if (w->pool_gone && w->n[DELIVERY_LEAVING] == 0) {
+        chord_drain(w);
+        if (w->n_chords == 0)
+            leave(w);
+    }
 }
 
 static void claiming_stopped(void *arg)

@@ -10,6 +10,7 @@
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
 #include "celeryc/worker/banner.h"
+#include "celeryc/worker/chord.h"
 #include "celeryc/worker/pidfile.h"
 #include "celeryc/worker/queues.h"
 #include "celeryc/worker/worker_priv.h"
@@ -39,6 +40,8 @@ static void on_up(void *arg)
     w->connect_tries = 0;
     log_info("Connected to %s", w->config->broker.masked);
     worker_say_ready(w);
+    if (w->config->has_backend && w->phase == PHASE_RUNNING)
+        chord_watch(w);
     receive_pump(w);
 }
 
@@ -265,6 +268,9 @@ static int init(struct worker *w)
     w->scratch = arena_new();
     if (!w->deaths || !w->scratch || remote_init(w))
         return -ENOMEM;
+    int rc = chord_setup(w);
+    if (rc)
+        return rc;
     uv_timer_t *timers[] = {&w->due_timer, &w->phase_timer, &w->gather_timer};
     for (size_t i = 0; i < ARRAY_SIZE(timers); i++) {
         int r = uv_timer_init(&w->loop, timers[i]);
@@ -288,6 +294,7 @@ static void deinit(struct worker *w)
     w->control = control_free(w->control);
     w->transport = transport_free(w->transport);
     w->backend = result_backend_free(w->backend);
+    chord_teardown(w);
     for (size_t s = DELIVERY_RESERVED; s < DELIVERY_STATES; s++)
         while (!list_empty(&w->lists[s]))
             delivery_free(LIST_ENTRY(w->lists[s].next, struct delivery, node));

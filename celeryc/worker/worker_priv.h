@@ -12,6 +12,7 @@
 #include "celeryc/worker/admission.h"
 #include "celeryc/worker/config.h"
 #include "celeryc/worker/due.h"
+#include "celeryc/worker/effects.h"
 
 #include <uv.h>
 
@@ -53,6 +54,7 @@ struct delivery {
     int64_t started_ns;
     int64_t started_us; /* wall clock, for people */
     int pid;
+    struct effects *effects; /* LEAVING: what follows from its end, NULL: nothing; in the arena */
 };
 
 enum phase {
@@ -96,6 +98,14 @@ struct worker {
     struct list spare; /* deliveries kept for reuse */
     size_t n_spare;
     size_t held_limit;
+    struct result_chords chords; /* how they are counted; no token */
+    struct buf fire_key, note_start;
+    struct list firing; /* chords on their way to their body */
+    size_t n_chords;
+    uv_timer_t chord_timer;
+    uint64_t next_scan_ms; /* the loop's clock */
+    bool scanning;
+    char scan_token[RESULT_TOKEN_SIZE];
     struct map *deaths; /* task id -> how often it killed its child */
 
     struct due_heap due;

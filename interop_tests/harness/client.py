@@ -87,6 +87,12 @@ class Client:
         assert isinstance(task_id, str)
         return task_id
 
+    def apply(self, spec: dict[str, Any]) -> str:
+        """Send a canvas of harness/canvas.py; the id of what its result is stored under."""
+        task_id = self.request("apply", spec=spec)
+        assert isinstance(task_id, str)
+        return task_id
+
     def get(self, task_id: str, timeout: float = DEFAULT_TIMEOUT_S) -> Outcome:
         return Outcome(self.request("get", task_id=task_id, timeout=timeout))
 

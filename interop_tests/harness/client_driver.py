@@ -19,7 +19,7 @@ from typing import Any
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # of old libraries on a newer Python
 
-from celery import Celery  # noqa: E402
+from celery import Celery, chain, chord, group  # noqa: E402
 from celery.result import AsyncResult  # noqa: E402
 
 
@@ -48,6 +48,28 @@ class Driver:
         result = self.app.send_task(name, args=args, kwargs=kwargs, **options)
         self.results[result.id] = result
         return result.id
+
+    def build(self, spec: Any) -> Any:
+        """Specs are made by harness/canvas.py."""
+        kind = spec["kind"]
+        if kind == "task":
+            sig = self.app.signature(spec["name"], args=spec["args"], immutable=spec["immutable"])
+        elif kind == "chord":
+            body = self.build(spec["body"])
+            sig = chord([self.build(m) for m in spec["members"]], body, app=self.app)
+        else:
+            sig = {"chain": chain, "group": group}[kind](
+                *[self.build(m) for m in spec["members"]], app=self.app
+            )
+        sig.set(**spec["options"])
+        for errback in spec["errbacks"]:
+            sig.link_error(self.build(errback))
+        return sig
+
+    def op_apply(self, spec: Any) -> str:
+        result = self.build(spec).apply_async()
+        self.results[result.id] = result
+        return str(result.id)
 
     def op_get(self, task_id: str, timeout: float) -> dict[str, Any]:
         """As a user waits: get() of the handle that send_task gave, which lives by the PUBLISH alone."""

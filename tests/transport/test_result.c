@@ -41,8 +41,9 @@ struct stores {
     size_t n;
 };
 
-static void on_stored(void *arg)
+static void on_stored(enum result_done done, void *arg)
 {
+    cr_assert_eq(done, RESULT_DONE);
     ((struct stores *)arg)->n++;
 }
 
@@ -56,15 +57,16 @@ Test(result, backend_stores_in_order_over_an_outage)
     for (int i = 0; i < 450; i++) { /* more than two calls */
         char value[64];
         int n = snprintf(value, sizeof(value), "{\"status\": \"STARTED\", %d}", i);
-        result_backend_store(b, SLICE_LIT("k"), (struct slice){value, (size_t)n}, 60, on_stored,
-                             &s);
+        const struct result_record r = {SLICE_LIT("k"), {value, (size_t)n}, 60};
+        result_backend_apply(b, &r, NULL, on_stored, &s);
     }
     (void)uv_run(&s.loop, UV_RUN_ONCE);
     redis_server_restart(&server, NULL);
-    result_backend_store(b, SLICE_LIT("done"), SLICE_LIT("{\"status\": \"SUCCESS\"}"), 0, on_stored,
-                         &s);
-    result_backend_store(b, SLICE_LIT("done"), SLICE_LIT("{\"status\": \"FAILURE\"}"), 0, on_stored,
-                         &s);
+    const struct result_record good = {SLICE_LIT("done"), SLICE_LIT("{\"status\": \"SUCCESS\"}"),
+                                       0};
+    const struct result_record bad = {SLICE_LIT("done"), SLICE_LIT("{\"status\": \"FAILURE\"}"), 0};
+    result_backend_apply(b, &good, NULL, on_stored, &s);
+    result_backend_apply(b, &bad, NULL, on_stored, &s);
     while (s.n < 452)
         (void)uv_run(&s.loop, UV_RUN_ONCE);
     b = result_backend_free(b);

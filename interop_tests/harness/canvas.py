@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Canvases as plain data, which a client of any Celery version builds and sends (client_driver.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Spec = dict[str, Any]
+
+
+def _spec(kind: str, options: dict[str, Any], **fields: Any) -> Spec:
+    errbacks = options.pop("errbacks", [])
+    return {"kind": kind, "options": options, "errbacks": errbacks, **fields}
+
+
+def task(name: str, *args: Any, immutable: bool = False, **options: Any) -> Spec:
+    """Options are Celery's; `errbacks` are specs."""
+    return _spec("task", options, name=name, args=list(args), immutable=immutable)
+
+
+def add(a: Any, *b: Any, **options: Any) -> Spec:
+    return task("examples.add", a, *b, **options)
+
+
+def echo(*args: Any, **options: Any) -> Spec:
+    return task("examples.echo", *args, **options)
+
+
+def fail(message: str, **options: Any) -> Spec:
+    return task("examples.fail", "ValueError", message, **options)
+
+
+def chain(*members: Spec, **options: Any) -> Spec:
+    return _spec("chain", options, members=list(members))
+
+
+def group(*members: Spec, **options: Any) -> Spec:
+    return _spec("group", options, members=list(members))
+
+
+def chord(members: list[Spec], body: Spec, **options: Any) -> Spec:
+    return _spec("chord", options, members=members, body=body)

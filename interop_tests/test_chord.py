@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chords sent by a Python client: whoever runs the members and whoever is last, the body gets the results in order."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from harness.canvas import Spec, add, chain, chord, echo, fail, group, task
+from harness.client import Client, Outcome
+from harness.fleet import Fleet
+from harness.waiting import wait_until
+
+
+def chord_keys(fleet: Fleet, group_id: str) -> set[str]:
+    r = fleet.redis.client(fleet.db)
+    base = f"celery-taskset-meta-{group_id}"
+    return {key.decode().removeprefix(base) for key in r.keys(base + "*")}
+
+
+def settled(fleet: Fleet, group_id: str) -> bool:
+    """Nothing is left of a chord but the mark that it is done, which workers before 5.7 do not set."""
+    return chord_keys(fleet, group_id) <= {".c"} and not fleet.redis.client(fleet.db).hlen(
+        "celeryc:fire"
+    )
+
+
+def wait_settled(fleet: Fleet, group_id: str) -> None:
+    wait_until(lambda: settled(fleet, group_id), "the chord is cleaned up")
+
+
+def wait_failed(client: Client, task_id: str) -> Outcome:
+    """Without get(), which shows the failure of a parent instead."""
+    wait_until(lambda: client.meta(task_id).state == "FAILURE", "the body has failed")
+    return client.meta(task_id)
+
+
+def test_results_in_order(fleet: Fleet, client: Client) -> None:
+    for _ in range(fleet.rounds):
+        gid = str(uuid.uuid4())
+        sent = client.apply(chord([add(i, i) for i in range(12)], echo(), task_id=gid))
+        assert client.get(sent).value == [2 * i for i in range(12)]
+        wait_settled(fleet, gid)
+
+
+@pytest.mark.parametrize("size", [1, 300])
+def test_sizes(fleet: Fleet, client: Client, size: int) -> None:
+    sent = client.apply(chord([add(i, 1) for i in range(size)], echo()))
+    value = client.get(sent).value
+    assert value in ([i + 1 for i in range(size)], 1)  # a chord of one is that member, before 5.7
+
+
+def shapes() -> dict[str, tuple[Spec, object]]:
+    both = group(add(1), add(2))
+    return {
+        "chord as a step": (chain(add(1, 2), both, echo()), [4, 5]),
+        "chain as a member": (chord([chain(add(1, 2), add(10)), add(3, 3)], echo()), [13, 6]),
+        "chain as the body": (chord([add(1, 1), add(2, 2)], chain(echo(), echo())), [2, 4]),
+        "chord as a member": (
+            chord([chord([add(1, 1), add(2, 2)], echo()), add(3, 3)], echo()),
+            [[2, 4], 6],
+        ),
+        "chord after chord": (
+            chain(group(add(1, 1), add(2, 2)), group(echo(), echo()), echo()),
+            [[2, 4], [2, 4]],
+        ),
+        "odd values": (
+            chord(
+                [
+                    echo(v)
+                    for v in (2**70, 1.0, 1e22, "\u00e9\U0001f600", None, {"b": 1, "a": [{}]})
+                ],
+                echo(),
+            ),
+            [2**70, 1.0, 1e22, "\u00e9\U0001f600", None, {"b": 1, "a": [{}]}],
+        ),
+    }
+
+
+@pytest.mark.parametrize("shape", shapes())
+def test_shapes(fleet: Fleet, client: Client, shape: str) -> None:
+    spec, expected = shapes()[shape]
+    for _ in range(fleet.rounds):
+        assert client.get(client.apply(spec)).value == expected
+
+
+@pytest.mark.clients("celery-5.7")
+def test_group_as_a_member(fleet: Fleet, client: Client) -> None:
+    """A nested header is joined in the shape of the group result that the client saved."""
+    spec = chord([chain(add(1, 1), group(add(1), add(2))), add(3, 3)], echo())
+    for _ in range(fleet.rounds):
+        assert client.get(client.apply(spec)).value == [[3, 4], 6]
+
+
+def test_failing_member(fleet: Fleet, client: Client) -> None:
+    """All members report, then the body fails with a ChordError that names the member, and its errback is called."""
+    for _ in range(fleet.rounds):
+        gid, body, member, errback = (str(uuid.uuid4()) for _ in range(4))
+        client.apply(
+            chord(
+                [add(1, 1), fail("boom", task_id=member), add(2, 2)],
+                echo(task_id=body, errbacks=[echo(task_id=errback)]),
+                task_id=gid,
+            )
+        )
+        assert client.get(errback).value == body
+        outcome = wait_failed(client, body)
+        assert outcome.exc_type == "ChordError"
+        assert outcome.exc_args == [f"Dependency {member} raised ValueError('boom')"]
+        record = fleet.record(body)
+        assert record is not None
+        assert record["result"]["exc_module"] == "celery.exceptions"
+
+
+@pytest.mark.fleets("celeryc")
+@pytest.mark.clients("celery-5.7")
+@pytest.mark.parametrize(
+    ("member", "text"),
+    [
+        (task("no.such"), "NotRegistered('no.such')"),
+        (add(1, 1, expires=-1), "TaskRevokedError('expired')"),
+        (task("interop.die", 9), "WorkerLostError("),
+    ],
+    ids=["unregistered", "expired", "lost"],
+)
+def test_member_that_never_ran(fleet: Fleet, client: Client, member: Spec, text: str) -> None:
+    """Better than Celery, where an unregistered member leaves its chord waiting for ever."""
+    body = str(uuid.uuid4())
+    client.apply(chord([add(1, 1), member], echo(task_id=body)))
+    outcome = wait_failed(client, body)
+    assert outcome.exc_type == "ChordError"
+    assert outcome.exc_args is not None
+    assert text in outcome.exc_args[0]
+
+
+@pytest.mark.fleets("celeryc")
+@pytest.mark.clients("celery-5.7")
+def test_failing_inner_header(fleet: Fleet, client: Client) -> None:
+    """Better than Celery, where the outer chord waits for ever for the body of the inner one."""
+    outer, inner = str(uuid.uuid4()), str(uuid.uuid4())
+    client.apply(
+        chord(
+            [chord([add(1, 1), fail("boom")], echo(task_id=inner)), add(3, 3)], echo(task_id=outer)
+        )
+    )
+    outcome = wait_failed(client, outer)
+    assert outcome.exc_args is not None
+    assert f"Dependency {inner} raised ChordError(" in outcome.exc_args[0]
+
+
+@pytest.mark.fleets("celeryc")
+@pytest.mark.clients("celery-5.7")
+def test_one_signature_twice(fleet: Fleet, client: Client) -> None:
+    """Better than Celery, where two members of one id with equal results are one element of the zset."""
+    twice = add(2, 2, task_id=str(uuid.uuid4()))
+    assert client.get(client.apply(chord([twice, add(1, 1), twice], echo()))).value == [4, 2, 4]
