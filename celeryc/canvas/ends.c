@@ -157,6 +157,7 @@ int canvas_fire(const struct canvas_settings *s, struct slice body, size_t n,
     return canvas_end(&c);
 }
 
+/* NOLINTNEXTLINE(readability-function-size): what, with what, for whom, and where to */
 int canvas_apply(const struct canvas_settings *s, struct slice signature, size_t n,
                  const struct slice *args, struct slice options, const struct canvas_parent *p,
                  struct canvas_effects *ret, struct slice *ret_result, struct err *e)

@@ -134,7 +134,7 @@ int group_freeze_members(struct canvas *c, struct sig *s, const struct freeze *f
     if (!r || flatten(c, s->tasks, &flat))
         return c->code;
     for (size_t i = 0; i < flat.n; i++) {
-        struct result *one;
+        struct result *one = NULL;
 
         member.group_index = canvas_index(c, i);
         flat.v[i] = sig_clone(c, flat.v[i]);
@@ -160,7 +160,7 @@ static int freeze_chord(struct canvas *c, struct sig *s, const struct freeze *f,
                            .chord = f->chord,
                            .group_id = f->group_id,
                            .group_index = f->group_index};
-    struct result *group, *node;
+    struct result *group = NULL, *node;
 
     if (!s->body)
         return canvas_bad(c, "a chord without a body");
@@ -171,10 +171,10 @@ static int freeze_chord(struct canvas *c, struct sig *s, const struct freeze *f,
         s->header->tasks = s->tasks;
     }
     header.chord = &body;
-    if (group_freeze_members(c, s->header, &header, &group))
+    if (group_freeze_members(c, s->header, &header, &group) || !group)
         return c->code;
     option_set_text(c, &s->options, "task_id", group->id);
-    if (sig_freeze(c, s->body, &after, ret_r))
+    if (sig_freeze(c, s->body, &after, ret_r) || !*ret_r)
         return c->code;
     for (node = *ret_r; node->parent; node = node->parent)
         ;

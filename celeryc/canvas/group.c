@@ -94,6 +94,7 @@ int group_apply(struct canvas *c, struct sig *s, const struct partial *partial,
     struct sigs members = {0};
     struct result *r;
 
+    ASSERT(s);
     if (options && (!value_is_null(option_get(options, "link")) ||
                     !value_is_null(option_get(options, "link_error"))))
         return canvas_bad(c, "a group takes no link: use a chord, or link its members");

@@ -120,7 +120,7 @@ static int read_tasks(struct canvas *c, struct json_val v, struct sigs *to)
     if (v.kind != JSON_K_ARRAY)
         return canvas_bad(c, "tasks are no list");
     for (json_iter_init(&it, v); json_next(&it);) {
-        struct sig *member;
+        struct sig *member = NULL;
         int code = sig_read(c, it.val, &member);
 
         if (code)
@@ -190,8 +190,8 @@ static int read_args(struct canvas *c, struct json_val v, struct sig *s)
 
 int sig_read(struct canvas *c, struct json_val v, struct sig **ret_s)
 {
-    enum sig_type type;
-    bool fixed;
+    enum sig_type type = SIG_TASK;
+    bool fixed = false;
     struct sig *s;
     struct json_val options = json_get(v, "options"), task = json_get(v, "task");
     int code = v.kind == JSON_K_OBJECT ? read_type(c, json_get(v, "subtask_type"), &type, &fixed)
@@ -415,13 +415,13 @@ void sig_write(struct canvas *c, struct buf *dst, const struct sig *s)
 /* A group's callback runs after its first member and cannot take the results of the others. */
 static void link_first(struct canvas *c, struct sig *group, struct value callback)
 {
-    struct sig *linked, *copy = canvas_alloc(c, sizeof(*copy));
+    struct sig *linked = NULL, *copy = canvas_alloc(c, sizeof(*copy));
 
     if (group->tasks->n == 0) {
         (void)canvas_bad(c, "a callback for an empty group");
         return;
     }
-    if (!copy || sig_of(c, &callback, &linked))
+    if (!copy || sig_of(c, &callback, &linked) || !linked)
         return;
     *copy = *linked;
     copy->immutable = true;

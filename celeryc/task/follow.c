@@ -86,6 +86,7 @@ int call_follow_failure(struct celeryc_call *call, struct outcome *o)
     return rc ? rc : take_effects(call, o);
 }
 
+/* NOLINTNEXTLINE(readability-function-size): a verdict is state, type, module and arguments */
 int task_verdict_effects(const struct task_registry *r, const struct task_settings *s,
                          const struct message *m, bool revoked, const char *type,
                          const char *module, struct slice args, struct canvas_effects *ret)

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import kombu.transport.memory
 from celery import Celery, signature
@@ -144,7 +144,7 @@ class World:
         self.replaced: str | None = None
         self.joined: str | None = None
         self.children: Json = None
-        self.app: Any = Celery("world", broker="memory://", set_as_current=True)
+        self.app = cast("Any", Celery("world", broker="memory://", set_as_current=True))
         self.app.conf.update(task_serializer="json", broker_connection_retry_on_startup=False)
         self.backend = WorldBackend(app=self.app)
         self.backend.world = self
