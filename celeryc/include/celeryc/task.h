@@ -37,6 +37,18 @@ struct celeryc_call;
 
 typedef int (*celeryc_task_fn)(struct celeryc_call *call);
 
+/* The failure that an errback is called for. Strings live until the errback returns. */
+struct celeryc_failure {
+    const char *task_id,
+        *task; /* of the task, or of the chord body, that failed; task NULL: not known */
+    const char *exc_type, *exc_module, *exc_args; /* exc_args: JSON array */
+    const char *traceback;                        /* NULL: none */
+};
+
+/* A "new style" errback: Python's (request, exc, traceback). Runs at once in the worker that saw the failure, has no
+ * result, and what it raises is logged. celeryc_args gives the arguments stored in its signature. */
+typedef int (*celeryc_errback_fn)(struct celeryc_call *call, const struct celeryc_failure *f);
+
 /* Options: the attributes of a Celery task that make sense here, by their Celery names. Zero means Celery's default. */
 struct celeryc_task {
     const char *name;
@@ -55,6 +67,21 @@ struct celeryc_task {
     double time_limit;          /* hard, seconds; 0: the worker's */
     double soft_time_limit;     /* seconds; celeryc_should_stop turns true */
     const char *rate_limit;     /* "10/s"; NULL none */
+
+    /* Since the client API (still ABI 1: a task knows its own size). */
+    bool retry_on_worker_lost; /* a killed child is a retry, up to max_retries (Celery 5.7) */
+    const char *autoretry_for; /* "ValueError,OSError,my.mod.Error" are retried; "*": everything */
+    const char *dont_autoretry_for; /* ... but these are not */
+    double
+        retry_backoff; /* seconds of the first delay, doubled each time; 0: default_retry_delay */
+    double retry_backoff_max; /* 0: 600 */
+    bool no_retry_jitter;     /* retry_jitter = False */
+    celeryc_errback_fn
+        errback; /* called instead of run when the task is an errback of one that failed here */
+    const char
+        *queue;     /* where this worker sends it when nobody says otherwise; NULL: default queue */
+    int priority;   /* likewise, 0..9 */
+    double expires; /* likewise, seconds; 0: none */
 };
 
 #define CELERYC_RETRY_FOREVER (-1)
@@ -91,6 +118,17 @@ CELERYC_API const char *celeryc_task_name(const struct celeryc_call *call);
 CELERYC_API const char *celeryc_hostname(const struct celeryc_call *call); /* node name */
 CELERYC_API int64_t celeryc_retries(const struct celeryc_call *call);
 CELERYC_API bool celeryc_redelivered(const struct celeryc_call *call);
+CELERYC_API const char *celeryc_root_id(const struct celeryc_call *call);   /* own id at the top */
+CELERYC_API const char *celeryc_parent_id(const struct celeryc_call *call); /* NULL: none */
+CELERYC_API const char *celeryc_group_id(const struct celeryc_call *call);  /* NULL: none */
+CELERYC_API int celeryc_priority(const struct celeryc_call *call);          /* 0..9 */
+CELERYC_API double celeryc_time_limit(const struct celeryc_call *call);     /* effective, 0: none */
+CELERYC_API double celeryc_soft_time_limit(const struct celeryc_call *call);
+/* A field of Celery's request as JSON text: "headers" (the custom ones), "properties", "delivery_info", "eta",
+ * "expires", "group_index", "timelimit", "stamps", "stamped_headers", "replaced_task_nesting", ... NULL: no such field,
+ * or null. */
+CELERYC_API const char *celeryc_request(struct celeryc_call *call, const char *field,
+                                        size_t *ret_len);
 /* Soft time limit, revoke or drain deadline: end soon. */
 CELERYC_API bool celeryc_should_stop(const struct celeryc_call *call);
 
@@ -117,6 +155,12 @@ CELERYC_API int celeryc_retry(struct celeryc_call *call, double countdown);
 CELERYC_API void celeryc_retry_cause(struct celeryc_call *call, const char *type,
                                      const char *message);
 CELERYC_API void celeryc_retry_max(struct celeryc_call *call, int max_retries); /* for this call */
+/* Before celeryc_retry: other arguments, or another option of the next message by its Celery name ("expires", "queue",
+ * "priority", "time_limit", ...), value JSON text; NULL leaves args or kwargs as they are. Bad JSON fails the retry. */
+CELERYC_API void celeryc_retry_args(struct celeryc_call *call, const char *args_json,
+                                    const char *kwargs_json);
+CELERYC_API void celeryc_retry_option(struct celeryc_call *call, const char *option,
+                                      const char *value_json);
 /* Exponential delay with jitter for the current attempt, as retry_backoff gives it. */
 CELERYC_API double celeryc_backoff(const struct celeryc_call *call, double factor, double max,
                                    bool jitter);
