@@ -17,6 +17,7 @@
 #define CLAIM_BUDGET    (4u << 20) /* bytes of one claim's messages, roughly */
 #define RESTORE_BUDGET  (4u << 20)
 #define RESTORE_FIELDS  100
+#define MAX_ID_NOTED    1024 /* bytes of a task id that count */
 /* <me>:<seq>, 65 bytes: one more than Redis packs into a list pack by default. In one of those, every ZADD into the
  * index reads all scores before it (4 us a claim instead of 1). The scripts write the same. */
 #define FIELD_FORMAT      "%s:%048llu"
@@ -61,6 +62,7 @@ struct held {
     struct held *next; /* in its bucket */
     uint64_t seq;
     bool started;
+    struct op *mark; /* the note of its start, not sent yet */
 };
 
 /* An operation on claims or records, kept until answered (see ops.c). */
@@ -122,7 +124,7 @@ struct transport {
     bool args_failed;
     /* keys, prefix included */
     char *k_workers, *k_worker, *k_unacked, *k_index, *k_mutex, *k_claims, *k_running, *k_delayed,
-        *k_stray;
+        *k_stray, *k_deaths;
 
     struct redis_conn *cmd;
     struct result_late *late;
