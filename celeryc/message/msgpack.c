@@ -120,6 +120,7 @@ static int read_int(struct unpacker *u, size_t size, bool is_signed, bool key)
     uint64_t v;
     int r = take_uint(u, size, &v);
 
+    ASSERT(size >= 1 && size <= 8);
     if (r)
         return r;
     if (is_signed && size < 8 && v >> (size * 8 - 1))

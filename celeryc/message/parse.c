@@ -267,8 +267,11 @@ static int parse_envelope(struct parse *p)
     code = read_properties(p);
     if (code == 0)
         code = read_content(p);
-    if (code == 0 && m->protocol == 1)
-        code = read_protocol1(p);
+    if ((code == 0 || m->refused) && m->protocol == 1) {
+        int body_code = read_protocol1(p);
+
+        code = code ? code : body_code;
+    }
     if (code == -ENOMEM)
         return code;
     if (fields_code || code)

@@ -3,7 +3,6 @@
  * number, a time or a truth, and what Python value it becomes. Integers have any size. */
 
 #include "celeryc/base/clock.h"
-#include "celeryc/base/clock_priv.h"
 #include "celeryc/base/codec.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"

@@ -20,6 +20,9 @@ struct task_settings {
     bool store_errors_even_if_ignored;
     bool track_started;
     bool inherit_parent_priority; /* task_inherit_parent_priority */
+    /* How messages are read and written: what to make it of, and what was made of it in this process. */
+    struct wire_options wire_options;
+    const struct wire *wire;
 };
 
 enum outcome_kind {
