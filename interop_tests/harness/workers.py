@@ -23,28 +23,16 @@ PYTHONS = {"python": sys.executable, "debian": "/usr/bin/python3"}
 READY_S = 30.0
 
 
-def build_plugin(folder: Path) -> Path:
-    """interop.so from interop_tests/plugin/interop.c, with the public headers and nothing else."""
-    out = folder / "interop.so"
-    subprocess.run(
-        [
-            "cc",
-            "-std=c11",
-            "-D_GNU_SOURCE",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            "-I",
-            str(ROOT / "celeryc/include"),
-            str(ROOT / "interop_tests/plugin/interop.c"),
-            "-o",
-            str(out),
-        ],
-        check=True,
-    )
+def compile_plugin(out: Path, sources: Sequence[Path], *libraries: str) -> Path:
+    """With the public headers and nothing else of the project."""
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    include = ROOT / "celeryc/include"
+    subprocess.run(["cc", *flags, "-I", include, *sources, "-o", out, *libraries], check=True)
     return out
+
+
+def build_plugin(folder: Path) -> Path:
+    return compile_plugin(folder / "interop.so", [ROOT / "interop_tests/plugin/interop.c"])
 
 
 class Worker:
