@@ -78,7 +78,7 @@ class Suite:
         argv = [self.environment.python, "-m", "pytest", "-p", "conformance.suite", "-v", "--tb=short",
                 "-p", "no:cacheprovider", "-W", "ignore", "-o", "xfail_strict=false",
                 "--continue-on-collection-errors", "--kind", self.kind, "--workers", n_workers,
-                "--left-out", LEFT_OUT, "--results", self.results, "--rootdir", source,
+                "--left-out", LEFT_OUT, "--results", self.results, "-c", source / "pyproject.toml",
                 *[source / a for a in suite],
                 *[str(source / a) if a in chosen else a for a in arguments]]  # fmt: skip
         process = Process("pytest", [str(a) for a in argv], self.folder, env)
