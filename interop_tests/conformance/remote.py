@@ -20,9 +20,14 @@ class Pool:
     def __init__(self, size: int) -> None:
         self.size = size
         self.nodes: list[str] = []
-        self.name = ""
+        self.name = AnyNode()
         self.pid = 0
         self.handled: dict[str, int] = {}
+
+    def take_nodes(self, nodes: list[str]) -> None:
+        self.nodes = nodes
+        self.name = AnyNode(nodes[0])
+        self.name.others = nodes
 
     def meet(self, app: Any) -> None:
         """Waits until all answer a ping. A worker that the plan does not know is an error."""
@@ -31,9 +36,7 @@ class Pool:
             nodes = sorted({n for reply in app.control.ping(timeout=1.0) or [] for n in reply})
             return nodes if len(nodes) == self.size else []
 
-        self.nodes = wait_until(answering, f"{self.size} workers that answer a ping", 30.0)
-        self.name = AnyNode(self.nodes[0])
-        self.name.others = self.nodes
+        self.take_nodes(wait_until(answering, f"{self.size} workers that answer a ping", 30.0))
         self.pid = self._stats(app)[self.nodes[0]]["pid"]
         if self.size > 1:
             _let_inspect_see_one(self)
@@ -61,6 +64,9 @@ class AnyNode(str):
 
     def __eq__(self, other: object) -> bool:
         return other in self.others
+
+    def __ne__(self, other: object) -> bool:
+        return other not in self.others
 
     def __hash__(self) -> int:
         return str.__hash__(self)

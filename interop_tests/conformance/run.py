@@ -16,7 +16,7 @@ from harness.redis_server import RedisServer
 from harness.workers import CELERYC, Worker, WorkerFactory, compile_plugin
 
 from conformance.environment import FOLDER, Environment, prepare
-from conformance.table import BASELINE, Outcomes, load, load_left_out, table, worse
+from conformance.table import BASELINE, Outcomes, complaints, load, load_left_out, table
 
 HERE = Path(__file__).resolve().parent
 LEFT_OUT = HERE / "left_out.txt"
@@ -97,24 +97,17 @@ def build(folder: Path) -> Path:
 
 
 def report(baseline: Outcomes | None, all_outcomes: list[Outcomes]) -> int:
-    """Prints the table and what is worse than the baseline; returns how many tests that are."""
+    """Prints the table and the complaints; returns how many those are."""
     print(table(all_outcomes))
-    n_worse = 0
+    found = []
     for o in all_outcomes:
-        handled = ", ".join(f"{node} {n}" for node, n in sorted(o.handled.items()))
-        print(f"{o.kind}: tasks handled: {handled or 'none'}")
-        if o.kind == BASELINE:
-            continue
-        if len(o.handled) != len(KINDS[o.kind]) or not all(o.handled.values()):
-            print(f"{o.kind}: not every worker had tasks")
-            n_worse += 1
-        bad = worse(baseline, o, load_left_out(LEFT_OUT, o.kind))
-        for test in bad:
-            print(f"{o.kind}: worse than the baseline: {test}: {o.tests.get(test, 'not run')}")
-            print("    " + o.why.get(test, "")[-300:].replace("\n", "\n    "))
-        n_worse += len(bad)
-    print(f"{n_worse} worse than the baseline", flush=True)
-    return n_worse
+        shares = ", ".join(f"{node} {n}" for node, n in sorted(o.handled.items()))
+        print(f"{o.kind}: tasks handled: {shares or 'none'}")
+        if o.kind != BASELINE:
+            found += complaints(baseline, o, load_left_out(LEFT_OUT, o.kind), len(KINDS[o.kind]))
+    print(*found, sep="\n", end="\n" if found else "")
+    print(f"{len(found)} worse than the baseline", flush=True)
+    return len(found)
 
 
 def run_round(

@@ -76,6 +76,21 @@ def worse(baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, 
     ]
 
 
+def complaints(
+    baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, str]], n_workers: int
+) -> list[str]:
+    """One text for each reason not to be content with the others' workers."""
+    found = []
+    if len(other.handled) != n_workers or not all(other.handled.values()):
+        found.append(f"{other.kind}: not every worker had tasks: {other.handled}")
+    for test in worse(baseline, other, left_out):
+        why = other.why.get(test, "")[-400:].replace("\n", "\n    ")
+        found.append(
+            f"{other.kind}: {other.tests.get(test, 'not run')}: {test}\n    {why}".rstrip()
+        )
+    return found
+
+
 def _cell(outcomes: Outcomes, file: str | None) -> str:
     counts = Counter(o for t, o in outcomes.tests.items() if file is None or _file(t) == file)
     failed = sum(counts.pop(o, 0) for o in FAILED)

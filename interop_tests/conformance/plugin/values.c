@@ -190,9 +190,13 @@ static redisContext *connection(void)
     return redis && !redis->err ? redis : NULL;
 }
 
-/* What redis-py sends for a value. */
+/* What redis-py sends for a value; bytes come in kombu's wrapper. */
 static char *redis_bytes(const json_t *v)
 {
+    const char *type = json_string_value(json_object_get(v, "__type__"));
+
+    if (type && !strcmp(type, "bytes"))
+        v = json_object_get(v, "__value__");
     if (json_is_string(v))
         return strdup(json_string_value(v));
     return json_is_number(v) ? json_text(v) : NULL;
