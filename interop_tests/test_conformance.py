@@ -82,7 +82,7 @@ def test_table(tmp_path: Path) -> None:
     assert other.handled == {"celeryc1@interop": 7}
     assert other.why[TWO] == "no answer"
     assert table([BASELINE, other]).splitlines() == [
-        "           python                                   celeryc",
+        "           python                                    celeryc",
         "------------------------------------------------------------------------",
         "test_a.py  2 passed, 1 FAILED, 1 skipped, 1 xpassed  1 passed, 2 FAILED",
         "------------------------------------------------------------------------",
@@ -118,7 +118,8 @@ def test_monitor_lines_are_read_as_redis_writes_them(redis_server: RedisServer) 
         client.eval("return redis.call('RPUSH', 'celery', ARGV[1])", 0, payload)
         lines: list[bytes] = []
         while len(lines) < 4:
-            lines.append(monitor.connection.read_response(disable_decoding=True))
+            line = monitor.connection.read_response(disable_decoding=True)
+            lines += [line] if b"PUSH" in line and b"eval" not in line.lower() else []
     assert parse_monitor(lines[0]) == [b"LPUSH", b"celery", payload, b'{"no": 1}']
     assert [pushed_tasks(line) for line in lines] == [[payload], [], [], [payload]]
 
@@ -189,5 +190,10 @@ def test_the_tasks_in_c_do_what_python_does(
         "ExpectedException",
         ["Task expected to fail", 1, "x"],
     )
-    assert suite_client.call("t.integration.tasks.redis_echo", "wörld", redis_key="k").value is None
+    assert (
+        suite_client.call(
+            "t.integration.tasks.redis_echo", "wörld", _kwargs={"redis_key": "k"}
+        ).value
+        is None
+    )
     assert redis_server.client().lrange("k", 0, -1) == ["wörld".encode()]
