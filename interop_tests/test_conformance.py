@@ -83,9 +83,9 @@ def test_table(tmp_path: Path) -> None:
     assert other.why[TWO] == "no answer"
     assert table([BASELINE, other]).splitlines() == [
         "           python                                    celeryc",
-        "------------------------------------------------------------------------",
+        "-" * 71,
         "test_a.py  2 passed, 1 FAILED, 1 skipped, 1 xpassed  1 passed, 2 FAILED",
-        "------------------------------------------------------------------------",
+        "-" * 71,
         "all        2 passed, 1 FAILED, 1 skipped, 1 xpassed  1 passed, 2 FAILED",
     ]
 
@@ -119,7 +119,7 @@ def test_monitor_lines_are_read_as_redis_writes_them(redis_server: RedisServer) 
         lines: list[bytes] = []
         while len(lines) < 4:
             line = monitor.connection.read_response(disable_decoding=True)
-            lines += [line] if b"PUSH" in line and b"eval" not in line.lower() else []
+            lines += [line] if b"PUSH" in line else []
     assert parse_monitor(lines[0]) == [b"LPUSH", b"celery", payload, b'{"no": 1}']
     assert [pushed_tasks(line) for line in lines] == [[payload], [], [], [payload]]
 
