@@ -208,13 +208,13 @@ static struct sig *replacement(struct canvas *c, struct slice signature)
     if (sig_read_text(c, signature, &s))
         return NULL;
     if (option_get(&s->options, "chord")) {
-        (void)err_set(c->e, CANVAS_E_BAD,
+        (void)err_set(c->e, CANVAS_E_REFUSED,
                       "A signature replacing a task must not be part of a chord");
-        (void)canvas_fail(c, CANVAS_E_BAD);
+        (void)canvas_fail(c, CANVAS_E_REFUSED);
     }
     if (sig_is_empty_chain(s)) {
-        (void)err_set(c->e, CANVAS_E_BAD, "Cannot replace with an empty chain");
-        (void)canvas_fail(c, CANVAS_E_BAD);
+        (void)err_set(c->e, CANVAS_E_REFUSED, "Cannot replace with an empty chain");
+        (void)canvas_fail(c, CANVAS_E_REFUSED);
     }
     if (c->code)
         return NULL;

@@ -12,7 +12,12 @@ static bool lookup(void *arg, struct slice task, struct canvas_defaults *ret)
     const struct task_info *t = task_registry_find(arg, task);
     if (!t)
         return false;
-    *ret = (struct canvas_defaults){t->time_limit, t->soft_time_limit, t->ignore_result};
+    *ret = (struct canvas_defaults){.time_limit_s = t->time_limit,
+                                    .soft_time_limit_s = t->soft_time_limit,
+                                    .ignore_result = t->ignore_result,
+                                    .queue = slice_str(t->queue),
+                                    .priority = t->priority,
+                                    .expires_s = t->expires};
     return true;
 }
 
