@@ -85,7 +85,7 @@ static void set_times(struct canvas *c, const struct options *o, const struct ca
         n->expires_us = after(c, expires);
         return;
     }
-    if (value_is_null(expires) && d->expires_s > 0) {
+    if (!expires && d->expires_s > 0) {
         n->expires_us = c->s->now_us + (int64_t)llround(fmin(d->expires_s, MAX_DELAY_S) * 1e6);
         return;
     }
@@ -232,7 +232,7 @@ static int priority_of(const struct canvas *c, const struct options *o,
 
     if (json_f64(raw_option(o, "priority"), &v) == 0 && isfinite(v))
         return v < 0 ? 0 : v > 255 ? 255 : (int)v;
-    if (d->priority > 0)
+    if (d->priority > 0 && !option_get(o, "priority"))
         return d->priority;
     return c->s->inherit_priority && c->parent->id.p ? c->parent->priority : 0;
 }
