@@ -124,6 +124,8 @@ static const char *base_of(struct slice type)
 static bool is_instance(const struct exception *x, struct slice name)
 {
     bool builtin = slice_eq_str(x->module, "builtins");
+    if (slice_eq_str(name, "IOError") || slice_eq_str(name, "EnvironmentError"))
+        name = SLICE_LIT("OSError"); /* old names of that class */
     size_t module = x->module.len;
     if (slice_eq_str(name, "*"))
         return true;
