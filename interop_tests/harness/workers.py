@@ -23,16 +23,17 @@ PYTHONS = {"python": sys.executable, "debian": "/usr/bin/python3"}
 READY_S = 30.0
 
 
-def compile_plugin(out: Path, sources: Sequence[Path], *libraries: str) -> Path:
-    """With the public headers and nothing else of the project."""
+def compile_plugin(out: Path, folder: Path, *libraries: str) -> Path:
+    """From the sources of a folder, with the public headers and nothing else of the project."""
     flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     include = ROOT / "celeryc/include"
+    sources = sorted(folder.glob("*.c"))
     subprocess.run(["cc", *flags, "-I", include, *sources, "-o", out, *libraries], check=True)
     return out
 
 
 def build_plugin(folder: Path) -> Path:
-    return compile_plugin(folder / "interop.so", [ROOT / "interop_tests/plugin/interop.c"])
+    return compile_plugin(folder / "interop.so", ROOT / "interop_tests/plugin")
 
 
 class Worker:
