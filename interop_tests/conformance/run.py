@@ -114,6 +114,7 @@ def run_round(
     args: argparse.Namespace, environment: Environment, plugin: Path, folder: Path, rest: list[str]
 ) -> int:
     begun = time.monotonic()
+    print(f"conformance: {', '.join(args.kinds)} at once; logs in {folder}", flush=True)
     suites = [Suite(kind, environment, plugin, folder / kind) for kind in args.kinds]
     with ThreadPoolExecutor(len(suites)) as threads:
         all_outcomes = list(threads.map(lambda s: s.run(rest), suites))
@@ -127,7 +128,7 @@ def run_round(
     elif baseline is None:
         print("conformance: no baseline; every failure counts")
     n_worse = report(baseline, all_outcomes)
-    print(f"{folder} ({time.monotonic() - begun:.0f} s)")
+    print(f"conformance: {time.monotonic() - begun:.0f} s", flush=True)
     return n_worse
 
 
