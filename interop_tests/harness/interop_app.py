@@ -111,6 +111,27 @@ def hold_retry(self: Task[Any, Any], path: str, line: str, seconds: float) -> in
     return starts
 
 
+def note_run(path: str, line: str, seconds: float) -> None:
+    append_line(path, f"s {line} {os.getpid()}")
+    time.sleep(seconds)
+    append_line(path, f"e {line} {os.getpid()}")
+
+
+@app.task(name="interop.note")
+def note(path: str, line: str, seconds: float) -> None:
+    note_run(path, line, seconds)
+
+
+@app.task(name="interop.note_late", acks_late=True)
+def note_late(path: str, line: str, seconds: float) -> None:
+    note_run(path, line, seconds)
+
+
+@app.task(name="interop.note_failure", acks_late=True)
+def note_failure(failed_id: str, path: str) -> None:
+    append_line(path, failed_id)
+
+
 @app.task(name="interop.die")
 def die(number: int) -> None:
     os.kill(os.getpid(), number)
