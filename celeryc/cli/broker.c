@@ -45,7 +45,7 @@ static size_t take_words(struct slice argv[MAX_WORDS], va_list ap)
 
 int cli_ask(struct cli_broker *b, const struct redis_reply **ret_reply, struct err *e, ...)
 {
-    struct slice argv[MAX_WORDS];
+    struct slice argv[MAX_WORDS] = {SLICE_NULL};
     va_list ap;
     va_start(ap, e);
     size_t n = take_words(argv, ap);
@@ -55,7 +55,7 @@ int cli_ask(struct cli_broker *b, const struct redis_reply **ret_reply, struct e
 
 int cli_ask_i64(struct cli_broker *b, int64_t *ret_v, struct err *e, ...)
 {
-    struct slice argv[MAX_WORDS];
+    struct slice argv[MAX_WORDS] = {SLICE_NULL};
     const struct redis_reply *reply;
     va_list ap;
     va_start(ap, e);
