@@ -47,6 +47,21 @@ def build_plugin(folder: Path) -> Path:
     return out
 
 
+def celeryc(
+    *args: str | Path, env: dict[str, str] | None = None, timeout: float = 20
+) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CELERY_", "SCATTER_"))}
+    return subprocess.run(
+        [str(CELERYC), *map(str, args)],
+        env=clean | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 class Worker:
     """`kind` is python, debian or celeryc; `process` is its master."""
 
