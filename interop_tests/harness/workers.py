@@ -112,6 +112,7 @@ class WorkerFactory:
         app: str = "interop_app",
         gossip: bool = False,
         mingle: bool = False,
+        wrapper: Sequence[str] = (),
         wait: bool = True,
     ) -> Worker:
         self.counter += 1
@@ -162,7 +163,7 @@ class WorkerFactory:
             full_env["PYTHONPATH"] = str(HERE.parent)
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
-        worker = Worker(kind, node, Process(name, argv, folder, full_env))
+        worker = Worker(kind, node, Process(name, [*wrapper, *argv], folder, full_env))
         self.workers.append(worker)
         return worker.wait_ready() if wait else worker
 
