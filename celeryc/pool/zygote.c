@@ -83,6 +83,8 @@ void pool_zygote_init(void)
 {
     bind_to_master();
     ignore_group_signals();
+    /* What tasks leave behind is ours to reap, also when the master is PID 1. */
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
     (void)close_range(MASTER_FD + 1, ~0u, 0);
     if (fcntl(MASTER_FD, F_SETFD, FD_CLOEXEC) < 0)
         die("no socket to the master");
@@ -173,7 +175,7 @@ static void reap(struct zygote *z)
         while (i < z->n_kids && z->kids[i].pid != pid)
             i++;
         if (i == z->n_kids)
-            continue; /* a process that a plug-in started when it was loaded */
+            continue; /* a process that a plug-in started when it was loaded, or that a task left behind */
         struct kid kid = z->kids[i];
         z->kids[i] = z->kids[--z->n_kids];
         bool oom = false;
@@ -287,6 +289,7 @@ static void take_settings(struct zygote *z, const struct frame *f)
     struct cursor c = cursor_init(f->body);
     struct slice node = cursor_slice(&c), queue = cursor_slice(&c);
     uint8_t flags = cursor_u8(&c);
+    double hard = cursor_f64(&c), soft = cursor_f64(&c);
     if (c.bad || z->has_settings)
         die("broken settings");
     z->node = slice_dup(node);
@@ -301,6 +304,8 @@ static void take_settings(struct zygote *z, const struct frame *f)
         .store_errors_even_if_ignored = flags & 4,
         .track_started = flags & 8,
         .inherit_parent_priority = flags & 16,
+        .time_limit = hard,
+        .soft_time_limit = soft,
     };
     take_wire(z, &c);
     z->has_settings = true;
