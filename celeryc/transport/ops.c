@@ -286,6 +286,8 @@ static void complete(struct transport *t, const struct redis_reply *reply)
             h->started = ok;
         if (op->ends || (h && !ok))
             held_remove(t, op->seq);
+        if (ok)
+            ends_note_records(t, op);
         if (op->fn && t->state != TRANSPORT_DEAD)
             op->fn(done_of(answer), op->arg);
         free(op);

@@ -11,6 +11,7 @@
 
 #include "celeryc/result/chord.h"
 #include "celeryc/result/effects.h"
+#include "celeryc/result/late.h"
 
 #define SCRIPT_HEAD                                                                        \
     "local A = ARGV\n"                                                                     \
@@ -599,10 +600,15 @@ const struct redis_script script_sweep_move = {
 };
 
 const struct redis_script *const transport_scripts[] = {
-    &script_enter, &script_beat,    &script_waiters, &script_claim,
-    &script_ops,   &script_renew,   &script_leave,   &script_promote,
-    &script_mourn, &script_collect, &script_fetch,   &script_requeue,
-    &script_adopt, &script_bury,    &script_sweep,   &script_sweep_move,
-    &chord_read,   &chord_scan,     &chord_leaves,   &chord_extend,
-    NULL,
+    &script_enter,       &script_beat,
+    &script_waiters,     &script_claim,
+    &script_ops,         &script_renew,
+    &script_leave,       &script_promote,
+    &script_mourn,       &script_collect,
+    &script_fetch,       &script_requeue,
+    &script_adopt,       &script_bury,
+    &script_sweep,       &script_sweep_move,
+    &chord_read,         &chord_scan,
+    &chord_leaves,       &chord_extend,
+    &result_late_script, NULL,
 };

@@ -496,7 +496,9 @@ struct transport *transport_new(uv_loop_t *loop, const struct transport_options 
         .endpoint = o->endpoint, .client_name = "celeryc", .scripts = transport_scripts};
     struct redis_callbacks cb = {on_cmd_up, on_cmd_down, NULL};
     t->cmd = redis_conn_new(loop, &co, &cb, t);
-    if (!t->scratch || !t->cmd || copy_options(t, o) || claim_setup(t, o))
+    if (t->cmd)
+        t->late = result_late_new(loop, t->cmd);
+    if (!t->scratch || !t->late || copy_options(t, o) || claim_setup(t, o))
         return transport_free(t);
     return t;
 }
@@ -540,6 +542,7 @@ struct transport *transport_free(struct transport *t)
     t->stop_fn = NULL;
     t->leave_fn = NULL;
     t->cmd = redis_conn_free(t->cmd);
+    t->late = result_late_free(t->late);
     claim_teardown(t);
     peers_teardown(t);
     ops_teardown(t);

@@ -5,6 +5,7 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/list.h"
 #include "celeryc/redis/conn.h"
+#include "celeryc/result/late.h"
 #include "celeryc/transport/scripts.h"
 #include "celeryc/transport/transport.h"
 
@@ -124,6 +125,7 @@ struct transport {
         *k_stray;
 
     struct redis_conn *cmd;
+    struct result_late *late;
     struct redis_conn *sub;
     uv_prepare_t turn;
     uv_timer_t beat_timer, lease_timer, check_timer, promote_timer, sweep_timer, unblock_timer,
@@ -226,6 +228,9 @@ int track_setup(struct transport *t) WARN_UNUSED;
 void track_enter(struct transport *t);
 void track_down(struct transport *t);
 void track_turn(struct transport *t); /* idle: every key that no waiter watches is to be tracked */
+
+/* ---- ends.c ---- */
+void ends_note_records(struct transport *t, const struct op *op); /* op has been done */
 
 /* ---- ops.c ---- */
 /* Queues an operation like the given one, with a copy of its arguments. */
