@@ -31,6 +31,7 @@ enum table_flag {
     FLAG_IGNORE_RESULT = 8,
     FLAG_STORE_ERRORS = 16,
     FLAG_TRACK_STARTED = 32,
+    FLAG_RETRY_ON_WORKER_LOST = 64,
 };
 
 struct task_registry {
@@ -236,6 +237,7 @@ static int copy_options(struct task_entry *t, const struct celeryc_task *from, s
     i->ignore_result = from->ignore_result;
     i->store_errors_even_if_ignored = from->store_errors_even_if_ignored;
     i->track_started = from->track_started;
+    i->retry_on_worker_lost = from->retry_on_worker_lost;
     i->max_retries = from->max_retries == 0                     ? RETRIES_DEFAULT
                      : from->max_retries == CELERYC_RETRY_NEVER ? 0
                                                                 : from->max_retries;
@@ -287,7 +289,8 @@ static uint8_t pack_flags(const struct task_info *i)
                      (i->reject_on_worker_lost ? FLAG_REJECT_ON_WORKER_LOST : 0) |
                      (i->ignore_result ? FLAG_IGNORE_RESULT : 0) |
                      (i->store_errors_even_if_ignored ? FLAG_STORE_ERRORS : 0) |
-                     (i->track_started ? FLAG_TRACK_STARTED : 0));
+                     (i->track_started ? FLAG_TRACK_STARTED : 0) |
+                     (i->retry_on_worker_lost ? FLAG_RETRY_ON_WORKER_LOST : 0));
 }
 
 static void unpack_flags(struct task_info *i, uint8_t flags)
@@ -298,6 +301,7 @@ static void unpack_flags(struct task_info *i, uint8_t flags)
     i->ignore_result = flags & FLAG_IGNORE_RESULT;
     i->store_errors_even_if_ignored = flags & FLAG_STORE_ERRORS;
     i->track_started = flags & FLAG_TRACK_STARTED;
+    i->retry_on_worker_lost = flags & FLAG_RETRY_ON_WORKER_LOST;
 }
 
 int task_registry_encode(const struct task_registry *r, struct buf *dst)

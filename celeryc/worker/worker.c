@@ -260,13 +260,14 @@ static int init(struct worker *w)
         .ignore_result = s->ignore_result || !w->config->has_backend,
         .store_errors_even_if_ignored = s->store_errors_even_if_ignored && w->config->has_backend,
         .track_started = s->track_started,
+        .inherit_parent_priority = s->inherit_parent_priority,
     };
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
     list_init(&w->spare);
     w->deaths = map_new();
     w->scratch = arena_new();
-    if (!w->deaths || !w->scratch || remote_init(w))
+    if (!w->deaths || !w->scratch || remote_init(w) || dedup_init(w))
         return -ENOMEM;
     int rc = chord_setup(w);
     if (rc)
@@ -306,6 +307,7 @@ static void deinit(struct worker *w)
     delivery_drop_spare(w);
     due_deinit(&w->due);
     map_free(w->deaths);
+    dedup_deinit(w);
     remote_deinit(w);
     arena_free(w->scratch);
     free(w->jobs);
