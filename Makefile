@@ -24,8 +24,8 @@ build: setup ## build/celeryc, build/scatter-plan and the example plug-ins
 test: setup ## unit tests (ASan, UBSan), include directions, Django package, interop
 	@$(PYTHON) tools/run_tests.py $(TESTS)
 
-chaos: build ## the interop tests that take minutes: many members, many kills
-	@$(PYTHON) -m pytest -q -s -m chaos interop_tests $(ARGS)
+chaos: build ## the long forms of the tests that kill, cut and flood (about an hour)
+	@$(PYTHON) -m pytest -q -m chaos $(if $(TESTS),$(TESTS),interop_tests django_cmd/tests)
 
 bench: build ## celeryc beside Celery prefork, in alternating rounds
 	@$(PYTHON) tests/bench/bench.py $(ARGS)

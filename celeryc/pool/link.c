@@ -81,6 +81,8 @@ static void send_settings(struct pool *p)
     buf_append_char(&b, (char)((s->result_extended ? 1 : 0) | (s->ignore_result ? 2 : 0) |
                                (s->store_errors_even_if_ignored ? 4 : 0) |
                                (s->track_started ? 8 : 0) | (s->inherit_parent_priority ? 16 : 0)));
+    cursor_put_f64(&b, s->time_limit);
+    cursor_put_f64(&b, s->soft_time_limit);
     frame_end(&b, at);
     send_order(p, &b, NULL, 0);
 }
@@ -187,14 +189,21 @@ static void on_poll(uv_poll_t *h, int status, int events)
     take_news(p);
 }
 
-/* What the children had finished is told, then that the pool is gone; only then what was lost with it, so that the master
- * does not take it for the fault of the tasks. */
+/* What the children had finished and started is told, then that the pool is gone; only then what was lost with it, so that
+ * the master does not take it for the fault of the tasks. */
 static void fail_with_zygote(struct pool *p, int status, int signum)
 {
     char text[128];
-    for (size_t i = 0; i < p->n_members; i++)
-        if (p->members[i])
-            member_read_last(p->members[i]);
+    for (size_t i = 0; i < p->n_members; i++) {
+        struct member *m = p->members[i];
+        size_t before = SIZE_MAX;
+        if (m)
+            member_read_last(m);
+        while (m && m->n_started != before) {
+            before = m->n_started;
+            member_report_started(m);
+        }
+    }
     if (signum)
         (void)snprintf(text, sizeof text, "the pool's zygote was killed by signal %d", signum);
     else

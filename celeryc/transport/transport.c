@@ -441,11 +441,12 @@ static int copy_options(struct transport *t, const struct transport_options *o)
     t->k_running = key_of(t, "celeryc:running:%s", t->me);
     t->k_delayed = key_of(t, "celeryc:delayed", NULL);
     t->k_stray = key_of(t, "celeryc:stray", NULL);
+    t->k_deaths = key_of(t, "celeryc:deaths:", NULL);
     t->k_unacked = key_of(t, "%s", o->unacked_key ? o->unacked_key : "unacked");
     t->k_index = key_of(t, "%s", o->unacked_index_key ? o->unacked_index_key : "unacked_index");
     t->k_mutex = key_of(t, "%s", o->unacked_mutex_key ? o->unacked_mutex_key : "unacked_mutex");
     return t->k_workers && t->k_worker && t->k_claims && t->k_running && t->k_delayed &&
-                   t->k_stray && t->k_unacked && t->k_index && t->k_mutex
+                   t->k_stray && t->k_deaths && t->k_unacked && t->k_index && t->k_mutex
                ? 0
                : -ENOMEM;
 }
@@ -525,9 +526,9 @@ static void on_closed(uv_handle_t *h)
 
 static void free_names(struct transport *t)
 {
-    char **all[] = {&t->node,     &t->prefix,    &t->sep,       &t->k_workers,
-                    &t->k_worker, &t->k_claims,  &t->k_running, &t->k_delayed,
-                    &t->k_stray,  &t->k_unacked, &t->k_index,   &t->k_mutex};
+    char **all[] = {&t->node,      &t->prefix,    &t->sep,       &t->k_workers, &t->k_worker,
+                    &t->k_claims,  &t->k_running, &t->k_delayed, &t->k_stray,   &t->k_deaths,
+                    &t->k_unacked, &t->k_index,   &t->k_mutex};
     for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
         free(*all[i]);
         *all[i] = NULL;

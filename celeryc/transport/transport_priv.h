@@ -61,6 +61,7 @@ struct held {
     struct held *next; /* in its bucket */
     uint64_t seq;
     bool started;
+    struct op *mark; /* the note of its start, not sent yet */
 };
 
 /* An operation on claims or records, kept until answered (see ops.c). */
@@ -122,7 +123,7 @@ struct transport {
     bool args_failed;
     /* keys, prefix included */
     char *k_workers, *k_worker, *k_unacked, *k_index, *k_mutex, *k_claims, *k_running, *k_delayed,
-        *k_stray;
+        *k_stray, *k_deaths;
 
     struct redis_conn *cmd;
     struct result_late *late;

@@ -21,10 +21,17 @@ static void ended(enum transport_done done, void *arg)
                     DELIVERY_ARGS(d));
     if (done == TRANSPORT_CLAIMED)
         chord_claimed(w, d->effects);
+    if (done != TRANSPORT_LOST && d->forget_deaths)
+        transport_forget_deaths(w->transport, d->m.id);
     if (done != TRANSPORT_LOST && d->succeeded)
         dedup_remember(d);
     delivery_free(d);
     shutdown_step(w);
+}
+
+void finish_discard(struct delivery *d)
+{
+    ended(TRANSPORT_LOST, d);
 }
 
 /* Once it leaves it may be asked about in the store before the end is told. */
@@ -165,6 +172,8 @@ static void end(struct delivery *d, const struct end *x)
     start_leaving(d);
     if (looks_first(d, x))
         return;
+    /* Only what came back can have died before. A message that is set aside starts from zero if it is ever retried. */
+    d->forget_deaths = d->m.id.p && !x->requeue && (d->m.redelivered || x->park_reason);
     bool keep = x->record.p && w->config->has_backend && d->m.id.p && make_key(w, d->m.id);
     int64_t ttl_s = ttl_of(w, x->failure);
     bool effects = d->effects && (d->effects->x.n_records || d->effects->x.chords);
@@ -241,7 +250,6 @@ static int take_verdict(struct delivery *d, const char *status, const char *type
 
 void finish_outcome(struct delivery *d, const struct outcome *o)
 {
-    lost_forget(d);
     d->succeeded = o->kind == OUTCOME_SUCCESS;
     if (o->kind == OUTCOME_REJECT && o->requeue) {
         finish_return(d, false, true);

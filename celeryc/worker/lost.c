@@ -5,37 +5,13 @@
  *     terminated      -> REVOKED
  *     killed by our own shutdown or beside another's limit -> a late-ack task goes back unmarked
  *     else            -> SUCCESS is there already: nothing more; retry_on_worker_lost: a retry; reject_on_worker_lost: back to
- *                        the queue, until it has killed MAX_DEATHS children; else FAILURE WorkerLostError */
+ *                        the queue, until it has died too often; else FAILURE WorkerLostError */
 
 #include "celeryc/worker/worker_priv.h"
 
 #include "celeryc/base/log.h"
 
 #include <errno.h>
-
-#define MAX_DEATHS      3     /* a message that killed so many children is set aside */
-#define MAX_DEATHS_KEPT 10000 /* message ids whose deaths are remembered */
-
-void lost_forget(struct delivery *d)
-{
-    if (map_len(d->w->deaths))
-        (void)map_remove(d->w->deaths, d->m.id);
-}
-
-/* How often this message has killed a child of ours, this time included. */
-static uintptr_t count_death(struct delivery *d)
-{
-    struct map *m = d->w->deaths;
-    uintptr_t n = (uintptr_t)map_get(m, d->m.id) + 1;
-    if (map_len(m) >= MAX_DEATHS_KEPT) {
-        struct map *fresh = map_new();
-        if (!fresh)
-            return n;
-        map_free(m);
-        d->w->deaths = fresh;
-    }
-    return map_set(d->w->deaths, d->m.id, (void *)n) == 0 ? n : MAX_DEATHS;
-}
 
 static bool requeues(const struct delivery *d)
 {
@@ -59,6 +35,13 @@ static void time_out(struct delivery *d)
         (s->acks_on_timeout >= 0 ? s->acks_on_timeout != 0 : s->acks_on_failure_or_timeout) &&
         d->task->acks_on_failure;
     finish_failed(d, "TimeLimitExceeded", buf_slice(&args), d->late && !acks, NULL);
+}
+
+static void one_text_argument(struct buf *dst, const char *text)
+{
+    buf_append_char(dst, '[');
+    json_write_string(dst, slice_str(text));
+    buf_append_char(dst, ']');
 }
 
 /* ---- a worker lost ---- */
@@ -85,28 +68,57 @@ static bool retry(struct delivery *d, struct slice args)
     return true;
 }
 
+/* ---- back to the queue ---- */
+
+void finish_poison(struct delivery *d, const char *text)
+{
+    CLEANUP(buf_deinit) struct buf why = BUF_INIT;
+    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
+    buf_appendf(&why, "%s It has died %d times while it ran.", text, TRANSPORT_MAX_DEATHS);
+    log_error("Task " DELIVERY_FMT " has died %d times while it ran: it has been set aside in "
+              "celeryc:dead:%s",
+              DELIVERY_ARGS(d), TRANSPORT_MAX_DEATHS, d->claim->queue);
+    one_text_argument(&args, why.data ? why.data : text);
+    finish_failed(d, "WorkerLostError", buf_slice(&args), false, why.data ? why.data : text);
+}
+
+static void death_counted(enum transport_done done, void *arg)
+{
+    struct delivery *d = arg;
+    if (done == TRANSPORT_POISON)
+        finish_poison(d, d->lost_text);
+    else if (done == TRANSPORT_DONE)
+        finish_return(d, false, true);
+    else
+        finish_discard(d);
+}
+
+/* It comes back, unless it has died too often. */
+static void return_the_lost(struct delivery *d, const char *text)
+{
+    d->lost_text = arena_strdup(d->arena, slice_str(text));
+    if (!d->lost_text) {
+        /* The claim stays: its lease brings the message back. */
+        log_critical("out of memory at the end of " DELIVERY_FMT, DELIVERY_ARGS(d));
+        delivery_free(d);
+        return;
+    }
+    if (d->state != DELIVERY_LEAVING)
+        delivery_move(d, DELIVERY_LEAVING);
+    transport_count_death(d->w->transport, d->claim, d->m.id, death_counted, d);
+}
+
 static void lose(struct delivery *d, const char *text)
 {
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    const char *park_reason = NULL;
-    buf_append_char(&args, '[');
-    json_write_string(&args, slice_str(text));
-    buf_append_char(&args, ']');
+    one_text_argument(&args, text);
     bool used_up = retries(d) && d->task->max_retries >= 0 && d->m.retries >= d->task->max_retries;
     if (retries(d) && !used_up && retry(d, buf_slice(&args)))
         return;
-    if (!used_up && requeues(d)) {
-        if (count_death(d) < MAX_DEATHS) {
-            finish_return(d, false, true);
-            return;
-        }
-        park_reason = text;
-        log_error("Task " DELIVERY_FMT " has killed %d children: it has been set aside in "
-                  "celeryc:dead:%s",
-                  DELIVERY_ARGS(d), MAX_DEATHS, d->claim->queue);
-    }
-    lost_forget(d);
-    finish_failed(d, "WorkerLostError", buf_slice(&args), false, park_reason);
+    if (!used_up && requeues(d))
+        return_the_lost(d, text);
+    else
+        finish_failed(d, "WorkerLostError", buf_slice(&args), false, NULL);
 }
 
 struct loss {

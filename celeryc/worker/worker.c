@@ -9,6 +9,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/task/builtins.h"
 #include "celeryc/worker/banner.h"
 #include "celeryc/worker/chord.h"
 #include "celeryc/worker/pidfile.h"
@@ -161,12 +162,20 @@ static void warn_of_options(const struct worker *w)
     }
 }
 
+static bool has_own_tasks(const struct task_registry *table)
+{
+    for (size_t i = 0; i < task_registry_len(table); i++)
+        if (!task_is_builtin(task_registry_at(table, i)->name))
+            return true;
+    return false;
+}
+
 void worker_pool_ready(struct worker *w, const struct task_registry *table)
 {
     if (w->phase != PHASE_STARTING)
         return;
     w->table = table;
-    if (task_registry_len(table) == 0) {
+    if (!has_own_tasks(table)) {
         /* It would fail every message as unregistered. */
         worker_pool_failed(w, "no tasks: name a plug-in that has some with -A plugin.so", 1);
         return;
@@ -261,13 +270,14 @@ static int init(struct worker *w)
         .store_errors_even_if_ignored = s->store_errors_even_if_ignored && w->config->has_backend,
         .track_started = s->track_started,
         .inherit_parent_priority = s->inherit_parent_priority,
+        .time_limit = w->config->time_limit,
+        .soft_time_limit = w->config->soft_time_limit,
     };
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
     list_init(&w->spare);
-    w->deaths = map_new();
     w->scratch = arena_new();
-    if (!w->deaths || !w->scratch || remote_init(w) || dedup_init(w))
+    if (!w->scratch || remote_init(w) || dedup_init(w))
         return -ENOMEM;
     int rc = chord_setup(w);
     if (rc)
@@ -306,7 +316,6 @@ static void deinit(struct worker *w)
         log_debug("worker: loop: %s", uv_strerror(r));
     delivery_drop_spare(w);
     due_deinit(&w->due);
-    map_free(w->deaths);
     dedup_deinit(w);
     remote_deinit(w);
     arena_free(w->scratch);

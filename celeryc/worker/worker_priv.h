@@ -56,6 +56,8 @@ struct delivery {
     int64_t started_ns;
     int64_t started_us; /* wall clock, for people */
     int pid;
+    bool forget_deaths;    /* LEAVING: earlier deaths of the message do not count any more */
+    const char *lost_text; /* LEAVING: why it was lost, while its death is counted; in the arena */
     struct effects *effects; /* LEAVING: what follows from its end, NULL: nothing; in the arena */
     bool succeeded;          /* LEAVING */
     bool looked;             /* what is stored for it was looked at before its end */
@@ -111,7 +113,6 @@ struct worker {
     uint64_t next_scan_ms; /* the loop's clock */
     bool scanning;
     char scan_token[RESULT_TOKEN_SIZE];
-    struct map *deaths;        /* task id -> how often it killed its child */
     struct revoked *successes; /* ids of late-ack tasks that succeeded here; NULL: not kept */
 
     struct due_heap due;
@@ -171,6 +172,7 @@ void finish_failed(struct delivery *d, const char *type, struct slice args_json,
                    const char *park_reason);
 /* The record (p NULL: none) and what follows. */
 void finish_with(struct delivery *d, struct slice record, const struct canvas_effects *fx);
+void finish_discard(struct delivery *d); /* the claim was lost */
 /* Set aside, with no record and no consequences. */
 void finish_park_plain(struct delivery *d, const char *reason);
 void finish_return(struct delivery *d, bool head, bool redelivered);
@@ -182,7 +184,7 @@ void finish_store(struct delivery *d, struct slice record); /* mid-task state */
 
 /* ---- lost.c: its child or its node died ---- */
 void finish_lost(struct delivery *d, const char *text);
-void lost_forget(struct delivery *d); /* it has ended otherwise */
+void finish_poison(struct delivery *d, const char *text); /* lost once too often: set aside */
 
 /* ---- lookup.c: what is stored for a task ---- */
 struct lookup_result {

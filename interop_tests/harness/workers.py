@@ -24,7 +24,7 @@ READY_S = 30.0
 
 
 def build_plugin(folder: Path) -> Path:
-    """interop.so from interop_tests/plugin/interop.c, with the public headers and nothing else."""
+    """interop.so from interop_tests/plugin, with the public headers and nothing else."""
     out = folder / "interop.so"
     subprocess.run(
         [
@@ -38,13 +38,28 @@ def build_plugin(folder: Path) -> Path:
             "-fPIC",
             "-I",
             str(ROOT / "celeryc/include"),
-            str(ROOT / "interop_tests/plugin/interop.c"),
+            *map(str, sorted((ROOT / "interop_tests/plugin").glob("*.c"))),
             "-o",
             str(out),
         ],
         check=True,
     )
     return out
+
+
+def celeryc(
+    *args: str | Path, env: dict[str, str] | None = None, timeout: float = 20
+) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CELERY_", "SCATTER_"))}
+    return subprocess.run(
+        [str(CELERYC), *map(str, args)],
+        env=clean | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 class Worker:
