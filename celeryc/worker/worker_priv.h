@@ -109,6 +109,10 @@ struct worker {
     bool scanning;
     char scan_token[RESULT_TOKEN_SIZE];
 
+    struct list errbacks; /* of the new style, for failures that were decided here */
+    size_t n_errbacks;
+    uint64_t next_errback;
+
     struct due_heap due;
     uv_timer_t due_timer;
     int64_t due_at_ns; /* what due_timer is set to, 0: nothing */
