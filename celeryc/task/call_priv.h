@@ -76,6 +76,8 @@ int exception_set_text(struct exception *ret_x, struct arena *a, const char *typ
 void exception_write_traceback(struct buf *dst, const struct exception *x,
                                const struct place *place, const char *task, const char *file);
 
+void call_write_retry_in(struct buf *dst, double countdown);
+
 /* Ends the call with an exception of celeryc's own. */
 void call_fail(struct celeryc_call *call, const char *type, struct slice text);
 

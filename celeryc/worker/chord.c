@@ -75,17 +75,6 @@ static void drop_for_memory(struct chord *c)
     drop(c);
 }
 
-/* ---- the connection that holds the results ---- */
-
-static void eval(struct worker *w, const struct redis_script *s, redis_reply_fn fn, void *arg,
-                 size_t n, const struct slice *argv)
-{
-    if (w->backend)
-        result_backend_eval(w->backend, s, fn, arg, n, argv);
-    else
-        transport_eval(w->transport, s, fn, arg, n, argv);
-}
-
 static struct slice fire_key(const struct worker *w)
 {
     return w->chords.fire_key;
@@ -111,7 +100,7 @@ static void sent(enum transport_done done, void *arg)
     (void)done;
     const struct slice argv[] = {c->key, slice_str(c->token),
                                  c->failed ? SLICE_LIT("e") : SLICE_LIT("b"), fire_key(c->w)};
-    eval(c->w, &chord_settle, settled, c, ARRAY_SIZE(argv), argv);
+    lookup_eval(c->w, &chord_settle, settled, c, ARRAY_SIZE(argv), argv);
 }
 
 static void tell_lost(const struct chord *c)
@@ -312,7 +301,7 @@ static void extended(const struct redis_reply *reply, void *arg)
         }
         result_args_add(&keys, (struct slice){copy, key.len});
     }
-    eval(w, &chord_leaves, looked, c, keys.n, keys.v);
+    lookup_eval(w, &chord_leaves, looked, c, keys.n, keys.v);
 }
 
 static void look(struct chord *c)
@@ -321,7 +310,7 @@ static void look(struct chord *c)
     c->state = CHORD_LOOKING;
     (void)snprintf(life, sizeof(life), "%d", WAIT_CLAIM_S);
     const struct slice argv[] = {c->key, slice_str(c->token), slice_str(life)};
-    eval(c->w, &chord_extend, extended, c, ARRAY_SIZE(argv), argv);
+    lookup_eval(c->w, &chord_extend, extended, c, ARRAY_SIZE(argv), argv);
 }
 
 static void on_parts(const struct redis_reply *reply, void *arg)
@@ -385,7 +374,7 @@ static void begin(struct worker *w, struct slice key, struct slice note, const c
     const struct slice argv[] = {c->key, slice_str(c->token),
                                  w->chords.ordered ? SLICE_LIT("1") : SLICE_LIT("0"),
                                  slice_str(limit)};
-    eval(w, &chord_read, on_parts, c, ARRAY_SIZE(argv), argv);
+    lookup_eval(w, &chord_read, on_parts, c, ARRAY_SIZE(argv), argv);
 }
 
 void chord_claimed(struct worker *w, const struct effects *e)
@@ -422,7 +411,7 @@ static void scan(struct worker *w)
     (void)snprintf(most, sizeof(most), "%d", SCAN_NOTES);
     const struct slice argv[] = {fire_key(w), slice_str(w->scan_token), slice_str(life),
                                  buf_slice(&w->note_start), slice_str(most)};
-    eval(w, &chord_scan, scanned, w, ARRAY_SIZE(argv), argv);
+    lookup_eval(w, &chord_scan, scanned, w, ARRAY_SIZE(argv), argv);
 }
 
 static void tick(uv_timer_t *t)

@@ -112,7 +112,7 @@ static void admit(struct delivery *d)
         hold(d);
         return;
     case ADMISSION_DELAY:
-        finish_delay(d);
+        finish_delay(d, d->m.eta_us);
         return;
     case ADMISSION_UNKNOWN:
         refuse_unknown(d);
@@ -236,7 +236,7 @@ static void hand_over(struct delivery *d, int64_t now_us)
         discard_expired(d);
         return;
     }
-    if (left_as_revoked(d))
+    if (left_as_revoked(d) || dedup_takes(d))
         return;
     if (d->late || d->claim->started) {
         submit(d);

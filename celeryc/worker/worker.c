@@ -270,6 +270,7 @@ static int init(struct worker *w)
         .ignore_result = s->ignore_result || !w->config->has_backend,
         .store_errors_even_if_ignored = s->store_errors_even_if_ignored && w->config->has_backend,
         .track_started = s->track_started,
+        .inherit_parent_priority = s->inherit_parent_priority,
         .time_limit = w->config->time_limit,
         .soft_time_limit = w->config->soft_time_limit,
     };
@@ -278,7 +279,7 @@ static int init(struct worker *w)
     list_init(&w->spare);
     list_init(&w->errbacks);
     w->scratch = arena_new();
-    if (!w->scratch || remote_init(w))
+    if (!w->scratch || remote_init(w) || dedup_init(w))
         return -ENOMEM;
     int rc = chord_setup(w);
     if (rc)
@@ -318,6 +319,7 @@ static void deinit(struct worker *w)
         log_debug("worker: loop: %s", uv_strerror(r));
     delivery_drop_spare(w);
     due_deinit(&w->due);
+    dedup_deinit(w);
     remote_deinit(w);
     arena_free(w->scratch);
     free(w->jobs);
