@@ -30,3 +30,5 @@
 #define LIMIT_CONTROL_PATTERN  1024         /* a pattern for node names */
 #define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
 #define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */
+#define LIMIT_SERVERS          64           /* servers or Sentinels of one URL list */
+#define LIMIT_TIMEOUT_SECONDS  86400        /* a timeout of a connection */

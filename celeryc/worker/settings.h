@@ -7,6 +7,7 @@
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
+#include "celeryc/redis/endpoint.h"
 #include "celeryc/worker/strv.h"
 
 #include <stdbool.h>
@@ -15,10 +16,12 @@
 #define SETTINGS_MAX_STEPS 10
 
 struct settings {
-    char *broker_url, *result_backend; /* NULL: unset */
-    char *default_queue;               /* NULL: "celery" */
-    struct strv queues;                /* task_queues, names */
-    char *pool, *concurrency;          /* as text, NULL: unset */
+    char *broker_url, *result_backend; /* NULL: unset; ';' between the URLs of a list */
+    struct redis_options broker_redis, backend_redis;
+    double connection_timeout; /* seconds; broker_redis may say another */
+    char *default_queue;       /* NULL: "celery" */
+    struct strv queues;        /* task_queues, names */
+    char *pool, *concurrency;  /* as text, NULL: unset */
 
     double result_expires, result_failure_expires,
         result_chord_expires;  /* seconds, 0: never; the last two -1: as the first */
