@@ -260,13 +260,14 @@ static int init(struct worker *w)
         .ignore_result = s->ignore_result || !w->config->has_backend,
         .store_errors_even_if_ignored = s->store_errors_even_if_ignored && w->config->has_backend,
         .track_started = s->track_started,
+        .time_limit = w->config->time_limit,
+        .soft_time_limit = w->config->soft_time_limit,
     };
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
     list_init(&w->spare);
-    w->deaths = map_new();
     w->scratch = arena_new();
-    if (!w->deaths || !w->scratch || remote_init(w))
+    if (!w->scratch || remote_init(w))
         return -ENOMEM;
     int rc = chord_setup(w);
     if (rc)
@@ -305,7 +306,6 @@ static void deinit(struct worker *w)
         log_debug("worker: loop: %s", uv_strerror(r));
     delivery_drop_spare(w);
     due_deinit(&w->due);
-    map_free(w->deaths);
     remote_deinit(w);
     arena_free(w->scratch);
     free(w->jobs);

@@ -24,7 +24,7 @@ READY_S = 30.0
 
 
 def build_plugin(folder: Path) -> Path:
-    """interop.so from interop_tests/plugin/interop.c, with the public headers and nothing else."""
+    """interop.so from interop_tests/plugin, with the public headers and nothing else."""
     out = folder / "interop.so"
     subprocess.run(
         [
@@ -38,7 +38,7 @@ def build_plugin(folder: Path) -> Path:
             "-fPIC",
             "-I",
             str(ROOT / "celeryc/include"),
-            str(ROOT / "interop_tests/plugin/interop.c"),
+            *map(str, sorted((ROOT / "interop_tests/plugin").glob("*.c"))),
             "-o",
             str(out),
         ],

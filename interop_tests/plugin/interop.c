@@ -93,6 +93,40 @@ static int hold_retry(struct celeryc_call *call)
 }
 CELERYC_TASK("interop.hold_retry", hold_retry, .acks_late = true)
 
+/* Notes "s <line> <pid>" at its start and "e <line> <pid>" at its end. */
+static int note(struct celeryc_call *call)
+{
+    const char *path, *line;
+    char text[256];
+    double seconds;
+
+    if (celeryc_args(call, "ssd", &path, &line, &seconds))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    snprintf(text, sizeof text, "s %s %d", line, (int)getpid());
+    if (append_line(path, text))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    pause_for(seconds);
+    text[0] = 'e';
+    if (append_line(path, text))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    return celeryc_return_none(call);
+}
+CELERYC_TASK("interop.note", note)
+CELERYC_TASK("interop.note_late", note, .acks_late = true)
+
+/* An errback: notes the id of the task that failed. */
+static int note_failure(struct celeryc_call *call)
+{
+    const char *failed, *path;
+
+    if (celeryc_args(call, "ss", &failed, &path))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (append_line(path, failed))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    return celeryc_return_none(call);
+}
+CELERYC_TASK("interop.note_failure", note_failure, .acks_late = true)
+
 static int die(struct celeryc_call *call)
 {
     int64_t number;
