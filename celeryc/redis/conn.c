@@ -351,7 +351,11 @@ static void on_timer(uv_timer_t *t)
     if (c->state == CONN_WAITING) {
         connect_now(c);
     } else if (c->state == CONN_CONNECTING) {
-        conn_lose(c, "Timeout connecting to server", true);
+        conn_lose(c,
+                  socket_in_handshake(c->socket)
+                      ? "Timeout connecting to server: no answer in TLS; is it the port for TLS?"
+                      : "Timeout connecting to server",
+                  true);
     } else if (!list_empty(&c->pending)) {
         check_oldest(c);
     } else if (c->state == CONN_UP) {

@@ -45,6 +45,7 @@ struct socket {
     uv_timer_t defer; /* a failure inside socket_open is told from the loop */
     bool defer_open;
     int defer_error;
+    bool read_first;
 };
 
 struct write {
@@ -81,7 +82,10 @@ static void drop_stream(struct socket *s)
 static void tell_lost(struct socket *s, int error)
 {
     char text[512];
-    if (s->ep->path)
+    if (s->open)
+        (void)snprintf(text, sizeof(text), "Error %d while writing to socket. %s.", -error,
+                       err_errno(error));
+    else if (s->ep->path)
         (void)snprintf(text, sizeof(text), "Error %d connecting to unix socket: %s. %s.", -error,
                        s->ep->path, err_errno(error));
     else
@@ -100,8 +104,14 @@ static void on_defer_closed(uv_handle_t *h)
 static void on_defer(uv_timer_t *t)
 {
     struct socket *s = t->data;
-    if (!s->abandoned)
+    if (s->abandoned)
+        return;
+    /* A second timer, not of this moment, has the loop poll in between. */
+    if (s->read_first)
+        (void)uv_timer_start(&s->defer, on_defer, 1, 0);
+    else
         tell_lost(s, s->defer_error);
+    s->read_first = false;
 }
 
 static void fail_later(struct socket *s, int error)
@@ -124,13 +134,11 @@ static void on_written(uv_write_t *req, int status)
     struct stream *st = CONTAINER_OF(req->handle, struct stream, stream);
     free(w->data);
     free(w);
-    struct socket *s = st->s;
-    if (status == 0 || !s)
+    /* What the server said before it hung up may still lie in the socket, and tells more: it is read first. */
+    if (status == 0 || !st->s || st->s->abandoned)
         return;
-    char text[128];
-    (void)snprintf(text, sizeof(text), "Error %d while writing to socket. %s.", -status,
-                   err_errno(status));
-    lose(s, text);
+    st->s->read_first = true;
+    fail_later(st->s, status);
 }
 
 static int write_raw(struct socket *s, struct buf *b)
@@ -372,6 +380,11 @@ struct socket *socket_open(uv_loop_t *loop, const struct redis_endpoint *ep,
     if (r)
         fail_later(s, r);
     return s;
+}
+
+bool socket_in_handshake(const struct socket *s)
+{
+    return s->tls && !s->open;
 }
 
 struct socket *socket_abandon(struct socket *s)
