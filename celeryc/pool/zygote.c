@@ -81,6 +81,8 @@ void pool_zygote_init(void)
 {
     bind_to_master();
     ignore_group_signals();
+    /* What tasks leave behind is ours to reap, also when the master is PID 1. */
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
     (void)close_range(MASTER_FD + 1, ~0u, 0);
     if (fcntl(MASTER_FD, F_SETFD, FD_CLOEXEC) < 0)
         die("no socket to the master");
@@ -171,7 +173,7 @@ static void reap(struct zygote *z)
         while (i < z->n_kids && z->kids[i].pid != pid)
             i++;
         if (i == z->n_kids)
-            continue; /* a process that a plug-in started when it was loaded */
+            continue; /* a process that a plug-in started when it was loaded, or that a task left behind */
         struct kid kid = z->kids[i];
         z->kids[i] = z->kids[--z->n_kids];
         bool oom = false;

@@ -79,6 +79,21 @@ void exception_write_traceback(struct buf *dst, const struct exception *x,
 /* Ends the call with an exception of celeryc's own. */
 void call_fail(struct celeryc_call *call, const char *type, struct slice text);
 
+/* What is applied: a signature, n arguments in front of its own, options over them (p NULL: none). */
+struct call_application {
+    struct slice signature;
+    size_t n;
+    const struct slice *args;
+    struct slice options;
+};
+
+/* Applies it now and lists it among the children; the result tuple lives in the arena. 0; -1: the call has failed. */
+int call_apply(struct celeryc_call *call, const struct call_application *a,
+               struct slice *ret_result) WARN_UNUSED;
+
+/* Calls the task's function; one that returns an error without an end fails the call. */
+void call_function(struct celeryc_call *call);
+
 /* Turns an exception that the task's autoretry_for names into a retry. */
 void call_autoretry(struct celeryc_call *call);
 /* The message of a retry; raw in dst or the arena. 0; -ENOMEM; CANVAS_E_BAD: arguments or options that do not fit, and

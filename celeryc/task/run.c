@@ -278,7 +278,7 @@ static void send_started(struct celeryc_call *call)
         call->host->state(call->host->arg, buf_slice(&record));
 }
 
-static void call_function(struct celeryc_call *call)
+void call_function(struct celeryc_call *call)
 {
     const struct task_entry *t = call->task;
     if (!t->run_ctx && !t->run) {

@@ -17,7 +17,6 @@
 #define CLAIM_BUDGET    (4u << 20) /* bytes of one claim's messages, roughly */
 #define RESTORE_BUDGET  (4u << 20)
 #define RESTORE_FIELDS  100
-#define MAX_ID_NOTED    1024 /* bytes of a task id that count */
 /* <me>:<seq>, 65 bytes: one more than Redis packs into a list pack by default. In one of those, every ZADD into the
  * index reads all scores before it (4 us a claim instead of 1). The scripts write the same. */
 #define FIELD_FORMAT      "%s:%048llu"

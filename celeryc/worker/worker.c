@@ -9,6 +9,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/task/builtins.h"
 #include "celeryc/worker/banner.h"
 #include "celeryc/worker/chord.h"
 #include "celeryc/worker/pidfile.h"
@@ -161,12 +162,20 @@ static void warn_of_options(const struct worker *w)
     }
 }
 
+static bool has_own_tasks(const struct task_registry *table)
+{
+    for (size_t i = 0; i < task_registry_len(table); i++)
+        if (!task_is_builtin(task_registry_at(table, i)->name))
+            return true;
+    return false;
+}
+
 void worker_pool_ready(struct worker *w, const struct task_registry *table)
 {
     if (w->phase != PHASE_STARTING)
         return;
     w->table = table;
-    if (task_registry_len(table) == 0) {
+    if (!has_own_tasks(table)) {
         /* It would fail every message as unregistered. */
         worker_pool_failed(w, "no tasks: name a plug-in that has some with -A plugin.so", 1);
         return;

@@ -47,6 +47,21 @@ def build_plugin(folder: Path) -> Path:
     return out
 
 
+def celeryc(
+    *args: str | Path, env: dict[str, str] | None = None, timeout: float = 20
+) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CELERY_", "SCATTER_"))}
+    return subprocess.run(
+        [str(CELERYC), *map(str, args)],
+        env=clean | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 class Worker:
     """`kind` is python, debian or celeryc; `process` is its master."""
 
@@ -97,6 +112,7 @@ class WorkerFactory:
         app: str = "interop_app",
         gossip: bool = False,
         mingle: bool = False,
+        wrapper: Sequence[str] = (),
         wait: bool = True,
     ) -> Worker:
         self.counter += 1
@@ -147,7 +163,7 @@ class WorkerFactory:
             full_env["PYTHONPATH"] = str(HERE.parent)
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
-        worker = Worker(kind, node, Process(name, argv, folder, full_env))
+        worker = Worker(kind, node, Process(name, [*wrapper, *argv], folder, full_env))
         self.workers.append(worker)
         return worker.wait_ready() if wait else worker
 

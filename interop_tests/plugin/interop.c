@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -113,6 +114,35 @@ static int note(struct celeryc_call *call)
 }
 CELERYC_TASK("interop.note", note)
 CELERYC_TASK("interop.note_late", note, .acks_late = true)
+
+/* Leaves a process behind that ends when its parent is gone; returns its pid. */
+static int orphan(struct celeryc_call *call)
+{
+    int pipes[2];
+    pid_t left = 0;
+
+    if (pipe(pipes))
+        return celeryc_raise(call, "OSError", "pipe: %s", strerror(errno));
+    pid_t child = fork();
+    if (child == 0) {
+        pid_t parent = getpid();
+        left = fork();
+        if (left == 0) {
+            close(pipes[0]);
+            while (getppid() == parent)
+                usleep(1000);
+            _exit(0);
+        }
+        _exit(write(pipes[1], &left, sizeof left) == sizeof left ? 0 : 1);
+    }
+    if (child < 0 || waitpid(child, NULL, 0) != child ||
+        read(pipes[0], &left, sizeof left) != sizeof left)
+        return celeryc_raise(call, "OSError", "%s", strerror(errno));
+    close(pipes[0]);
+    close(pipes[1]);
+    return celeryc_return_int(call, left);
+}
+CELERYC_TASK("interop.orphan", orphan)
 
 /* An errback: notes the id of the task that failed. */
 static int note_failure(struct celeryc_call *call)
