@@ -242,15 +242,20 @@ static char *join_masked(const struct redis_endpoint *first)
 /* The list of Sentinels becomes one endpoint, the master, whose address they know. */
 static int master_of(struct redis_endpoint **list_take, struct redis_endpoint *ret_ep)
 {
-    CLEANUP(endpoint_free) struct redis_endpoint *list = STEAL(*list_take);
-    CLEANUP(redis_endpoint_deinit) struct redis_endpoint ep = {.db = list->db};
-    ep.masked = join_masked(list);
-    if (!ep.masked)
+    struct redis_endpoint *list = *list_take;
+    char *masked = join_masked(list);
+    if (!masked)
         return -ENOMEM;
-    ep.o = list->o;
+    *ret_ep = (struct redis_endpoint){
+        .masked = masked,
+        .db = list->db,
+        .user = STEAL(list->user),
+        .password = STEAL(list->password),
+        .o = list->o,
+        .sentinels = list,
+    };
     list->o = (struct redis_options){0};
-    ep.user = STEAL(list->user);
-    ep.password = STEAL(list->password);
+    *list_take = NULL;
     for (struct redis_endpoint *s = list; s; s = s->next) {
         free(s->user);
         free(s->password);
@@ -258,9 +263,6 @@ static int master_of(struct redis_endpoint **list_take, struct redis_endpoint *r
         redis_options_deinit(&s->o);
         s->db = 0;
     }
-    ep.sentinels = STEAL(list);
-    *ret_ep = ep;
-    ep = (struct redis_endpoint){0};
     return 0;
 }
 
@@ -344,13 +346,15 @@ static int check_tls(const struct redis_endpoint *ep, struct err *e)
 int redis_endpoint_apply(struct redis_endpoint *ep, const struct redis_options *o, struct err *e)
 {
     static const struct redis_options none;
-    for (struct redis_endpoint *s = ep; s; s = s->next) {
+    struct redis_endpoint *s = ep;
+    do {
         int r = redis_options_merge(&s->o, o ? o : &none);
         if (r == 0)
             r = check_tls(s, e);
         if (r)
             return r;
-    }
+        s = s->next;
+    } while (s);
     return ep->sentinels ? apply_to_sentinels(ep, e) : 0;
 }
 

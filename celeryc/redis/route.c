@@ -26,8 +26,8 @@ static size_t draw(const struct route *r)
 
 void route_init(struct route *r, const struct redis_endpoint *ep)
 {
-    *r = (struct route){.head = ep, .at = ep};
-    for (const struct redis_endpoint *s = ep; s; s = s->next)
+    *r = (struct route){.head = ep, .at = ep, .n = 1};
+    for (const struct redis_endpoint *s = ep->next; s; s = s->next)
         r->n++;
     if (ep->o.shuffle == REDIS_YES)
         r->at = nth(ep, draw(r));

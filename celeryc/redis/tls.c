@@ -76,7 +76,7 @@ static int give_password(char *dst, int cap, int writing, void *arg)
     (void)writing;
     if (!password || len > (size_t)cap)
         return -1;
-    memcpy(dst, password, len);
+    memcpy(dst, password, len); /* NOLINT(bugprone-not-null-terminated-result): len goes along */
     return (int)len;
 }
 

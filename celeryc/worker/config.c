@@ -29,7 +29,7 @@ static const struct opt worker_opts[] = {
     {.short_name = 'A', .name = "app", .kind = OPT_LIST, .arg = "PLUGIN", .group = "Application", .offset = AT(apps), .global = true,
      .help = "Plug-in with tasks (a shared object). May be repeated, or a comma-separated list."},
     {.short_name = 'b', .name = "broker", .kind = OPT_STRING, .arg = "URL", .group = "Application", .offset = AT(broker), .global = true,
-     .help = "Broker, redis://[user:password@]host[:port]/db or redis+socket:///path?virtual_host=db. Also CELERY_BROKER_URL.",
+     .help = "Broker: redis://[user:password@]host[:port]/db, rediss:// (TLS), redis+socket:///path?virtual_host=db, sentinel://host:26379/db, or several with ';' between. Also CELERY_BROKER_URL.",
      .initial = "redis://localhost:6379/0"},
     {.name = "result-backend", .kind = OPT_STRING, .arg = "URL", .group = "Application", .offset = AT(result_backend), .global = true,
      .help = "Where results are kept, a URL of the same forms. Also CELERY_RESULT_BACKEND.", .initial = "results disabled"},

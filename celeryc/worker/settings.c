@@ -31,6 +31,7 @@ void settings_init(struct settings *s)
         .acks_on_failure_or_timeout = true,
         .acks_on_timeout = -1,
         .prefetch_multiplier = -1,
+        .watchdog_timeout = 60,
         .connection_retry = true,
         .connection_retry_on_startup = -1,
         .connection_max_retries = 100,

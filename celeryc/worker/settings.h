@@ -41,6 +41,7 @@ struct settings {
     double soft_shutdown_timeout;
     bool soft_shutdown_on_idle;
 
+    double watchdog_timeout; /* seconds, 0: none */
     bool connection_retry;
     int connection_retry_on_startup; /* -1: as connection_retry */
     double connection_max_retries;   /* a whole number; 0: for ever */

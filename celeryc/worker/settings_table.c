@@ -36,6 +36,9 @@ const struct setting settings_worker[] = {
     WARN("timezone", "\"UTC\"|\"utc\"", "times are written in UTC"),
     MOOT("beat_*"),
 
+    /* Ours: Celery has no such setting. */
+    {"celeryc_watchdog_timeout", SETTING_SECONDS, AT(watchdog_timeout), NULL, NULL},
+
     {"broker_url", SETTING_URLS, AT(broker_url), NULL, NULL},
     ONLY("broker_read_url", "", "only broker_url is read"),
     ONLY("broker_write_url", "", "only broker_url is read"),
