@@ -10,6 +10,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/worker/errback.h"
 
 #include <errno.h>
 
@@ -112,7 +113,7 @@ static void admit(struct delivery *d)
         hold(d);
         return;
     case ADMISSION_DELAY:
-        finish_delay(d);
+        finish_delay(d, d->m.eta_us);
         return;
     case ADMISSION_UNKNOWN:
         refuse_unknown(d);
@@ -237,7 +238,7 @@ static void hand_over(struct delivery *d, int64_t now_us)
         discard_expired(d);
         return;
     }
-    if (left_as_revoked(d))
+    if (left_as_revoked(d) || dedup_takes(d))
         return;
     if (d->late || d->claim->started) {
         submit(d);
@@ -267,6 +268,7 @@ void receive_pump(struct worker *w)
     if (w->pumping || !w->transport)
         return;
     w->pumping = true;
+    errbacks_pump(w);
     struct list *reserved = &w->lists[DELIVERY_RESERVED];
     struct capacity_facts f = capacity(w);
     if (!list_empty(reserved) && capacity_hand_over(&f)) {

@@ -29,10 +29,12 @@ struct settings {
     bool chord_unordered;      /* parts are a list, not a zset */
     bool result_extended, ignore_result, store_errors_even_if_ignored, track_started;
 
-    bool acks_late, reject_on_worker_lost;
+    bool acks_late, reject_on_worker_lost, retry_on_worker_lost;
+    bool deduplicate_successful;
     bool acks_on_failure_or_timeout;
     int acks_on_timeout;                /* -1: as the one before */
     double time_limit, soft_time_limit; /* 0: none */
+    bool inherit_parent_priority;
 
     int64_t prefetch_multiplier; /* -1: not given */
     bool disable_prefetch;

@@ -12,6 +12,7 @@
 #include "celeryc/task/builtins.h"
 #include "celeryc/worker/banner.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 #include "celeryc/worker/pidfile.h"
 #include "celeryc/worker/queues.h"
 #include "celeryc/worker/watchdog.h"
@@ -165,14 +166,16 @@ static int init(struct worker *w)
         .ignore_result = s->ignore_result || !w->config->has_backend,
         .store_errors_even_if_ignored = s->store_errors_even_if_ignored && w->config->has_backend,
         .track_started = s->track_started,
+        .inherit_parent_priority = s->inherit_parent_priority,
         .time_limit = w->config->time_limit,
         .soft_time_limit = w->config->soft_time_limit,
     };
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
     list_init(&w->spare);
+    list_init(&w->errbacks);
     w->scratch = arena_new();
-    if (!w->scratch || remote_init(w))
+    if (!w->scratch || remote_init(w) || dedup_init(w))
         return -ENOMEM;
     int rc = chord_setup(w);
     if (rc)
@@ -202,6 +205,7 @@ static void deinit(struct worker *w)
     w->watchdog = watchdog_free(w->watchdog);
     w->backend = result_backend_free(w->backend);
     chord_teardown(w);
+    errbacks_drop(w);
     for (size_t s = DELIVERY_RESERVED; s < DELIVERY_STATES; s++)
         while (!list_empty(&w->lists[s]))
             delivery_free(LIST_ENTRY(w->lists[s].next, struct delivery, node));
@@ -212,6 +216,7 @@ static void deinit(struct worker *w)
         log_debug("worker: loop: %s", uv_strerror(r));
     delivery_drop_spare(w);
     due_deinit(&w->due);
+    dedup_deinit(w);
     remote_deinit(w);
     arena_free(w->scratch);
     free(w->jobs);

@@ -23,28 +23,17 @@ PYTHONS = {"python": sys.executable, "debian": "/usr/bin/python3"}
 READY_S = 30.0
 
 
-def build_plugin(folder: Path) -> Path:
-    """interop.so from interop_tests/plugin, with the public headers and nothing else."""
-    out = folder / "interop.so"
-    subprocess.run(
-        [
-            "cc",
-            "-std=c11",
-            "-D_GNU_SOURCE",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            "-I",
-            str(ROOT / "celeryc/include"),
-            *map(str, sorted((ROOT / "interop_tests/plugin").glob("*.c"))),
-            "-o",
-            str(out),
-        ],
-        check=True,
-    )
+def compile_plugin(out: Path, folder: Path, *libraries: str) -> Path:
+    """From the sources of a folder, with the public headers and nothing else of the project."""
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    include = ROOT / "celeryc/include"
+    sources = sorted(folder.glob("*.c"))
+    subprocess.run(["cc", *flags, "-I", include, *sources, "-o", out, *libraries], check=True)
     return out
+
+
+def build_plugin(folder: Path) -> Path:
+    return compile_plugin(folder / "interop.so", ROOT / "interop_tests/plugin")
 
 
 def celeryc(

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -183,6 +184,44 @@ static int die_requeue(struct celeryc_call *call)
     return celeryc_return_int(call, starts);
 }
 CELERYC_TASK("interop.die_requeue", die_requeue, .acks_late = true, .reject_on_worker_lost = true)
+
+/* With retry_on_worker_lost, a death is a retry. */
+CELERYC_TASK("interop.die_retry", die_requeue, .retry_on_worker_lost = true, .max_retries = 2,
+             .default_retry_delay = 1)
+CELERYC_TASK("interop.die_retry_late", die_requeue, .retry_on_worker_lost = true, .max_retries = 2,
+             .default_retry_delay = 1, .acks_late = true, .reject_on_worker_lost = true)
+
+static int leave(struct celeryc_call *call)
+{
+    int64_t code;
+
+    if (celeryc_args(call, "i", &code))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    exit((int)code);
+}
+CELERYC_TASK("interop.leave", leave)
+
+static int ignore(struct celeryc_call *call)
+{
+    return celeryc_ignore(call);
+}
+CELERYC_TASK("interop.ignore", ignore)
+CELERYC_TASK("interop.ignore_late", ignore, .acks_late = true)
+
+static int reject(struct celeryc_call *call)
+{
+    const char *path;
+    bool requeue;
+    int64_t starts;
+
+    if (celeryc_args(call, "sb", &path, &requeue))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (append_line(path, "start") || (starts = count_lines(path, NULL)) < 0)
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    return starts < 3 ? celeryc_reject(call, "not now", requeue) : celeryc_return_int(call, starts);
+}
+CELERYC_TASK("interop.reject", reject)
+CELERYC_TASK("interop.reject_late", reject, .acks_late = true)
 
 static int progress(struct celeryc_call *call)
 {
