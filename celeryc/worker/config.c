@@ -304,6 +304,12 @@ static int make_urls(const struct worker_options *o, struct worker_config *c, st
     return 0;
 }
 
+static int make_wire(struct worker_config *c, struct err *e)
+{
+    const struct wire_options o = settings_wire(&c->settings);
+    return wire_new(&o, &c->wire, e);
+}
+
 int config_make(struct worker_options *o, struct worker_config *ret_c, struct err *e)
 {
     CLEANUP(config_deinit) struct worker_config c = {.loglevel = LOG_WARNING};
@@ -313,6 +319,8 @@ int config_make(struct worker_options *o, struct worker_config *ret_c, struct er
         return err_set(e, r, "--workdir %s: %s", o->workdir, err_errno(r));
     }
     int r = o->config ? settings_load(&c.settings, o->config, e) : 0;
+    if (r == 0)
+        r = make_wire(&c, e);
     if (r == 0 && o->loglevel)
         r = log_level_parse(o->loglevel, &c.loglevel);
     if (r == 0)
@@ -342,6 +350,7 @@ int config_make(struct worker_options *o, struct worker_config *ret_c, struct er
 void config_deinit(struct worker_config *c)
 {
     settings_deinit(&c->settings);
+    wire_free(c->wire);
     redis_endpoint_deinit(&c->broker);
     redis_endpoint_deinit(&c->backend);
     strv_deinit(&c->apps);

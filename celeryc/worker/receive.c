@@ -128,7 +128,7 @@ static void admit(struct delivery *d)
 static bool parse(struct delivery *d)
 {
     struct err e = ERR_INIT;
-    int r = message_parse(d->arena, raw_of(d->claim), &d->m, &e);
+    int r = message_parse_as(d->arena, d->w->settings.wire, raw_of(d->claim), &d->m, &e);
     if (r == 0)
         return true;
     if (r == MESSAGE_E_POISON) {
@@ -167,7 +167,7 @@ bool receive_may_start(struct slice raw, void *arg)
         return false;
     struct message m;
     arena_reset(w->scratch);
-    if (message_parse(w->scratch, raw, &m, NULL))
+    if (message_parse_as(w->scratch, w->settings.wire, raw, &m, NULL))
         return false;
     const struct task_info *task = task_registry_find(w->table, m.task);
     return task && !acks_late(w, task) && decide(w, task, &m) == ADMISSION_NOW &&

@@ -7,6 +7,7 @@
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
+#include "celeryc/message/wire.h"
 #include "celeryc/redis/endpoint.h"
 #include "celeryc/worker/strv.h"
 
@@ -58,12 +59,21 @@ struct settings {
     bool enable_remote_control;
     char *control_exchange, *event_exchange; /* NULL: celery, celeryev */
 
+    /* How messages are read and written; texts for wire_new, NULL: unset. */
+    char *accept_content; /* with commas between */
+    char *task_serializer, *task_compression;
+    char *security_key, *security_key_password, *security_certificate, *security_cert_store,
+        *security_digest;
+
     struct strv warnings; /* to be logged once the log is up */
 };
 
 void settings_init(struct settings *s); /* Celery's defaults */
 void settings_deinit(struct settings *s);
 DEFINE_CLEANUP_VALUE(struct settings, settings_deinit)
+
+/* What of them is for wire_new; borrows. */
+struct wire_options settings_wire(const struct settings *s);
 
 /* 0; -EINVAL with the setting's name, what is wrong and the fix; -ENOMEM. */
 int settings_parse(struct settings *s, struct slice text, struct err *e) WARN_UNUSED;

@@ -12,10 +12,11 @@ enum setting_kind {
     SETTING_SECONDS,   /* double >= 0; null keeps the default */
     SETTING_EXPIRY,    /* double >= 0; null is 0, never */
     SETTING_STRING,    /* char * */
+    SETTING_SECRET,    /* char *, shown to nobody */
     SETTING_SCALAR,    /* char *, the text of a number or string */
     SETTING_NAMES,     /* struct strv: a string, or a list of strings or of objects with "name" */
     SETTING_STEPS,     /* priority_steps */
-    SETTING_CONTENT,   /* accept_content: json must be there */
+    SETTING_CONTENT,   /* accept_content */
     SETTING_URLS,      /* char *, a URL or a list of URLs */
     SETTING_REDIS,     /* struct redis_options; `only` is redis-py's name of the option */
     SETTING_REDIS_TLS, /* struct redis_options */

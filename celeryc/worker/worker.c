@@ -169,6 +169,8 @@ static int init(struct worker *w)
         .inherit_parent_priority = s->inherit_parent_priority,
         .time_limit = w->config->time_limit,
         .soft_time_limit = w->config->soft_time_limit,
+        .wire = w->config->wire,
+        .wire_options = settings_wire(s),
     };
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
