@@ -79,6 +79,7 @@ static bool write_value(struct buf *dst, const struct setting *t, const struct s
         write_double(dst, FIELD(s, t, double), t->kind == SETTING_EXPIRY);
         return FIELD(s, t, double) != FIELD(usual, t, double);
     case SETTING_STRING:
+    case SETTING_URLS:
         json_write_string_or_null(dst, slice_str(FIELD(s, t, char *)));
         return FIELD(s, t, char *) != NULL;
     case SETTING_SECRET:

@@ -4,6 +4,7 @@
  * An early-ack task is handed to the pool only after Redis knows that it started; a late-ack task at once. Whatever
  * cannot be run leaves through finish.c, so that nothing stays claimed without a reason. */
 
+#include "celeryc/worker/watchdog.h"
 #include "celeryc/worker/worker_priv.h"
 
 #include "celeryc/base/clock.h"
@@ -145,6 +146,7 @@ static bool parse(struct delivery *d)
 void receive_claim(struct claim *c_take, void *arg)
 {
     struct worker *w = arg;
+    watchdog_pat(w->watchdog);
     struct delivery *d = delivery_new(w, c_take);
     if (!d) {
         /* The lease brings the message back. */

@@ -5,6 +5,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json.h"
+#include "celeryc/worker/settings_redis.h"
 #include "celeryc/worker/settings_table.h"
 
 #include <errno.h>
@@ -30,6 +31,7 @@ void settings_init(struct settings *s)
         .acks_on_failure_or_timeout = true,
         .acks_on_timeout = -1,
         .prefetch_multiplier = -1,
+        .watchdog_timeout = 60,
         .connection_retry = true,
         .connection_retry_on_startup = -1,
         .connection_max_retries = 100,
@@ -54,6 +56,8 @@ void settings_deinit(struct settings *s)
     free(s->unacked_key);
     free(s->unacked_index_key);
     free(s->unacked_mutex_key);
+    redis_options_deinit(&s->broker_redis);
+    redis_options_deinit(&s->backend_redis);
     free(s->accept_content);
     free(s->task_serializer);
     free(s->task_compression);
@@ -257,6 +261,26 @@ static int take_scalar(const struct reader *rd, const struct setting *t, struct 
     return 0;
 }
 
+static int take_redis(const struct reader *rd, const struct setting *t, struct json_val v, void *at)
+{
+    const char *name = arena_printf(rd->arena, "%s%s", rd->group, t->name);
+    if (!name)
+        return -ENOMEM;
+    const struct settings_place place = {rd->arena, name, rd->e};
+    switch (t->kind) {
+    case SETTING_REDIS_TLS:
+        return settings_take_tls(&place, at, v);
+    case SETTING_REDIS_SENTINEL:
+        return settings_take_sentinel(&place, at, v);
+    case SETTING_REDIS_STRATEGY:
+        return settings_take_strategy(&place, at, v);
+    case SETTING_URLS:
+        return settings_take_urls(&place, v, at);
+    default:
+        return settings_take_option(&place, at, t->only, v);
+    }
+}
+
 static int take_bool(const struct reader *rd, const struct setting *t, struct json_val v, void *at)
 {
     if (v.kind != JSON_K_TRUE && v.kind != JSON_K_FALSE)
@@ -293,6 +317,13 @@ static int take(struct reader *rd, const struct setting *t, struct slice name, s
         return take_scalar(rd, t, v, at);
     case SETTING_NAMES:
         return take_names(rd, t, v, at);
+    case SETTING_URLS:
+        return v.kind == JSON_K_STRING ? take_scalar(rd, t, v, at) : take_redis(rd, t, v, at);
+    case SETTING_REDIS:
+    case SETTING_REDIS_TLS:
+    case SETTING_REDIS_SENTINEL:
+    case SETTING_REDIS_STRATEGY:
+        return take_redis(rd, t, v, at);
     case SETTING_STEPS:
         return take_steps(rd, t, v);
     case SETTING_CONTENT:

@@ -8,6 +8,7 @@
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
 #include "celeryc/message/wire.h"
+#include "celeryc/redis/endpoint.h"
 #include "celeryc/worker/strv.h"
 
 #include <stdbool.h>
@@ -16,10 +17,12 @@
 #define SETTINGS_MAX_STEPS 10
 
 struct settings {
-    char *broker_url, *result_backend; /* NULL: unset */
-    char *default_queue;               /* NULL: "celery" */
-    struct strv queues;                /* task_queues, names */
-    char *pool, *concurrency;          /* as text, NULL: unset */
+    char *broker_url, *result_backend; /* NULL: unset; ';' between the URLs of a list */
+    struct redis_options broker_redis, backend_redis;
+    double connection_timeout; /* seconds; broker_redis may say another */
+    char *default_queue;       /* NULL: "celery" */
+    struct strv queues;        /* task_queues, names */
+    char *pool, *concurrency;  /* as text, NULL: unset */
 
     double result_expires, result_failure_expires,
         result_chord_expires;  /* seconds, 0: never; the last two -1: as the first */
@@ -41,6 +44,7 @@ struct settings {
     double soft_shutdown_timeout;
     bool soft_shutdown_on_idle;
 
+    double watchdog_timeout; /* seconds, 0: none */
     bool connection_retry;
     int connection_retry_on_startup; /* -1: as connection_retry */
     double connection_max_retries;   /* a whole number; 0: for ever */
