@@ -179,6 +179,8 @@ def test_settings(redis_server: RedisServer, workers: WorkerFactory, driver: Pat
     url = redis_server.socket_url(0)
     settings = {
         "task_default_queue": "orders",
+        "task_serializer": "msgpack",
+        "accept_content": ["msgpack", "json"],
         "broker_transport_options": {"global_keyprefix": "shop:"},
         "result_backend_transport_options": {"global_keyprefix": "res"},
     }

@@ -35,6 +35,7 @@ struct canvas_defaults {
 struct canvas_settings {
     struct slice default_queue; /* task_default_queue */
     struct slice node;          /* for extended records */
+    const struct wire *wire;    /* how messages are written; NULL: JSON */
     bool inherit_priority;      /* task_inherit_parent_priority */
     bool result_extended;
     int64_t now_us; /* wall clock; countdown and expires count from it */

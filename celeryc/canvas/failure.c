@@ -127,6 +127,17 @@ static struct slice text_of(struct canvas *c, struct json_val object, const char
     return s.len ? s : SLICE_NULL;
 }
 
+/* The errbacks that were sent: a client finds them in the record of the body. */
+static struct slice children_so_far(struct canvas *c)
+{
+    struct buf b = BUF_INIT;
+
+    buf_append_char(&b, '[');
+    buf_append_slice(&b, buf_slice(&c->children));
+    buf_append_char(&b, ']');
+    return canvas_keep(c, &b);
+}
+
 static void fail_record(struct canvas *c, const struct walk *w, struct json_val sig,
                         struct slice id)
 {
@@ -136,6 +147,7 @@ static void fail_record(struct canvas *c, const struct walk *w, struct json_val 
     const struct record bare = {
         .status = w->state,
         .result = w->exception,
+        .children = w->bare ? children_so_far(c) : SLICE_NULL,
         /* A long chain would repeat the traceback beyond what a frame can hold. */
         .traceback = c->bytes < LIMIT_FRAME_BYTES / 2 ? w->traceback : SLICE_NULL,
         .done_us = c->s->now_us,

@@ -32,6 +32,10 @@ static int configure(struct celeryc_client *c, const char *broker, const char *b
         r = config_broker(broker, &c->settings, &c->broker, e);
     if (r == 0 && (backend || c->settings.result_backend))
         r = config_backend(backend, &c->settings, &c->backend, &c->has_backend, e);
+    if (r == 0) {
+        const struct wire_options wire = settings_wire(&c->settings);
+        r = wire_new(&wire, &c->wire, e);
+    }
     c->same_backend = r == 0 && c->has_backend && redis_endpoint_same(&c->broker, &c->backend);
     return r;
 }
@@ -63,6 +67,7 @@ void celeryc_client_free(struct celeryc_client *c)
     redis_sync_close(c->to_backend);
     redis_endpoint_deinit(&c->broker);
     redis_endpoint_deinit(&c->backend);
+    wire_free(c->wire);
     settings_deinit(&c->settings);
     free(c);
 }
@@ -244,6 +249,7 @@ static int apply(struct celeryc_client *c, struct arena *a, struct celeryc_sig *
 {
     const char *queue = c->settings.default_queue;
     const struct canvas_settings settings = {.default_queue = slice_str(queue ? queue : "celery"),
+                                             .wire = c->wire,
                                              .now_us = clock_wall_us()};
     struct canvas_effects fx = canvas_effects_init(a);
     struct slice text = SLICE_NULL;

@@ -5,6 +5,7 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
+#include "celeryc/message/wire.h"
 #include "celeryc/redis/endpoint.h"
 #include "celeryc/redis/sync.h"
 #include "celeryc/worker/settings.h"
@@ -14,6 +15,7 @@
 struct celeryc_client {
     struct settings settings;
     struct redis_endpoint broker, backend;
+    struct wire *wire; /* how messages are written */
     bool has_backend, same_backend;
     bool broken; /* URL or settings are wrong: error says how, for good */
     struct redis_sync *to_broker, *to_backend;

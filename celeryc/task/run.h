@@ -21,6 +21,9 @@ struct task_settings {
     bool track_started;
     bool inherit_parent_priority;       /* task_inherit_parent_priority */
     double time_limit, soft_time_limit; /* of tasks that have none of their own, seconds; 0: none */
+    /* How messages are read and written: what to make it of, and what was made of it in this process. */
+    struct wire_options wire_options;
+    const struct wire *wire;
 };
 
 enum outcome_kind {

@@ -337,7 +337,9 @@ void finish_park(struct delivery *d, const char *reason)
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
     one_text_argument(&args, reason);
     struct end x = {.park_reason = reason};
-    if (judge(d, "FAILURE", "InvalidTaskError", "celery.exceptions", buf_slice(&args), &x))
+    const char *type = d->m.refused ? "ContentDisallowed" : "InvalidTaskError";
+    const char *module = d->m.refused ? "kombu.exceptions" : "celery.exceptions";
+    if (judge(d, "FAILURE", type, module, buf_slice(&args), &x))
         end(d, &x);
 }
 
