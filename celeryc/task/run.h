@@ -21,6 +21,9 @@ struct task_settings {
     bool track_started;
     bool inherit_parent_priority;       /* task_inherit_parent_priority */
     double time_limit, soft_time_limit; /* of tasks that have none of their own, seconds; 0: none */
+    /* How messages are read and written: what to make it of, and what was made of it in this process. */
+    struct wire_options wire_options;
+    const struct wire *wire;
 };
 
 enum outcome_kind {
@@ -85,6 +88,13 @@ void task_call_advanced(struct celeryc_call *call);
 int task_run(const struct task_registry *r, const struct task_settings *s,
              const struct task_host *h, struct arena *a, struct slice queue, struct slice raw,
              struct buf *dst) WARN_UNUSED;
+
+/* The text of a job that calls an errback of the new style, and running it: a job without a queue. The outcome says
+ * nothing. 0, -ENOMEM, -EINVAL not such a text. */
+int task_errback_write(struct buf *dst, const struct canvas_call *c) WARN_UNUSED;
+int task_run_errback(const struct task_registry *r, const struct task_settings *s,
+                     const struct task_host *h, struct arena *a, struct slice text,
+                     struct buf *dst) WARN_UNUSED;
 
 /* The records that the master writes for a task it did not run (unknown, lost, expired, timed out): exception by
  * type, module and JSON args; status "FAILURE" or "REVOKED". m may be only partly parsed. 0, -ENOMEM. */

@@ -8,6 +8,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/message/record.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 
 #include <errno.h>
 #include <string.h>
@@ -243,7 +244,11 @@ static int take_verdict(struct delivery *d, const char *status, const char *type
     struct canvas_effects fx = canvas_effects_init(d->arena);
     int r = task_verdict_effects(d->w->table, &d->w->settings, &d->m, str_eq(status, "REVOKED"),
                                  type, module, args_json, &fx);
-    return r ? r : take_effects(d, &fx);
+    if (r == 0)
+        r = take_effects(d, &fx);
+    if (r == 0)
+        errbacks_add(d->w, &fx);
+    return r;
 }
 
 /* ---- the ends ---- */
@@ -332,7 +337,9 @@ void finish_park(struct delivery *d, const char *reason)
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
     one_text_argument(&args, reason);
     struct end x = {.park_reason = reason};
-    if (judge(d, "FAILURE", "InvalidTaskError", "celery.exceptions", buf_slice(&args), &x))
+    const char *type = d->m.refused ? "ContentDisallowed" : "InvalidTaskError";
+    const char *module = d->m.refused ? "kombu.exceptions" : "celery.exceptions";
+    if (judge(d, "FAILURE", type, module, buf_slice(&args), &x))
         end(d, &x);
 }
 
@@ -353,10 +360,19 @@ void finish_return(struct delivery *d, bool head, bool redelivered)
     transport_return(d->w->transport, d->claim, head, redelivered, ended, d);
 }
 
+static void put_by(enum transport_done done, void *arg)
+{
+    struct delivery *d = arg;
+    /* Revoked on its way there: whoever looked for it did not find it. */
+    if (done == TRANSPORT_DONE && control_revoked_id(d->w->control, d->m.id))
+        transport_claim_delayed(d->w->transport, 1, &d->m.id);
+    ended(done, d);
+}
+
 void finish_delay(struct delivery *d, int64_t due_us)
 {
     delivery_move(d, DELIVERY_LEAVING);
-    transport_delay(d->w->transport, d->claim, due_us, ended, d);
+    transport_delay(d->w->transport, d->claim, d->m.id, due_us, put_by, d);
 }
 
 void finish_store(struct delivery *d, struct slice record)

@@ -25,6 +25,8 @@ warnings.simplefilter("default")
 
 app = Celery("interop_app")
 app.conf.update(json.loads(os.environ.get("INTEROP_SETTINGS", "{}")))
+if app.conf.security_key:
+    app.setup_security(digest=app.conf.security_digest)  # which is not taken from the settings
 
 
 def append_line(path: str, line: str) -> None:
@@ -287,3 +289,10 @@ def flaky_file(self: Task[Any, Any], good: int) -> int:
     if self.request.retries < good:
         raise FileNotFoundError("not yet")
     return int(self.request.retries)
+
+
+@app.task(name="interop.on_error")
+def on_error(request: Any, exc: BaseException, _traceback: Any, path: str) -> None:
+    """A new style errback: a line with what it was told."""
+    append_line(path, f"{request.id} {type(exc).__name__} {json.dumps(exc.args)}")
+    raise RuntimeError("an errback's own failure changes nothing")
