@@ -129,6 +129,11 @@ int canvas_failure(const struct canvas_settings *s, const struct message *m,
                    const struct message_body *b, const struct canvas_exception *x, bool revoked,
                    bool store, struct canvas_effects *ret) WARN_UNUSED;
 
+/* After a task that ended by Ignore: its part, and those of the steps that will not run, count as null under the state
+ * IGNORED, which peers take for a value. Celery counts nothing, and the chord waits for ever. */
+int canvas_ignored(const struct canvas_settings *s, const struct message *m,
+                   const struct message_body *b, struct canvas_effects *ret) WARN_UNUSED;
+
 /* ---- chords ---- */
 
 /* All parts have come: the message(s) of the body, called with the list of results (JSON texts, in order). p is the

@@ -98,3 +98,10 @@ int call_follow_failure(struct celeryc_call *call, struct outcome *o)
     int rc = canvas_failure(&s, call->m, call->body, &failed, false, o->store, &call->effects);
     return rc ? rc : call_take_effects(call, o);
 }
+
+int call_follow_ignored(struct celeryc_call *call, struct outcome *o)
+{
+    const struct canvas_settings s = task_canvas_settings(call->registry, call->settings);
+    int rc = canvas_ignored(&s, call->m, call->body, &call->effects);
+    return rc ? rc : call_take_effects(call, o);
+}
