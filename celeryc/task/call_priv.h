@@ -96,6 +96,9 @@ int call_apply(struct celeryc_call *call, const struct call_application *a,
 /* Calls the task's function; one that returns an error without an end fails the call. */
 void call_function(struct celeryc_call *call);
 
+/* Calls an errback of the new style for what failed in base. Whatever it does is no failure of the caller: 0, -ENOMEM. */
+int call_errback(const struct celeryc_call *base, const struct canvas_call *c) WARN_UNUSED;
+
 /* Turns an exception that the task's autoretry_for names into a retry. */
 void call_autoretry(struct celeryc_call *call);
 /* The message of a retry; raw in dst or the arena. 0; -ENOMEM; CANVAS_E_BAD: arguments or options that do not fit, and

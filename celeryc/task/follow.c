@@ -17,7 +17,8 @@ static bool lookup(void *arg, struct slice task, struct canvas_defaults *ret)
                                     .ignore_result = t->ignore_result,
                                     .queue = slice_str(t->queue),
                                     .priority = t->priority,
-                                    .expires_s = t->expires};
+                                    .expires_s = t->expires,
+                                    .errback = t->has_errback};
     return true;
 }
 
@@ -96,6 +97,8 @@ int call_follow_failure(struct celeryc_call *call, struct outcome *o)
     const struct canvas_exception failed = {x->type, x->module, x->args,
                                             o->traceback.len ? o->traceback : SLICE_NULL};
     int rc = canvas_failure(&s, call->m, call->body, &failed, false, o->store, &call->effects);
+    for (size_t i = 0; rc == 0 && i < call->effects.n_calls; i++)
+        rc = call_errback(call, &call->effects.calls[i]);
     return rc ? rc : call_take_effects(call, o);
 }
 

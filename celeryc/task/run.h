@@ -86,6 +86,13 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
              const struct task_host *h, struct arena *a, struct slice queue, struct slice raw,
              struct buf *dst) WARN_UNUSED;
 
+/* The text of a job that calls an errback of the new style, and running it: a job without a queue. The outcome says
+ * nothing. 0, -ENOMEM, -EINVAL not such a text. */
+int task_errback_write(struct buf *dst, const struct canvas_call *c) WARN_UNUSED;
+int task_run_errback(const struct task_registry *r, const struct task_settings *s,
+                     const struct task_host *h, struct arena *a, struct slice text,
+                     struct buf *dst) WARN_UNUSED;
+
 /* The records that the master writes for a task it did not run (unknown, lost, expired, timed out): exception by
  * type, module and JSON args; status "FAILURE" or "REVOKED". m may be only partly parsed. 0, -ENOMEM. */
 int task_write_verdict(struct buf *dst, const struct task_settings *s, const struct message *m,

@@ -19,6 +19,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/message/record.h"
 #include "celeryc/result/chord.h"
+#include "celeryc/worker/errback.h"
 #include "celeryc/worker/join.h"
 #include "celeryc/worker/worker_priv.h"
 
@@ -52,7 +53,8 @@ struct chord {
     struct chord_note note;
     struct join *join; /* parts, and what was found of missing results */
     struct effects fx;
-    bool failed; /* FIRING: settle as an error */
+    struct canvas_effects calls; /* errbacks to be called when it has been fired */
+    bool failed;                 /* FIRING: settle as an error */
 };
 
 static void drop(struct chord *c)
@@ -117,6 +119,7 @@ static void begun(enum result_done done, void *arg)
     }
     if (done == RESULT_CLAIMED)
         chord_claimed(c->w, &c->fx);
+    errbacks_add(c->w, &c->calls);
     transport_publish_once(c->w->transport, c->note.nonce.p, c->fx.n_push, c->fx.push, sent, c);
 }
 
@@ -125,7 +128,9 @@ static void fired(enum transport_done done, void *arg)
     struct chord *c = arg;
     if (done == TRANSPORT_LOST)
         tell_lost(c);
-    else if (done == TRANSPORT_CLAIMED)
+    else
+        errbacks_add(c->w, &c->calls);
+    if (done == TRANSPORT_CLAIMED)
         chord_claimed(c->w, &c->fx);
     drop(c);
 }
@@ -168,10 +173,12 @@ static void fail(struct chord *c, const struct canvas_exception *x,
     record_write_exception_repr(&repr, x->type, x->args);
     log_error("Chord '%.*s' raised: %s", (int)c->note.group.len, c->note.group.p,
               repr.data ? repr.data : "");
-    if (canvas_fail_body(&s, c->note.body, x, cause, &p, &fx))
+    if (canvas_fail_body(&s, c->note.body, x, cause, &p, &fx)) {
         drop_for_memory(c);
-    else
-        fire(c, &fx, settle_failed);
+        return;
+    }
+    c->calls = fx;
+    fire(c, &fx, settle_failed);
 }
 
 /* ChordError("<what>: <text>") */

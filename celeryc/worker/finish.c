@@ -8,6 +8,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/message/record.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 
 #include <errno.h>
 #include <string.h>
@@ -243,7 +244,11 @@ static int take_verdict(struct delivery *d, const char *status, const char *type
     struct canvas_effects fx = canvas_effects_init(d->arena);
     int r = task_verdict_effects(d->w->table, &d->w->settings, &d->m, str_eq(status, "REVOKED"),
                                  type, module, args_json, &fx);
-    return r ? r : take_effects(d, &fx);
+    if (r == 0)
+        r = take_effects(d, &fx);
+    if (r == 0)
+        errbacks_add(d->w, &fx);
+    return r;
 }
 
 /* ---- the ends ---- */

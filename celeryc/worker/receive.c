@@ -9,6 +9,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/worker/errback.h"
 
 #include <errno.h>
 
@@ -265,6 +266,7 @@ void receive_pump(struct worker *w)
     if (w->pumping || !w->transport)
         return;
     w->pumping = true;
+    errbacks_pump(w);
     struct list *reserved = &w->lists[DELIVERY_RESERVED];
     struct capacity_facts f = capacity(w);
     if (!list_empty(reserved) && capacity_hand_over(&f)) {

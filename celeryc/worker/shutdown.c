@@ -14,6 +14,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 
 #include <signal.h>
 #include <string.h>
@@ -139,6 +140,9 @@ void shutdown_step(struct worker *w)
         return_unstarted(w);
     if (w->n[DELIVERY_RESERVED] + w->n[DELIVERY_HELD] + w->n[DELIVERY_STARTING] +
         w->n[DELIVERY_SENT] + w->n[DELIVERY_RUNNING])
+        return;
+    errbacks_pump(w);
+    if (w->n_errbacks && w->phase < PHASE_COLD)
         return;
     start_leaving(w);
     if (w->pool_gone && w->n[DELIVERY_LEAVING] == 0) {

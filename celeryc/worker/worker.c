@@ -12,6 +12,7 @@
 #include "celeryc/task/builtins.h"
 #include "celeryc/worker/banner.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 #include "celeryc/worker/pidfile.h"
 #include "celeryc/worker/queues.h"
 #include "celeryc/worker/worker_priv.h"
@@ -276,6 +277,7 @@ static int init(struct worker *w)
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
     list_init(&w->spare);
+    list_init(&w->errbacks);
     w->scratch = arena_new();
     if (!w->scratch || remote_init(w) || dedup_init(w))
         return -ENOMEM;
@@ -306,6 +308,7 @@ static void deinit(struct worker *w)
     w->transport = transport_free(w->transport);
     w->backend = result_backend_free(w->backend);
     chord_teardown(w);
+    errbacks_drop(w);
     for (size_t s = DELIVERY_RESERVED; s < DELIVERY_STATES; s++)
         while (!list_empty(&w->lists[s]))
             delivery_free(LIST_ENTRY(w->lists[s].next, struct delivery, node));

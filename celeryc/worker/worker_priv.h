@@ -115,6 +115,10 @@ struct worker {
     char scan_token[RESULT_TOKEN_SIZE];
     struct revoked *successes; /* ids of late-ack tasks that succeeded here; NULL: not kept */
 
+    struct list errbacks; /* of the new style, for failures that were decided here */
+    size_t n_errbacks;
+    uint64_t next_errback;
+
     struct due_heap due;
     uv_timer_t due_timer;
     int64_t due_at_ns; /* what due_timer is set to, 0: nothing */

@@ -287,3 +287,10 @@ def flaky_file(self: Task[Any, Any], good: int) -> int:
     if self.request.retries < good:
         raise FileNotFoundError("not yet")
     return int(self.request.retries)
+
+
+@app.task(name="interop.on_error")
+def on_error(request: Any, exc: BaseException, _traceback: Any, path: str) -> None:
+    """A new style errback: a line with what it was told."""
+    append_line(path, f"{request.id} {type(exc).__name__} {json.dumps(exc.args)}")
+    raise RuntimeError("an errback's own failure changes nothing")
