@@ -335,9 +335,11 @@ static void one_text_argument(struct buf *dst, const char *text)
 void finish_park(struct delivery *d, const char *reason)
 {
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    one_text_argument(&args, reason);
     struct end x = {.park_reason = reason};
-    if (judge(d, "FAILURE", "InvalidTaskError", "celery.exceptions", buf_slice(&args), &x))
+    bool range = d->m.eta_out_of_range; /* the one such failure that Celery stores */
+    one_text_argument(&args, range ? "date value out of range" : reason);
+    if (judge(d, "FAILURE", range ? "OverflowError" : "InvalidTaskError",
+              range ? "builtins" : "celery.exceptions", buf_slice(&args), &x))
         end(d, &x);
 }
 
