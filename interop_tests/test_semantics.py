@@ -559,3 +559,53 @@ def test_link_of_a_replaced_task_runs_once(fleet: Fleet, client: Client, tmp_pat
     assert client.get(task_id).value == 6
     fleet.settle()
     assert lines(path) == 1
+
+
+def test_default_priority(world: World) -> None:
+    """Of tasks that the sending worker has, where nobody says otherwise."""
+    world.start(settings={"task_default_priority": 3})
+    own = step("own")
+    own["options"]["priority"] = 6
+    world.push(
+        message(
+            str(uuid.uuid4()),
+            "examples.add",
+            [1, 2],
+            embed={"chain": [step("next")], "callbacks": [own]},
+        )
+    )
+    wait_until(lambda: world.r.llen(f"steps{SEP}3") == 1, "the step is sent")
+    wait_until(lambda: world.r.llen(f"steps{SEP}6") == 1, "the callback is sent")
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
+@pytest.mark.parametrize("header", [True, False])
+def test_errbacks_of_a_header(world: World, header: bool) -> None:
+    """task_allow_error_cb_on_chord_header: an errback that a worker links to a chord goes to the header's members too."""
+    world.start(settings={"task_allow_error_cb_on_chord_header": header})
+    members = [
+        {**step("", "celery"), "task": "examples.fail", "args": ["ValueError", "boom"]},
+        {**step("", "celery"), "task": "examples.echo", "args": [1]},
+    ]
+    body = step("", "celery")
+    for signature in (*members, body):
+        signature["options"] = {}
+    inner = {
+        "task": "celery.chord",
+        "args": [],
+        "kwargs": {"header": members, "body": body, "kwargs": {}},
+        "options": {},
+        "subtask_type": "chord",
+        "immutable": False,
+    }
+    task_id = world.push(
+        message(
+            str(uuid.uuid4()), "interop.replace", [inner], embed={"errbacks": [errback("errors")]}
+        )
+    )
+    assert world.wait_state(task_id, "FAILURE").exc_type == "ChordError"
+    nothing_left(world.redis)
+    called = [json.loads(e) for e in world.r.lrange("errors", 0, -1)]
+    failed = {json.loads(base64.b64decode(e["body"]))[0][0] for e in called}
+    assert task_id in failed
+    assert len(called) == len(failed) == (2 if header else 1)

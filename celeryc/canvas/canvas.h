@@ -36,6 +36,8 @@ struct canvas_settings {
     struct slice default_queue; /* task_default_queue */
     struct slice node;          /* for extended records */
     bool inherit_priority;      /* task_inherit_parent_priority */
+    int default_priority;       /* task_default_priority: of tasks that are registered here */
+    bool header_errbacks;       /* task_allow_error_cb_on_chord_header */
     bool result_extended;
     int64_t now_us; /* wall clock; countdown and expires count from it */
     /* True and *ret when the task is registered here. NULL: none is. */
