@@ -13,6 +13,7 @@
 #define LIMIT_TASK_NAME        255          /* a task's name */
 #define LIMIT_CLAIM_BATCH      500          /* messages of one claim script */
 #define LIMIT_ETA_HELD         1000         /* near ETAs that one worker holds claimed */
+#define LIMIT_ETA_HELD_BYTES   (64u << 20)  /* and how large they are together */
 #define LIMIT_DATABASE_ALIASES 64           /* --database options of one worker */
 #define LIMIT_CHILDREN         1024         /* children of one worker */
 #define LIMIT_THREADS          1024         /* threads of one child */
@@ -26,8 +27,15 @@
 #define LIMIT_CONTROL_REPLY    (16u << 20)  /* and the reply to it */
 #define LIMIT_CONTROL_ARGS     (1u << 20)   /* a task's body that is shown decoded */
 #define LIMIT_CONTROL_NAME     1024         /* a task id or stamp that can be revoked */
+#define LIMIT_CONTROL_DELAYED  1000         /* delayed messages that `inspect scheduled` shows */
 #define LIMIT_CONTROL_STAMPS   10000        /* stamps of one command */
 #define LIMIT_CONTROL_PATTERN  1024         /* a pattern for node names */
 #define LIMIT_LATE_RESULTS     100000       /* results remembered for late subscribers */
 #define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
 #define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */
+#define LIMIT_SERVERS          64           /* servers or Sentinels of one URL list */
+#define LIMIT_TIMEOUT_SECONDS  86400        /* a timeout of a connection */
+#define LIMIT_YAML_NODES       (1u << 20)   /* values of one YAML body */
+#define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
+#define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
+#define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */

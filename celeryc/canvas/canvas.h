@@ -35,6 +35,7 @@ struct canvas_defaults {
 struct canvas_settings {
     struct slice default_queue; /* task_default_queue */
     struct slice node;          /* for extended records */
+    const struct wire *wire;    /* how messages are written; NULL: JSON */
     bool inherit_priority;      /* task_inherit_parent_priority */
     int default_priority;       /* task_default_priority: of tasks that are registered here */
     bool header_errbacks;       /* task_allow_error_cb_on_chord_header */

@@ -286,7 +286,8 @@ static void write_man(struct buf *b)
         ".SH EXIT STATUS\n0: all went well (the worker: TERM or QUIT). 1: it did not, or the task "
         "failed. "
         "2: wrong command line. 3: there is no result yet. 73: the pidfile is held by a live "
-        "process.\n"
+        "process. 75: the worker found itself deaf (messages waited, it had room, and nothing came "
+        "for celeryc_watchdog_timeout seconds): start it again.\n"
         ".SH SEE ALSO\n.BR scatter\\-plan (1)\n");
 }
 

@@ -85,6 +85,11 @@ static void send_settings(struct pool *p)
     cursor_put_f64(&b, s->time_limit);
     cursor_put_f64(&b, s->soft_time_limit);
     buf_append_u32le(&b, (uint32_t)s->default_priority);
+    const struct wire_options *w = &s->wire_options;
+    const char *const texts[] = {w->accept,       w->serializer,  w->compression, w->key,
+                                 w->key_password, w->certificate, w->cert_store,  w->digest};
+    for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+        cursor_put_slice(&b, slice_str(texts[i]));
     frame_end(&b, at);
     send_order(p, &b, NULL, 0);
 }

@@ -28,6 +28,7 @@ struct canvas_settings task_canvas_settings(const struct task_registry *r,
     return (struct canvas_settings){
         .default_queue = slice_str(s->default_queue ? s->default_queue : "celery"),
         .node = slice_str(s->node),
+        .wire = s->wire,
         .inherit_priority = s->inherit_parent_priority,
         .default_priority = s->default_priority,
         .header_errbacks = s->header_errbacks,

@@ -351,7 +351,7 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
         .effects = canvas_effects_init(a),
     };
     int64_t start_ns = clock_mono_ns();
-    int rc = message_parse(a, raw, &m, &e);
+    int rc = message_parse_as(a, s->wire, raw, &m, &e);
     if (rc == MESSAGE_E_POISON)
         call_fail(&call, "DecodeError", slice_str(err_text(&e, -EINVAL)));
     else if (rc == 0)

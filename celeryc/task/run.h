@@ -23,6 +23,9 @@ struct task_settings {
     int default_priority;               /* task_default_priority */
     bool header_errbacks;               /* task_allow_error_cb_on_chord_header */
     double time_limit, soft_time_limit; /* of tasks that have none of their own, seconds; 0: none */
+    /* How messages are read and written: what to make it of, and what was made of it in this process. */
+    struct wire_options wire_options;
+    const struct wire *wire;
 };
 
 enum outcome_kind {

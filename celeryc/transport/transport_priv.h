@@ -168,7 +168,6 @@ struct transport {
     struct list peers;
     bool beating;
     int64_t clock_offset_ms; /* Redis' clock minus ours */
-    bool alone;              /* no other live worker at the last look */
     struct restore *restore;
     struct list adoptions;
     char **foreign_queues; /* names of queues that are not ours, for orphans */
@@ -181,6 +180,7 @@ struct transport {
     /* leaving */
     void (*leave_fn)(void *arg);
     void *leave_arg;
+    int64_t leave_ms;
     bool leave_sent;
 };
 
@@ -194,8 +194,7 @@ void args_i64(struct transport *t, int64_t v);
 void args_seconds(struct transport *t, int64_t ms);
 void args_eval(struct transport *t, const struct redis_script *s, redis_reply_fn fn, void *arg);
 
-char *key_of(const struct transport *t, const char *format, const char *name);        /* malloc */
-char *transport_list_key(const struct transport *t, const char *queue, int priority); /* malloc */
+char *key_of(const struct transport *t, const char *format, const char *name); /* malloc */
 bool is_gone(const struct redis_reply *reply); /* we are not registered any more */
 bool is_status(const struct redis_reply *reply, const char *word);
 void transport_enter(struct transport *t);

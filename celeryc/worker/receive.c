@@ -4,6 +4,7 @@
  * An early-ack task is handed to the pool only after Redis knows that it started; a late-ack task at once. Whatever
  * cannot be run leaves through finish.c, so that nothing stays claimed without a reason. */
 
+#include "celeryc/worker/watchdog.h"
 #include "celeryc/worker/worker_priv.h"
 
 #include "celeryc/base/clock.h"
@@ -77,13 +78,14 @@ static enum admission decide(const struct worker *w, const struct task_info *tas
         .now_us = clock_wall_us(),
         .held = w->n[DELIVERY_HELD],
         .held_limit = w->held_limit,
+        .held_bytes = w->held_bytes,
     };
     return admission_decide(&f);
 }
 
 static void hold(struct delivery *d)
 {
-    int64_t wait_us = d->m.eta_us - clock_wall_us();
+    int64_t wait_us = admission_due(&d->m) - clock_wall_us();
     delivery_move(d, DELIVERY_HELD);
     if (limits_hold(d, wait_us > 0 ? wait_us : 0)) {
         log_error("no memory to wait for the eta of " DELIVERY_FMT, DELIVERY_ARGS(d));
@@ -112,7 +114,7 @@ static void admit(struct delivery *d)
         hold(d);
         return;
     case ADMISSION_DELAY:
-        finish_delay(d, d->m.eta_us);
+        finish_delay(d, admission_due(&d->m));
         return;
     case ADMISSION_UNKNOWN:
         refuse_unknown(d);
@@ -127,7 +129,7 @@ static void admit(struct delivery *d)
 static bool parse(struct delivery *d)
 {
     struct err e = ERR_INIT;
-    int r = message_parse(d->arena, raw_of(d->claim), &d->m, &e);
+    int r = message_parse_as(d->arena, d->w->settings.wire, raw_of(d->claim), &d->m, &e);
     if (r == 0)
         return true;
     if (r == MESSAGE_E_POISON) {
@@ -145,6 +147,7 @@ static bool parse(struct delivery *d)
 void receive_claim(struct claim *c_take, void *arg)
 {
     struct worker *w = arg;
+    watchdog_pat(w->watchdog);
     struct delivery *d = delivery_new(w, c_take);
     if (!d) {
         /* The lease brings the message back. */
@@ -165,7 +168,7 @@ bool receive_may_start(struct slice raw, void *arg)
         return false;
     struct message m;
     arena_reset(w->scratch);
-    if (message_parse(w->scratch, raw, &m, NULL))
+    if (message_parse_as(w->scratch, w->settings.wire, raw, &m, NULL))
         return false;
     const struct task_info *task = task_registry_find(w->table, m.task);
     return task && !acks_late(w, task) && decide(w, task, &m) == ADMISSION_NOW &&
@@ -195,9 +198,12 @@ void receive_orphan(struct claim *c_take, const char *dead_node, void *arg)
         finish_lost(d, why);
 }
 
+/* The wall clock may have been put back meanwhile. One that is due only because it has expired leaves at the hand-over. */
 void receive_due(struct delivery *d)
 {
-    delivery_move_back(d);
+    int64_t early_us = admission_due(&d->m) - clock_wall_us();
+    if (early_us <= 0 || limits_hold(d, early_us))
+        delivery_move_back(d);
 }
 
 /* ---- hand-over ---- */

@@ -352,7 +352,7 @@ static void interrupt(struct worker *w)
     cold(w, 1);
 }
 
-static void tell_state(const struct worker *w)
+void shutdown_tell_state(const struct worker *w)
 {
     log_warning("worker: %s; reserved=%zu held=%zu starting=%zu sent=%zu running=%zu leaving=%zu "
                 "room=%zu free=%zu",
@@ -380,7 +380,7 @@ static void on_signal(uv_signal_t *s, int signum)
         log_warning("SIGHUP: restarting in place is not in this release; the worker goes on");
         return;
     case SIGUSR1:
-        tell_state(w);
+        shutdown_tell_state(w);
         return;
     default:
         return;

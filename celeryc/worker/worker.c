@@ -15,6 +15,7 @@
 #include "celeryc/worker/errback.h"
 #include "celeryc/worker/pidfile.h"
 #include "celeryc/worker/queues.h"
+#include "celeryc/worker/watchdog.h"
 #include "celeryc/worker/worker_priv.h"
 
 #include <errno.h>
@@ -23,111 +24,6 @@
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
-
-/* ---- the broker connection ---- */
-
-/* Whoever reads this may send a task or a command: both are heard, or it was said why not. */
-void worker_say_ready(struct worker *w)
-{
-    if (w->said_ready || !w->was_up || !w->control_settled)
-        return;
-    w->said_ready = true;
-    log_info("%s ready.", w->config->node);
-}
-
-static void on_up(void *arg)
-{
-    struct worker *w = arg;
-    w->was_up = true;
-    w->connect_tries = 0;
-    log_info("Connected to %s", w->config->broker.masked);
-    worker_say_ready(w);
-    if (w->config->has_backend && w->phase == PHASE_RUNNING)
-        chord_watch(w);
-    receive_pump(w);
-}
-
-static bool may_retry(const struct worker *w)
-{
-    const struct settings *s = &w->config->settings;
-    if (!w->was_up && s->connection_retry_on_startup >= 0)
-        return s->connection_retry_on_startup != 0;
-    return s->connection_retry;
-}
-
-static void on_down(const char *reason, int64_t retry_ms, void *arg)
-{
-    struct worker *w = arg;
-    double max = w->config->settings.connection_max_retries;
-    if (w->phase > PHASE_RUNNING)
-        return;
-    if (w->was_up && w->connect_tries == 0)
-        log_warning(
-            "consumer: Connection to broker lost. Trying to re-establish the connection...");
-    w->connect_tries++;
-    if (!may_retry(w) || (max > 0 && w->connect_tries > max)) {
-        log_critical("consumer: Cannot connect to %s: %s.", w->config->broker.masked, reason);
-        shutdown_broken(w, 1);
-        return;
-    }
-    char of[32] = "";
-    if (max > 0)
-        (void)snprintf(of, sizeof(of), "/%.0f", max);
-    log_error("consumer: Cannot connect to %s: %s.\nTrying again in %.2f seconds... (%u%s)",
-              w->config->broker.masked, reason, (double)retry_ms / 1000, w->connect_tries, of);
-}
-
-static void on_transport_fatal(const char *reason, void *arg)
-{
-    struct worker *w = arg;
-    log_critical("worker: %s", reason);
-    w->exit_code = 1;
-    w->phase = PHASE_GONE;
-    uv_stop(&w->loop);
-}
-
-static int start_transport(struct worker *w)
-{
-    static const struct transport_events events = {
-        .on_claim = receive_claim,
-        .may_start = receive_may_start,
-        .on_orphan = receive_orphan,
-        .on_up = on_up,
-        .on_down = on_down,
-        .on_fatal = on_transport_fatal,
-    };
-    const struct worker_config *c = w->config;
-    const struct settings *s = &c->settings;
-    const struct transport_options o = {
-        .endpoint = &c->broker,
-        .node = c->node,
-        .key_prefix = s->broker_keyprefix ? s->broker_keyprefix : "",
-        .queues = (const char *const *)c->queues.v,
-        .priority_steps = s->n_priority_steps ? s->priority_steps : NULL,
-        .n_priority_steps = s->n_priority_steps,
-        .sep = s->sep,
-        .unacked_key = s->unacked_key,
-        .unacked_index_key = s->unacked_index_key,
-        .unacked_mutex_key = s->unacked_mutex_key,
-        .visibility_timeout_ms = (int64_t)(s->visibility_timeout * 1000),
-        .lease_ms = 30000,
-        .beat_ms = 3000,
-        .dead_after_ms = 12000,
-    };
-    int r = remote_start(w);
-    if (r)
-        return r;
-    w->transport = transport_new(&w->loop, &o, &events, w);
-    if (!w->transport)
-        return -ENOMEM;
-    if (c->has_backend && !c->same_backend) {
-        w->backend = result_backend_new(&w->loop, &c->backend);
-        if (!w->backend)
-            return -ENOMEM;
-    }
-    transport_start(w->transport);
-    return 0;
-}
 
 /* ---- the pool ---- */
 
@@ -185,7 +81,7 @@ void worker_pool_ready(struct worker *w, const struct task_registry *table)
         write_banner(w);
     warn_of_options(w);
     w->phase = PHASE_RUNNING;
-    if (start_transport(w)) {
+    if (broker_start(w)) {
         log_critical("worker: out of memory");
         shutdown_broken(w, 1);
     }
@@ -275,6 +171,8 @@ static int init(struct worker *w)
         .header_errbacks = s->header_errbacks,
         .time_limit = w->config->time_limit,
         .soft_time_limit = w->config->soft_time_limit,
+        .wire = w->config->wire,
+        .wire_options = settings_wire(s),
     };
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
@@ -308,6 +206,7 @@ static void deinit(struct worker *w)
     w->pool = pool_free(w->pool);
     w->control = control_free(w->control);
     w->transport = transport_free(w->transport);
+    w->watchdog = watchdog_free(w->watchdog);
     w->backend = result_backend_free(w->backend);
     chord_teardown(w);
     errbacks_drop(w);
@@ -394,6 +293,7 @@ int worker_run(const struct worker_config *c, const char *program, const char *v
     int code = 1;
     if (w) {
         w->config = c;
+        w->outage = OUTAGE_NONE;
         w->program = program;
         w->version = version;
         code = run(w);

@@ -15,6 +15,7 @@
 #include "celeryc/worker/config.h"
 #include "celeryc/worker/due.h"
 #include "celeryc/worker/effects.h"
+#include "celeryc/worker/outage.h"
 
 #include <uv.h>
 
@@ -104,7 +105,7 @@ struct worker {
     uint64_t next_number;
     struct list spare; /* deliveries kept for reuse */
     size_t n_spare;
-    size_t held_limit;
+    size_t held_limit, held_bytes;
     struct result_chords chords; /* how they are counted; no token */
     struct buf fire_key, note_start;
     struct list firing; /* chords on their way to their body */
@@ -132,8 +133,9 @@ struct worker {
     uv_signal_t signals[N_SIGNALS];
 
     bool was_up;
-    unsigned connect_tries;
-    struct buf key, text; /* scratch of one call */
+    struct outage outage;
+    struct watchdog *watchdog; /* NULL: not yet, or switched off */
+    struct buf key, text;      /* scratch of one call */
     struct arena *scratch;
     bool pumping;
 };
@@ -228,6 +230,7 @@ void limits_tick(uv_timer_t *t);
 
 /* ---- shutdown.c ---- */
 int shutdown_listen(struct worker *w) WARN_UNUSED;
+void shutdown_tell_state(const struct worker *w); /* one line in the log */
 void shutdown_step(struct worker *w); /* goes on when something changed; nothing while running */
 void shutdown_started(
     struct delivery *d); /* a job began to run: stop it when that is where we are */
@@ -235,6 +238,9 @@ void shutdown_warm(struct worker *w);
 void shutdown_cold(struct worker *w);
 /* Something that cannot go on: ends as fast as it can be done without losing messages. */
 void shutdown_broken(struct worker *w, int exit_code);
+
+/* ---- broker.c ---- */
+int broker_start(struct worker *w) WARN_UNUSED; /* transport, result backend, remote control */
 
 /* ---- worker.c ---- */
 void worker_say_ready(struct worker *w); /* once, when broker and mailbox are there */
