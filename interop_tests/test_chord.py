@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 from harness.canvas import Spec, add, chain, chord, echo, fail, group, task
@@ -156,3 +157,27 @@ def test_one_signature_twice(fleet: Fleet, client: Client) -> None:
     """Better than Celery, where two members of one id with equal results are one element of the zset."""
     twice = add(2, 2, task_id=str(uuid.uuid4()))
     assert client.get(client.apply(chord([twice, add(1, 1), twice], echo()))).value == [4, 2, 4]
+
+
+@pytest.mark.fleets("celeryc")  # Celery leaves the outer chord waiting
+def test_shared_errback_is_called_once(fleet: Fleet, client: Client, tmp_path: Path) -> None:
+    """chord.link_error() links what it is given to the chords in the header too. The outer chord fails with its member,
+    and calls the errback that both have; one that only the inner has is called by the inner."""
+    inner, outer = str(uuid.uuid4()), str(uuid.uuid4())
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    errback = task("interop.quiet", str(shared), immutable=True)
+    inner_errbacks = [errback, task("interop.quiet", str(own), immutable=True)]
+    client.apply(
+        chord(
+            [
+                chord([add(1, 1), fail("boom")], echo(task_id=inner, errbacks=inner_errbacks)),
+                add(2, 2),
+            ],
+            echo(task_id=outer, errbacks=[errback]),
+        )
+    )
+    assert wait_failed(client, outer).exc_type == "ChordError"
+    assert wait_failed(client, inner).exc_type == "ChordError"
+    fleet.settle()
+    assert shared.read_text() == "ran\n"
+    assert own.read_text() == "ran\n"

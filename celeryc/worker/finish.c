@@ -360,10 +360,19 @@ void finish_return(struct delivery *d, bool head, bool redelivered)
     transport_return(d->w->transport, d->claim, head, redelivered, ended, d);
 }
 
+static void put_by(enum transport_done done, void *arg)
+{
+    struct delivery *d = arg;
+    /* Revoked on its way there: whoever looked for it did not find it. */
+    if (done == TRANSPORT_DONE && control_revoked_id(d->w->control, d->m.id))
+        transport_claim_delayed(d->w->transport, 1, &d->m.id);
+    ended(done, d);
+}
+
 void finish_delay(struct delivery *d, int64_t due_us)
 {
     delivery_move(d, DELIVERY_LEAVING);
-    transport_delay(d->w->transport, d->claim, due_us, ended, d);
+    transport_delay(d->w->transport, d->claim, d->m.id, due_us, put_by, d);
 }
 
 void finish_store(struct delivery *d, struct slice record)
