@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as compressed data, the first of them says of which kind; and any bytes compressed and inflated again. */
+/* Any bytes as compressed data, the first of them says of which kind; and with its high bit any bytes
+ * compressed and inflated again. */
 
 #include "celeryc/base/limits.h"
 #include "celeryc/message/message_priv.h"
@@ -24,6 +25,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     r = message_inflate(a, slice_str(name), rest, &text, &e);
     ASSERT(r == -ENOMEM || (r == 0 && text.len <= LIMIT_MESSAGE_BYTES) ||
            (r == -EINVAL && e.text[0]));
+    if (!(data[0] & 0x80)) /* some of them take a hundred megabytes to compress anything */
+        return 0;
     ASSERT(compression_write(&packed, compression_type(slice_str(name)), rest) == 0);
     ASSERT(message_inflate(a, slice_str(name), buf_slice(&packed), &text, &e) == 0);
     ASSERT(slice_eq(text, rest));
