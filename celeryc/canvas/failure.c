@@ -16,10 +16,12 @@
 
 /* ---- what will not run ---- */
 
+#define IGNORED "IGNORED"
+
 struct walk {
     struct slice exception; /* JSON */
     struct slice traceback;
-    const char *state; /* FAILURE or REVOKED */
+    const char *state; /* FAILURE, REVOKED or IGNORED */
     bool store;
     bool bare; /* records without a word on the task: what Celery writes for the body of a chord */
 };
@@ -84,7 +86,7 @@ static void fail_part(struct canvas *c, const struct walk *w, struct json_val op
                                         .score = canvas_score(json_get(options, "group_index")),
                                         .member = canvas_member(c, id, w->state, w->exception),
                                         .body = chord.raw,
-                                        .failed = true});
+                                        .failed = !str_eq(w->state, IGNORED)});
 }
 
 static void fail_step(struct canvas *c, const struct walk *w, struct json_val sig);
@@ -151,6 +153,23 @@ int canvas_failure(const struct canvas_settings *s, const struct message *m,
         canvas_call_errbacks(&c, &errbacks,
                              &(struct canvas_failed){m->id, parent.root_id, m->task, x});
     }
+    return canvas_end(&c);
+}
+
+int canvas_ignored(const struct canvas_settings *s, const struct message *m,
+                   const struct message_body *b, struct canvas_effects *ret)
+{
+    const struct canvas_parent parent = canvas_parent_of(m);
+    const struct walk w = {.exception = SLICE_LIT("null"), .state = IGNORED};
+    struct err e = ERR_INIT;
+    struct canvas c = canvas_begin(s, &parent, ret, &e);
+
+    if (!b || (json_is_null(b->chain) && json_is_null(b->chord)))
+        return 0;
+    const struct mark before = mark(&c);
+    canvas_own_part(&c, m, b, IGNORED, w.exception);
+    (void)undo(&c, &before);
+    fail_all(&c, &w, b->chain);
     return canvas_end(&c);
 }
 
