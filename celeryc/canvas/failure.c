@@ -166,9 +166,9 @@ int canvas_ignored(const struct canvas_settings *s, const struct message *m,
 
     if (!b || (json_is_null(b->chain) && json_is_null(b->chord)))
         return 0;
-    const struct mark before = mark(&c);
+    const struct canvas_mark before = canvas_mark(&c);
     canvas_own_part(&c, m, b, IGNORED, w.exception);
-    (void)undo(&c, &before);
+    (void)canvas_undo(&c, &before);
     fail_all(&c, &w, b->chain);
     return canvas_end(&c);
 }
