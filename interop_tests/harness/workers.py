@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers under test: Celery 5.7 (this interpreter), Debian's Celery 5.2 and celeryc, with one interface."""
+"""Workers under test: Celery 5.7 (this interpreter), 5.6, Debian's Celery 5.2 and celeryc, with one interface."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ ROOT = HERE.parent.parent
 BUILD = Path(os.environ.get("CELERYC_BUILD", ROOT / "build")).resolve()
 CELERYC = BUILD / "celeryc"
 EXAMPLES = BUILD / "examples.so"
-PYTHONS = {"python": sys.executable, "debian": "/usr/bin/python3"}
+PYTHONS = {
+    "python": sys.executable,
+    "python-5.6": str(ROOT / "build/venv-5.6/bin/python"),
+    "debian": "/usr/bin/python3",
+}
 READY_S = 30.0
 
 
-def build_plugin(folder: Path) -> Path:
-    """interop.so from interop_tests/plugin/interop.c, with the public headers and nothing else."""
-    out = folder / "interop.so"
+def build_plugin(folder: Path, name: str = "interop") -> Path:
+    """A .so from interop_tests/plugin/<name>.c, with the public headers and nothing else."""
+    out = folder / f"{name}.so"
     subprocess.run(
         [
             "cc",
@@ -38,7 +42,7 @@ def build_plugin(folder: Path) -> Path:
             "-fPIC",
             "-I",
             str(ROOT / "celeryc/include"),
-            str(ROOT / "interop_tests/plugin/interop.c"),
+            str(ROOT / f"interop_tests/plugin/{name}.c"),
             "-o",
             str(out),
         ],
@@ -48,7 +52,7 @@ def build_plugin(folder: Path) -> Path:
 
 
 class Worker:
-    """`kind` is python, debian or celeryc; `process` is its master."""
+    """`kind` is python, python-5.6, debian or celeryc; `process` is its master."""
 
     def __init__(self, kind: str, node: str, process: Process) -> None:
         self.kind = kind

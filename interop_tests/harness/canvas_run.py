@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs canvases of canvas_specs.py on workers of any kind and tells how each of them ended: what the client's get() gave,
+which tasks ran with which arguments, which records are stored; with every id replaced by the mark of its task."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .canvas import Spec
+from .canvas_specs import every
+from .client import Client
+from .fleet import leftovers
+from .redis_server import RedisServer
+from .waiting import DeadlineError, wait_until
+from .workers import Worker, WorkerFactory
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+SEED = re.compile(r"\bc(\d+)\.\d+")
+# Not parent_id: of a chord's body it is the member that happened to end last. Not group_id: 5.2 has none for a body.
+RECORD_KEYS = ("status", "result", "children")
+SETTLED_S = 1.0
+DEADLINE_S = 120.0
+
+
+@dataclass
+class Ending:
+    """How one canvas ended; equal for equal ends."""
+
+    get: str = "nothing was sent"
+    runs: Counter[str] = field(default_factory=Counter)  # "mark, retries, arguments"
+    records: Counter[str] = field(default_factory=Counter)  # "mark: record"
+
+
+@dataclass
+class Run:
+    """One line of the tasks' log."""
+
+    mark: str
+    task_id: str
+    retries: str
+    node: str
+    digest: str
+    args: str
+
+
+class Names:
+    """Ids to marks. An id that is in no canvas and never ran becomes '?'."""
+
+    def __init__(self) -> None:
+        self.marks: dict[str, str] = {}
+
+    def take_specs(self, specs: Mapping[int, Spec]) -> None:
+        for seed, top in specs.items():
+            for n, s in enumerate(every(top)):
+                if "task_id" in s["options"]:
+                    mark = s["kwargs"]["mark"] if s["kind"] == "task" else f"c{seed}.0/{n}"
+                    self.marks[s["options"]["task_id"]] = mark
+
+    def take_runs(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self.marks.setdefault(run.task_id, run.mark)
+
+    def rename(self, text: str) -> str:
+        return UUID.sub(lambda m: self.marks.get(m[0], "?"), text)
+
+
+class CanvasFleet:
+    """Workers of the kinds given on one queue of a Redis of their own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Sequence[str],
+        plugin: Path,
+        *,
+        concurrency: int = 2,
+        client_version: str = "celery-5.7",
+    ) -> None:
+        self.folder = folder
+        self.redis = RedisServer(folder / "redis")
+        self.log = folder / "canvas.log"
+        self.log.touch()
+        self.read = 0
+        self.factory = WorkerFactory(folder / "workers", [plugin])
+        url = self.redis.socket_url()
+        env = {"CANVAS_LOG": str(self.log)}
+        self.workers: list[Worker] = [
+            self.factory.start(
+                kind,
+                url,
+                app="canvas_app",
+                concurrency=concurrency,
+                env=env,
+                wait=False,
+            )
+            for kind in kinds
+        ]
+        self.client = Client(client_version, url, url)
+        for worker in self.workers:
+            worker.wait_ready()
+
+    def close(self) -> None:
+        self.client.close()
+        self.factory.stop_all()
+        self.redis.stop()
+
+    def run(self, specs: Mapping[int, Spec]) -> dict[int, Ending]:
+        """Sends all of them, waits until nothing moves any more, and reads how they ended."""
+        sent = {seed: self.client.request("send_canvas", spec=s) for seed, s in specs.items()}
+        self._settle()
+        gets = self.client.request("ends", keys=[k for k in sent.values() if k is not None])
+        runs = self._new_runs()
+        names = Names()
+        names.take_specs(specs)
+        names.take_runs(runs)
+        endings = {seed: Ending() for seed in specs}
+        for seed, key in sent.items():
+            if key is not None:
+                endings[seed].get = names.rename(gets[key])
+        for run in runs:
+            args = names.rename(run.args) if UUID.search(run.args) else run.digest
+            endings[int(run.mark[1:].partition(".")[0])].runs[
+                f"{run.mark}, {run.retries} retries, {args}"
+            ] += 1
+        self._read_records(names, endings)
+        return endings
+
+    def _settle(self) -> None:
+        """Early-acked tasks are in no list while they run: nothing may change for a while."""
+        end = time.monotonic() + DEADLINE_S
+        r = self.redis.client()
+        last: object = None
+        since = time.monotonic()
+
+        def settled() -> bool:
+            nonlocal last, since
+            now = (leftovers(self.redis, 0), self.log.stat().st_size, r.dbsize())
+            if now != last:
+                last, since = now, time.monotonic()
+            return not now[0] and time.monotonic() - since > SETTLED_S
+
+        try:
+            wait_until(settled, "all canvases ended", end - time.monotonic())
+        except DeadlineError as e:
+            raise AssertionError(f"{e}: {last}") from None
+
+    def _new_runs(self) -> list[Run]:
+        text = self.log.read_bytes()[self.read :]
+        self.read += len(text)
+        runs = [Run(*line.split("\t")) for line in text.decode().splitlines()]
+        return [run for run in runs if run.mark != "-"]  # celery.starmap calls functions in place
+
+    def _read_records(self, names: Names, endings: dict[int, Ending]) -> None:
+        r = self.redis.client()
+        prefix = "celery-task-meta-"
+        keys = [k.decode() for k in r.scan_iter(f"{prefix}*", count=1000)]
+        for key, text in zip(keys, r.mget(keys) if keys else [], strict=True):
+            record = json.loads(text)
+            kept = {k: record[k] for k in RECORD_KEYS if k in record}
+            if record["status"] == "FAILURE":
+                del kept["children"]  # of a failed chord: those of the member that ended last
+            line = names.rename(f"{key.removeprefix(prefix)}: {json.dumps(kept)}")
+            seed = SEED.search(line)
+            if seed:
+                endings[int(seed[1])].records[line] += 1
+            else:
+                endings.setdefault(-1, Ending()).records[line] += 1
+        stale = [*keys, *r.keys("celery-taskset-meta-*")]
+        if stale:
+            r.delete(*stale)
