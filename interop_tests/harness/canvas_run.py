@@ -95,7 +95,7 @@ class CanvasFleet:
             self.factory.start(
                 kind,
                 url,
-                app="canvas_app",
+                app="fleet_app",
                 concurrency=concurrency,
                 env=env,
                 wait=False,

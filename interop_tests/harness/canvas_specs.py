@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random canvases as plain data, of the tasks in canvas_app.py: nested up to four deep, with members that fail, retry,
+"""Random canvases as plain data, of the tasks in fleet_app.py: nested up to four deep, with members that fail, retry,
 give up, expire, replace themselves and grow their chord, with links, errbacks and options. The seed says everything.
 
 Tasks carry ids made from the seed, so that two fleets give the same tasks the same ids: members of a chord that have

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks of the random canvases for Celery workers of any version; their twins in C are in plugin/canvas.c.
+"""The tasks of the random canvases for Celery workers of any version; their twins in C are in plugin/fleet.c.
 
 Every run adds a line to the file $CANVAS_LOG: mark, task id, retries, worker, arguments. The mark is the first keyword
 argument: the seed of the canvas and the number of the signature in it. What a task returns depends on the JSON text of
@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.canvas import Signature
 
-app = Celery("canvas_app")
+app = Celery("fleet_app")
 app.conf.update(json.loads(os.environ.get("INTEROP_SETTINGS", "{}")))
 
 LOG = os.open(os.environ["CANVAS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

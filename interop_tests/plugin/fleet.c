@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tasks of the random canvases; their twins in Python, and what they are for, are in harness/canvas_app.py. */
+/* The tasks of the random canvases; their twins in Python, and what they are for, are in harness/fleet_app.py. */
 
+#include <celeryc/client.h>
 #include <celeryc/task.h>
 
 #include <fcntl.h>
@@ -115,6 +116,47 @@ static int give_up(struct celeryc_call *call)
     return celeryc_retry(call, 0.1);
 }
 CELERYC_TASK("canvas.give_up", give_up, .max_retries = 1)
+
+/* {"mark": "...", "sig": {...}} */
+static struct celeryc_sig *sig_of(struct celeryc_call *call)
+{
+    static const char key[] = "\"sig\": ";
+    size_t len;
+    const char *kwargs = celeryc_kwargs_json(call, &len);
+    const char *sig = strstr(kwargs, key) + sizeof key - 1;
+
+    return celeryc_sig_from_json(sig, (size_t)(kwargs + len - 1 - sig));
+}
+
+static int swap(struct celeryc_call *call)
+{
+    struct celeryc_sig *sig = sig_of(call);
+    int end;
+
+    note(call);
+    end = celeryc_replace(call, sig);
+    celeryc_sig_free(sig);
+    return end;
+}
+CELERYC_TASK("canvas.swap", swap)
+
+static int join(struct celeryc_call *call)
+{
+    struct celeryc_sig *sig;
+    size_t len;
+    const char *args = celeryc_args_json(call, &len);
+    uint32_t value = crc(crc(0, args, len), "{}", 2);
+
+    note(call);
+    if (!celeryc_request(call, "chord", &len))
+        return celeryc_return_int(call, value);
+    sig = sig_of(call);
+    if (celeryc_add_to_chord(call, sig))
+        return celeryc_raise(call, "RuntimeError", "add_to_chord");
+    celeryc_sig_free(sig);
+    return celeryc_return_int(call, value);
+}
+CELERYC_TASK("canvas.join", join)
 
 static int errback(struct celeryc_call *call)
 {
