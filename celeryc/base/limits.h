@@ -28,5 +28,6 @@
 #define LIMIT_CONTROL_NAME     1024         /* a task id or stamp that can be revoked */
 #define LIMIT_CONTROL_STAMPS   10000        /* stamps of one command */
 #define LIMIT_CONTROL_PATTERN  1024         /* a pattern for node names */
+#define LIMIT_LATE_RESULTS     100000       /* results remembered for late subscribers */
 #define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
 #define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */

@@ -88,6 +88,7 @@ struct job {
     struct db_claim claim;
     struct db_counts counts;
     int64_t position, start_position;
+    bool advanced; /* the worker knows that the position has moved in this run */
     int64_t began_ns;
 };
 

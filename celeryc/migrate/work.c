@@ -8,6 +8,7 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/migrate/runtime.h"
+#include "celeryc/task/run.h"
 
 #include <errno.h>
 #include <time.h>
@@ -148,6 +149,9 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
     w->paused = res.paused;
     w->cancelled = res.cancelled;
     w->quick_retries = 0;
+    if (!j->advanced)
+        task_call_advanced(j->call);
+    j->advanced = true;
     return 0;
 }
 

@@ -16,6 +16,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/redis/conn.h"
 #include "celeryc/result/chord.h"
+#include "celeryc/result/late.h"
 #include "celeryc/result/result.h"
 
 #define STORES_PER_CALL 200
@@ -32,6 +33,7 @@ struct store {
 
 struct result_backend {
     struct redis_conn *conn;
+    struct result_late *late;
     uv_prepare_t turn;
     struct list waiting;
     struct list out;
@@ -65,7 +67,8 @@ static const struct redis_script script_store = {
 };
 
 static const struct redis_script *const scripts[] = {
-    &script_store, &chord_read, &chord_scan, &chord_leaves, &chord_extend, &chord_settle, NULL,
+    &script_store, &chord_read,   &chord_scan,         &chord_leaves,
+    &chord_extend, &chord_settle, &result_late_script, NULL,
 };
 
 static enum result_done done_of(char answer)
@@ -73,6 +76,16 @@ static enum result_done done_of(char answer)
     if (answer == '2')
         return RESULT_CLAIMED;
     return answer == '0' ? RESULT_LOST : RESULT_DONE;
+}
+
+static void note_records(struct result_backend *b, const struct store *s)
+{
+    size_t at = 0;
+    struct slice key;
+    if (slice_eq_str(s->argv[0], "T"))
+        result_late_note(b->late, s->argv[1]);
+    while (result_effects_next_record(s->n - 5, s->argv + 5, &at, &key))
+        result_late_note(b->late, key);
 }
 
 static void on_stored(const struct redis_reply *reply, void *arg)
@@ -96,6 +109,7 @@ static void on_stored(const struct redis_reply *reply, void *arg)
     for (size_t i = 0; !list_empty(&done); i++) {
         struct store *s = LIST_ENTRY(done.next, struct store, link);
         list_remove(&s->link);
+        note_records(b, s);
         if (s->fn && !b->freed)
             s->fn(done_of(i < reply->str.len ? reply->str.p[i] : '1'), s->arg);
         free(s);
@@ -167,7 +181,10 @@ struct result_backend *result_backend_new(uv_loop_t *loop, const struct redis_en
         .endpoint = ep, .client_name = "celeryc-result", .scripts = scripts};
     struct redis_callbacks cb = {on_up, on_down, NULL};
     b->conn = redis_conn_new(loop, &o, &cb, b);
-    if (!b->conn) {
+    if (b->conn)
+        b->late = result_late_new(loop, b->conn);
+    if (!b->late) {
+        redis_conn_free(b->conn);
         free(b);
         return NULL;
     }
@@ -201,6 +218,7 @@ struct result_backend *result_backend_free(struct result_backend *b)
         return NULL;
     b->freed = true;
     b->conn = redis_conn_free(b->conn);
+    b->late = result_late_free(b->late);
     free_all(&b->waiting);
     free_all(&b->out);
     result_args_deinit(&b->args);

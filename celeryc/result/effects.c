@@ -51,6 +51,19 @@ void result_args_i64(struct result_args *a, int64_t v)
         result_args_add(a, slice_str(text));
 }
 
+bool result_effects_next_record(size_t n, const struct slice *argv, size_t *at,
+                                struct slice *ret_key)
+{
+    while (*at + 1 < n) {
+        const struct slice kind = argv[*at];
+        *ret_key = argv[*at + 1];
+        *at += slice_eq_str(kind, "c") ? 7 : slice_eq_str(kind, "p") ? 6 : 4;
+        if (slice_eq_str(kind, "r"))
+            return true;
+    }
+    return false;
+}
+
 static bool uses_chords(const struct result_effects *x)
 {
     return x->n_starts + x->n_adds + x->n_parts > 0;

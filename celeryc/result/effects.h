@@ -84,6 +84,9 @@ void result_args_i64(struct result_args *a, int64_t v);
  * result_effects_width(x). */
 void result_args_effects(struct result_args *a, const struct result_effects *x);
 size_t result_effects_width(const struct result_effects *x);
+/* The key of the next record among n arguments of effects; *at starts at 0. False: no more. */
+bool result_effects_next_record(size_t n, const struct slice *argv, size_t *at,
+                                struct slice *ret_key);
 
 /* Lua: needs A = ARGV, call and pcall_. Defines
  *   store(key, value, ttl)   a record, unless SUCCESS is there

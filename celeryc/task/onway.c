@@ -75,6 +75,12 @@ int celeryc_update_state(struct celeryc_call *call, const char *state, const cha
     return 0;
 }
 
+void task_call_advanced(struct celeryc_call *call)
+{
+    if (call->host->state && call->m->redelivered)
+        call->host->state(call->host->arg, SLICE_LIT(""));
+}
+
 static int parse_arguments(const char *text, enum json_kind kind, struct slice *ret_text)
 {
     struct json_val v;

@@ -63,7 +63,7 @@ int outcome_decode(struct arena *a, struct slice bytes, struct outcome *ret_o,
 
 /* What a running task may do towards the master; implemented by the child's frame writer (or a test). */
 struct task_host {
-    /* A state of the task's own: record text for the task's result key. */
+    /* A state of the task's own: record text for the task's result key. Empty: see task_call_advanced. */
     void (*state)(void *arg, struct slice record);
     /* A message to publish now. */
     void (*send)(void *arg, struct slice queue, int priority, struct slice raw);
@@ -71,6 +71,10 @@ struct task_host {
     const _Atomic uint32_t *stop;
     void *arg;
 };
+
+/* What the task has done so far stays done whatever happens to this process: earlier deaths of its message do not count
+ * any more. Needed once in a run, and only by a message that was delivered before. */
+void task_call_advanced(struct celeryc_call *call);
 
 /* Runs raw (an envelope that message_parse accepts) and appends the encoded outcome to dst. Anything that is wrong
  * with the body, the arguments or the task becomes a FAILURE outcome. The arena is reset first and holds what the run

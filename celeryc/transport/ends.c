@@ -7,6 +7,7 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
+#include "celeryc/base/num.h"
 #include "celeryc/message/json.h"
 #include "celeryc/transport/transport_priv.h"
 
@@ -73,6 +74,30 @@ static void draft_issue(struct draft *d, const struct op *like)
         ops_issue(d->t, like, d->args.n, d->args.v);
     result_args_deinit(&d->args);
     d->arena = arena_free(d->arena);
+}
+
+void ends_note_records(struct transport *t, const struct op *op)
+{
+    /* Arguments in front of an END, and which of them is the key of a record. */
+    static const struct {
+        char kind;
+        uint8_t n, key;
+    } shapes[] = {{'F', 5, 2}, {'P', 7, 4}, {'X', 0, 0}, {'C', 4, 0}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(shapes); i++) {
+        if (shapes[i].kind != op->kind)
+            continue;
+        if (shapes[i].key)
+            result_late_note(t->late, op->argv[shapes[i].key]);
+        int64_t n_push = 0;
+        size_t at = 0;
+        struct slice key;
+        if (num_parse_i64(op->argv[shapes[i].n], &n_push))
+            return;
+        const size_t skip = shapes[i].n + 2 + 2 * (size_t)n_push;
+        while (result_effects_next_record(op->n - skip, op->argv + skip, &at, &key))
+            result_late_note(t->late, key);
+    }
 }
 
 void transport_finish_with(struct transport *t, const struct claim *c,

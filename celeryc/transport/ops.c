@@ -98,6 +98,19 @@ static struct op *op_new(const struct op *like, size_t n, const struct slice *ar
     return op;
 }
 
+/* The note of a start is worth sending only while the task runs: an end that comes before it left takes its place. */
+static void mark_kept(struct transport *t, struct op *op)
+{
+    struct held *h = op->ends || op->kind == 'M' || op->kind == 'N' ? held_find(t, op->seq) : NULL;
+    if (!h)
+        return;
+    if (h->mark) {
+        list_remove(&h->mark->link);
+        free(h->mark);
+    }
+    h->mark = op->kind == 'M' ? op : NULL;
+}
+
 /* Queues an operation like the given one. Out of memory cannot be answered here: the claim would hang for ever, so the
  * worker ends and its claims are restored by the others. */
 void ops_issue(struct transport *t, const struct op *like, size_t n, const struct slice *argv)
@@ -112,6 +125,7 @@ void ops_issue(struct transport *t, const struct op *like, size_t n, const struc
     list_push_back(op->head ? &t->heads : &t->fifo, &op->link);
     if (op->head)
         t->heads_sorted = false;
+    mark_kept(t, op);
 }
 
 static struct slice flag(bool on)
@@ -143,6 +157,42 @@ void transport_start_claim(struct transport *t, const struct claim *c, transport
     uint64_t seq = claim_seq(t, c);
     ops_issue(t, &(struct op){.kind = 'S', .seq = seq, .fn = fn, .arg = arg}, 1,
               (struct slice[]){slice_str(c->field)});
+}
+
+/* celeryc:deaths:<id> */
+static struct buf deaths_key(const struct transport *t, struct slice id)
+{
+    struct buf key = BUF_INIT;
+    buf_append_str(&key, t->k_deaths);
+    buf_append(&key, id.p, MIN(id.len, MAX_ID_NOTED));
+    return key;
+}
+
+void transport_note_start(struct transport *t, const struct claim *c, struct slice id)
+{
+    struct slice argv[] = {slice_str(c->field), {id.p, MIN(id.len, MAX_ID_NOTED)}};
+    ops_issue(t, &(struct op){.kind = 'M', .seq = claim_seq(t, c)}, ARRAY_SIZE(argv), argv);
+}
+
+void transport_count_death(struct transport *t, const struct claim *c, struct slice id,
+                           transport_done_fn fn, void *arg)
+{
+    CLEANUP(buf_deinit) struct buf key = deaths_key(t, id);
+    char max[24];
+    if (buf_ok(&key)) {
+        transport_die(t, "out of memory");
+        return;
+    }
+    struct slice argv[] = {slice_str(c->field), buf_slice(&key), number(max, TRANSPORT_MAX_DEATHS)};
+    ops_issue(t, &(struct op){.kind = 'N', .seq = claim_seq(t, c), .fn = fn, .arg = arg},
+              ARRAY_SIZE(argv), argv);
+}
+
+void transport_forget_deaths(struct transport *t, struct slice id)
+{
+    CLEANUP(buf_deinit) struct buf key = deaths_key(t, id);
+    if (buf_ok(&key) == 0) /* else its time runs out */
+        ops_issue(t, &(struct op){.kind = 'E'}, 1, (struct slice[]){buf_slice(&key)});
 }
 
 void transport_return(struct transport *t, const struct claim *c, bool head, bool redelivered,
@@ -253,6 +303,9 @@ static void gather(struct transport *t, struct list *from, size_t *n, size_t *by
         struct op *op = LIST_ENTRY(from->next, struct op, link);
         list_remove(&op->link);
         list_push_back(&t->batch, &op->link);
+        struct held *h = op->kind == 'M' ? held_find(t, op->seq) : NULL;
+        if (h)
+            h->mark = NULL;
         *bytes += op->bytes;
         ++*n;
     }
@@ -262,6 +315,8 @@ static enum transport_done done_of(char answer)
 {
     if (answer == '2')
         return TRANSPORT_CLAIMED;
+    if (answer == '3')
+        return TRANSPORT_POISON;
     return answer == '0' ? TRANSPORT_LOST : TRANSPORT_DONE;
 }
 
@@ -286,6 +341,8 @@ static void complete(struct transport *t, const struct redis_reply *reply)
             h->started = ok;
         if (op->ends || (h && !ok))
             held_remove(t, op->seq);
+        if (ok)
+            ends_note_records(t, op);
         if (op->fn && t->state != TRANSPORT_DEAD)
             op->fn(done_of(answer), op->arg);
         free(op);

@@ -5,8 +5,9 @@
  *
  * mourn takes a lock that only saves work; what makes two restorers safe is that every step is refused once the dead's
  * score has changed, and that an entry moves only where HDEL found it. Claims go back to the head of the list that they
- * came from, marked redelivered, the newest first so that the oldest is consumed first; started early-ack tasks move
- * into our own running hash under a fresh field and are handed out as orphans. Each call moves at most RESTORE_FIELDS
+ * came from, marked redelivered, the newest first so that the oldest is consumed first, and the death of a late-ack task
+ * that had started is counted; started early-ack tasks, and late-ack ones that have now died too often, move into our own
+ * running hash under a fresh field and are handed out as orphans. Each call moves at most RESTORE_FIELDS
  * entries and about RESTORE_BUDGET bytes. A connection lost in the middle ends the restore; the next look at the dead
  * begins it again.
  *
@@ -146,7 +147,14 @@ static struct claim *claim_of_value(struct transport *t, uint64_t seq, struct sl
 
 /* ---- orphans ---- */
 
-static void hand_orphan(struct transport *t, uint64_t seq, struct slice value, const char *node)
+/* A note of a started late-ack task has its id behind a NUL (NOTE_LUA). */
+static bool note_has_id(struct slice note)
+{
+    return note.len && memchr(note.p, '\0', note.len);
+}
+
+static void hand_orphan(struct transport *t, uint64_t seq, struct slice note, struct slice value,
+                        const char *node)
 {
     struct claim *c = claim_of_value(t, seq, value);
     if (!c || held_add(t, seq, true)) {
@@ -157,6 +165,7 @@ static void hand_orphan(struct transport *t, uint64_t seq, struct slice value, c
         claim_free(c);
         return;
     }
+    c->poison = note_has_id(note);
     if (t->ev.on_orphan)
         t->ev.on_orphan(c, node, t->arg);
     else
@@ -247,11 +256,12 @@ static void on_adopted(const struct redis_reply *reply, void *arg)
     struct adoption *a = r->adoption;
     r->adoption = NULL;
     if (reply && reply->kind == REDIS_R_ARRAY) {
-        for (size_t i = 0; i < reply->n && t->state != TRANSPORT_DEAD; i++) {
-            if (reply->elem[i]->str.len == 0)
+        for (size_t i = 0; i < reply->n / 2 && t->state != TRANSPORT_DEAD; i++) {
+            struct slice value = reply->elem[2 * i + 1]->str;
+            if (value.len == 0)
                 continue;
             r->n_adopted++;
-            hand_orphan(t, a->first + i, reply->elem[i]->str, r->node);
+            hand_orphan(t, a->first + i, reply->elem[2 * i]->str, value, r->node);
         }
     }
     if (reply) /* without an answer it stays: reconciliation asks for it */
@@ -260,7 +270,7 @@ static void on_adopted(const struct redis_reply *reply, void *arg)
         restore_end(r);
 }
 
-/* Started tasks of this fetch. Sent before the requeue, whose answer carries on. */
+/* Early-ack tasks that had started, and what dies too often. Sent before the requeue, whose answer carries on. */
 static bool send_adopt(struct restore *r, const struct redis_reply *reply)
 {
     struct transport *t = r->t;
@@ -270,7 +280,8 @@ static bool send_adopt(struct restore *r, const struct redis_reply *reply)
     args_str(t, r->k_running);
     args_i64(t, (int64_t)t->next_seq);
     for (size_t i = 0; i < r->n_fetch; i++) {
-        if (!slice_eq_str(reply->elem[3 * i]->str, "r"))
+        struct slice place = reply->elem[3 * i]->str;
+        if (!slice_eq_str(place, "r") && !slice_eq_str(place, "p"))
             continue;
         args_str(t, r->fields[r->at + i]);
         n++;
@@ -290,7 +301,7 @@ static const char *list_of(struct restore *r, const struct redis_reply *note, st
 {
     struct transport *t = r->t;
     if (note->str.len)
-        return note->str.p;
+        return note->str.p; /* ends at its NUL, if it has one */
     const char *list = t->k_stray;
     struct json_val v;
     struct slice name;
@@ -336,6 +347,7 @@ static void on_fetched(const struct redis_reply *reply, void *arg)
     bool ok = r->n_fetch > 0 && send_adopt(r, reply);
     begin_args(r);
     args_str(t, r->k_claims);
+    args_str(t, t->k_deaths);
     for (size_t i = 0; ok && i < r->n_fetch; i++) {
         if (slice_eq_str(reply->elem[3 * i]->str, "u"))
             ok = add_requeue(r, i, reply) == 0;
@@ -359,6 +371,8 @@ static void step_fetch(struct restore *r)
     args_str(t, r->k_claims);
     args_str(t, r->k_running);
     args_i64(t, RESTORE_BUDGET);
+    args_str(t, t->k_deaths);
+    args_i64(t, TRANSPORT_MAX_DEATHS);
     for (size_t i = r->at; i < r->n_fields && i - r->at < RESTORE_FIELDS; i++)
         args_str(t, r->fields[i]);
     args_eval(t, &script_fetch, on_fetched, r);
@@ -549,7 +563,7 @@ static void on_unknown(const struct redis_reply *reply, void *arg)
         if (place->str.len == 0)
             continue;
         if (a && slice_eq_str(place->str, "r"))
-            hand_orphan(t, u->seqs[i], value->str, a->node);
+            hand_orphan(t, u->seqs[i], reply->elem[3 * i + 1]->str, value->str, a->node);
         else if (stored_split(value->str, &raw, &tail) == 0)
             ops_return_field(t, u->seqs[i], tail.len, NULL, NULL);
     }
@@ -570,6 +584,8 @@ void reconcile(struct transport *t, const struct redis_reply *fields)
     args_str(t, t->k_claims);
     args_str(t, t->k_running);
     args_i64(t, (int64_t)RESTORE_BUDGET * 16);
+    args_str(t, t->k_deaths);
+    args_i64(t, TRANSPORT_MAX_DEATHS);
     for (size_t i = 0; i < fields->n; i++) {
         uint64_t seq;
         if (field_seq(t, fields->elem[i]->str, &seq) || held_find(t, seq))

@@ -11,6 +11,7 @@
 
 #include "celeryc/result/chord.h"
 #include "celeryc/result/effects.h"
+#include "celeryc/result/late.h"
 
 #define SCRIPT_HEAD                                                                        \
     "local A = ARGV\n"                                                                     \
@@ -23,6 +24,21 @@
     "end\n"                                                                                \
     "local function gone()\n"                                                              \
     "  return not call('ZSCORE', WORKERS, ME) or call('HGET', WORKER, 'epoch') ~= EPOCH\n" \
+    "end\n"
+
+/* A note is the list that a claim came from; a late-ack task that has started has NUL and its id behind it. The id leads
+ * to the number of its deaths. */
+#define NOTE_LUA                                                     \
+    "local function split_note(note)\n"                              \
+    "  local a = note and string.find(note, '\\0', 1, true)\n"       \
+    "  if not a then return note end\n"                              \
+    "  return string.sub(note, 1, a - 1), string.sub(note, a + 1)\n" \
+    "end\n"                                                          \
+    "local function count_death(key)\n"                              \
+    "  local n = pcall_('INCR', key)\n"                              \
+    "  if type(n) ~= 'number' then return 1 end\n"                   \
+    "  call('EXPIRE', key, " DEATHS_KEPT_S ")\n"                     \
+    "  return n\n"                                                   \
     "end\n"
 
 /* The dead's entry must still be what the restorer saw: argument 11 is its score. */
@@ -49,7 +65,7 @@ const struct redis_script script_enter = {
     "end\n"
     "local now = clock()\n"
     "call('ZADD', WORKERS, now, ME)\n"
-    "call('HSET', WORKER, 'v', '1', 'node', A[10], 'queues', A[11], 'run', A[12],\n"
+    "call('HSET', WORKER, 'v', '2', 'node', A[10], 'queues', A[11], 'run', A[12],\n"
     "  'epoch', EPOCH, 'waiters', '')\n"
     "call('HSETNX', WORKER, 'started', now)\n"
     "for i = 13, #A, 3 do\n"
@@ -191,14 +207,17 @@ const struct redis_script script_claim = {
  *   X END                                                 just that
  *   G marker END                                          END unless the marker is there, which is set
  *   E key                                                 delete
+ *   M field id                                            note that a late-ack task has started
+ *   N field key max                                       its child has died: count it under key and unmark the note;
+ *                                                         3 when that makes max
  *   T key value ttl                                       store
  *   U list raw                                            push
  * END is: n m (list raw)*n and m arguments of effects (celeryc/result/effects.h), parts last.
- * Returns one character for each: 1 done, 0 claim lost, 2 done and a chord was claimed. The reply of the last batch is
+ * Returns one character for each: 1 done, 0 claim lost, 2 done and a chord was claimed, 3 dead too often. The reply of the last batch is
  * kept, so that a batch sent again after an unknown answer is answered, not done again. */
 const struct redis_script script_ops = {
     "ops",
-    SCRIPT_HEAD
+    SCRIPT_HEAD NOTE_LUA
     "local last = call('HMGET', WORKER, 'epoch', 'batch', 'answer')\n"
     "if last[1] ~= EPOCH or not call('ZSCORE', WORKERS, ME) then\n"
     "  return redis.status_reply('gone')\n"
@@ -208,7 +227,7 @@ const struct redis_script script_ops = {
     "if number_of < before then return redis.status_reply('old') end\n"
     "local stray = A[11]\n"
     "local out, notes, index, n_notes, n_index, n = {}, {}, {}, 0, 0, 0\n"
-    "local width = {S=2, R=6, D=7, T=4, U=3, E=2}\n"
+    "local width = {S=2, R=6, D=7, T=4, U=3, E=2, M=3, N=4}\n"
     "local head = {F=8, P=10, C=7, X=3, G=4}\n"
     "local function width_of(i)\n"
     "  local h = head[A[i]]\n"
@@ -314,6 +333,18 @@ const struct redis_script script_ops = {
     "    push('LPUSH', field, A[i + 2])\n"
     "  elseif kind == 'E' then\n"
     "    call('DEL', field)\n"
+    "  elseif kind == 'M' then\n"
+    "    local list = split_note(call('HGET', CLAIMS, field))\n"
+    "    if list and call('HEXISTS', UNACKED, field) == 1 then\n"
+    "      call('HSET', CLAIMS, field, list .. '\\0' .. A[i + 2])\n"
+    "    end\n"
+    "  elseif kind == 'N' then\n"
+    "    ok = call('HEXISTS', UNACKED, field) == 1 or call('HEXISTS', RUNNING, field) == 1\n"
+    "    if ok then\n"
+    "      local list = split_note(call('HGET', CLAIMS, field))\n"
+    "      if list then call('HSET', CLAIMS, field, list) end\n"
+    "      if count_death(A[i + 2]) >= tonumber(A[i + 3]) then answer = '3' end\n"
+    "    end\n"
     "  elseif kind == 'X' then\n"
     "    answer = finish(i + 1)\n"
     "  elseif kind == 'G' then\n"
@@ -333,7 +364,7 @@ const struct redis_script script_ops = {
     "    end\n"
     "  else\n"
     "    local raw = raw_of(field, A[i + width[kind] - 2], A[i + width[kind] - 1])\n"
-    "    local list = call('HGET', CLAIMS, field) or stray\n"
+    "    local list = split_note(call('HGET', CLAIMS, field)) or stray\n"
     "    ok = take(field, A[i + 2])\n"
     "    if ok and kind == 'R' then\n"
     "      push(A[i + 3] .. 'PUSH', list, raw)\n"
@@ -426,7 +457,7 @@ const struct redis_script script_mourn = {
     "if gone() then return redis.status_reply('gone') end\n"
     "if alive() then return redis.status_reply('alive') end\n"
     "local h = call('HMGET', A[12], 'v', 'node', 'queues', 'waiters', 'run')\n"
-    "if h[1] and h[1] ~= '1' then return redis.status_reply('strange') end\n"
+    "if h[1] and h[1] ~= '1' and h[1] ~= '2' then return redis.status_reply('strange') end\n"
     "if not call('SET', A[13], ME, 'NX', 'PX', A[14]) and call('GET', A[13]) ~= ME then\n"
     "  return redis.status_reply('busy')\n"
     "end\n"
@@ -454,19 +485,27 @@ const struct redis_script script_collect = {
                      "return fields\n",
 };
 
-/* 10 dead (or me), 11 score, 12 its claims, 13 its running hash, 14 budget of bytes, then fields.
- * Returns for each, until the budget is used up: where ("u" unacked, "r" running, "" nowhere: the note is removed),
- * the list it came from, the stored value. */
+/* 10 dead (or me), 11 score, 12 its claims, 13 its running hash, 14 budget of bytes, 15 start of the keys of deaths,
+ * 16 how many deaths are too many, then fields.
+ * Returns for each, until the budget is used up: where ("u" unacked, "r" running, "p" unacked and about to die too
+ * often, "" nowhere: the note is removed), the note, the stored value. */
 const struct redis_script script_fetch = {
     "fetch",
-    SCRIPT_HEAD_DEAD
+    SCRIPT_HEAD_DEAD NOTE_LUA
     "if alive() then return redis.status_reply('alive') end\n"
     "local budget, out, o = tonumber(A[14]), {}, 0\n"
-    "for i = 15, #A do\n"
+    "for i = 17, #A do\n"
     "  local place, value = 'u', call('HGET', UNACKED, A[i])\n"
     "  if not value then place, value = 'r', call('HGET', A[13], A[i]) end\n"
     "  if not value then place, value = '', '' end\n"
-    "  out[o + 1], out[o + 2], out[o + 3] = place, call('HGET', A[12], A[i]) or '', value\n"
+    "  local note = call('HGET', A[12], A[i]) or ''\n"
+    "  local _, id = split_note(note)\n"
+    "  if id and place == 'u' then\n"
+    "    local n = pcall_('GET', A[15] .. id)\n"
+    "    n = type(n) == 'string' and tonumber(n) or 0\n"
+    "    if n + 1 >= tonumber(A[16]) then place = 'p' end\n"
+    "  end\n"
+    "  out[o + 1], out[o + 2], out[o + 3] = place, note, value\n"
     "  o = o + 3\n"
     "  if place == '' then call('HDEL', A[12], A[i]) end\n"
     "  budget = budget - #value\n"
@@ -475,49 +514,57 @@ const struct redis_script script_fetch = {
     "return out\n",
 };
 
-/* 10 dead, 11 score, 12 its claims, then triples: field, list, raw. Back to the head, in the order given (the last one
- * is consumed first). Returns how many. */
+/* 10 dead, 11 score, 12 its claims, 13 start of the keys of deaths, then triples: field, list, raw. Back to the head, in
+ * the order given (the last one is consumed first); the death of what had started is counted. Returns how many. */
 const struct redis_script script_requeue = {
     "requeue",
-    SCRIPT_HEAD_DEAD "if gone() then return redis.status_reply('gone') end\n"
-                     "if alive() then return redis.status_reply('alive') end\n"
-                     "local moved = 0\n"
-                     "for i = 13, #A, 3 do\n"
-                     "  local field = A[i]\n"
-                     "  if call('HEXISTS', UNACKED, field) == 1 then\n"
-                     "    local r = pcall_('RPUSH', A[i + 1], A[i + 2])\n"
-                     "    if type(r) == 'number' then\n"
-                     "      call('HDEL', UNACKED, field)\n"
-                     "      call('ZREM', INDEX, field)\n"
-                     "      call('HDEL', A[12], field)\n"
-                     "      moved = moved + 1\n"
-                     "    end\n"
-                     "  else\n"
-                     "    call('HDEL', A[12], field)\n"
-                     "  end\n"
-                     "end\n"
-                     "return moved\n",
+    SCRIPT_HEAD_DEAD NOTE_LUA "if gone() then return redis.status_reply('gone') end\n"
+                              "if alive() then return redis.status_reply('alive') end\n"
+                              "local moved = 0\n"
+                              "for i = 14, #A, 3 do\n"
+                              "  local field = A[i]\n"
+                              "  if call('HEXISTS', UNACKED, field) == 1 then\n"
+                              "    local r = pcall_('RPUSH', A[i + 1], A[i + 2])\n"
+                              "    if type(r) == 'number' then\n"
+                              "      local _, id = split_note(call('HGET', A[12], field))\n"
+                              "      call('HDEL', UNACKED, field)\n"
+                              "      call('ZREM', INDEX, field)\n"
+                              "      call('HDEL', A[12], field)\n"
+                              "      if id then count_death(A[13] .. id) end\n"
+                              "      moved = moved + 1\n"
+                              "    end\n"
+                              "  else\n"
+                              "    call('HDEL', A[12], field)\n"
+                              "  end\n"
+                              "end\n"
+                              "return moved\n",
 };
 
 /* 10 dead, 11 score, 12 its claims, 13 its running hash, 14 first seq, then fields.
- * Moves started tasks into our running hash. Returns the stored value (or "") for each. */
+ * Moves started early-ack tasks, and late-ack ones that die too often, into our running hash; the note goes along.
+ * Returns for each: the note, the stored value (or ""). */
 const struct redis_script script_adopt = {
     "adopt",
-    SCRIPT_HEAD_DEAD "if gone() then return redis.status_reply('gone') end\n"
-                     "if alive() then return redis.status_reply('alive') end\n"
-                     "local seq, out = tonumber(A[14]), {}\n"
-                     "for i = 15, #A do\n"
-                     "  local value = call('HGET', A[13], A[i])\n"
-                     "  if value then\n"
-                     "    local field = ME .. ':' .. string.format('%048d', seq + i - 15)\n"
-                     "    call('HDEL', A[13], A[i])\n"
-                     "    call('HSET', RUNNING, field, value)\n"
-                     "    call('HSET', CLAIMS, field, call('HGET', A[12], A[i]) or '')\n"
-                     "    call('HDEL', A[12], A[i])\n"
-                     "  end\n"
-                     "  out[i - 14] = value or ''\n"
-                     "end\n"
-                     "return out\n",
+    SCRIPT_HEAD_DEAD NOTE_LUA
+    "if gone() then return redis.status_reply('gone') end\n"
+    "if alive() then return redis.status_reply('alive') end\n"
+    "local seq, out = tonumber(A[14]), {}\n"
+    "for i = 15, #A do\n"
+    "  local note = call('HGET', A[12], A[i]) or ''\n"
+    "  local _, id = split_note(note)\n"
+    "  local value, from = call('HGET', A[13], A[i]), A[13]\n"
+    "  if not value and id then value, from = call('HGET', UNACKED, A[i]), UNACKED end\n"
+    "  if value then\n"
+    "    local field = ME .. ':' .. string.format('%048d', seq + i - 15)\n"
+    "    call('HDEL', from, A[i])\n"
+    "    call('ZREM', INDEX, A[i])\n"
+    "    call('HSET', RUNNING, field, value)\n"
+    "    call('HSET', CLAIMS, field, note)\n"
+    "    call('HDEL', A[12], A[i])\n"
+    "  end\n"
+    "  out[2 * (i - 14) - 1], out[2 * (i - 14)] = note, value or ''\n"
+    "end\n"
+    "return out\n",
 };
 
 /* 10 dead, 11 score, 12 its claims, 13 its running hash, 14 its hash, 15 lock, then waiting lists.
@@ -599,10 +646,15 @@ const struct redis_script script_sweep_move = {
 };
 
 const struct redis_script *const transport_scripts[] = {
-    &script_enter, &script_beat,    &script_waiters, &script_claim,
-    &script_ops,   &script_renew,   &script_leave,   &script_promote,
-    &script_mourn, &script_collect, &script_fetch,   &script_requeue,
-    &script_adopt, &script_bury,    &script_sweep,   &script_sweep_move,
-    &chord_read,   &chord_scan,     &chord_leaves,   &chord_extend,
-    NULL,
+    &script_enter,       &script_beat,
+    &script_waiters,     &script_claim,
+    &script_ops,         &script_renew,
+    &script_leave,       &script_promote,
+    &script_mourn,       &script_collect,
+    &script_fetch,       &script_requeue,
+    &script_adopt,       &script_bury,
+    &script_sweep,       &script_sweep_move,
+    &chord_read,         &chord_scan,
+    &chord_leaves,       &chord_extend,
+    &result_late_script, NULL,
 };

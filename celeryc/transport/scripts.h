@@ -8,6 +8,9 @@
 
 #include "celeryc/redis/conn.h"
 
+#define DEATHS_KEPT_S \
+    "604800" /* a message's deaths are remembered for so long after the last one */
+
 extern const struct redis_script script_enter, script_beat, script_waiters, script_claim,
     script_ops, script_renew, script_leave, script_promote, script_mourn, script_collect,
     script_fetch, script_requeue, script_adopt, script_bury, script_sweep, script_sweep_move;

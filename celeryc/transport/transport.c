@@ -441,11 +441,12 @@ static int copy_options(struct transport *t, const struct transport_options *o)
     t->k_running = key_of(t, "celeryc:running:%s", t->me);
     t->k_delayed = key_of(t, "celeryc:delayed", NULL);
     t->k_stray = key_of(t, "celeryc:stray", NULL);
+    t->k_deaths = key_of(t, "celeryc:deaths:", NULL);
     t->k_unacked = key_of(t, "%s", o->unacked_key ? o->unacked_key : "unacked");
     t->k_index = key_of(t, "%s", o->unacked_index_key ? o->unacked_index_key : "unacked_index");
     t->k_mutex = key_of(t, "%s", o->unacked_mutex_key ? o->unacked_mutex_key : "unacked_mutex");
     return t->k_workers && t->k_worker && t->k_claims && t->k_running && t->k_delayed &&
-                   t->k_stray && t->k_unacked && t->k_index && t->k_mutex
+                   t->k_stray && t->k_deaths && t->k_unacked && t->k_index && t->k_mutex
                ? 0
                : -ENOMEM;
 }
@@ -496,7 +497,9 @@ struct transport *transport_new(uv_loop_t *loop, const struct transport_options 
         .endpoint = o->endpoint, .client_name = "celeryc", .scripts = transport_scripts};
     struct redis_callbacks cb = {on_cmd_up, on_cmd_down, NULL};
     t->cmd = redis_conn_new(loop, &co, &cb, t);
-    if (!t->scratch || !t->cmd || copy_options(t, o) || claim_setup(t, o))
+    if (t->cmd)
+        t->late = result_late_new(loop, t->cmd);
+    if (!t->scratch || !t->late || copy_options(t, o) || claim_setup(t, o))
         return transport_free(t);
     return t;
 }
@@ -523,9 +526,9 @@ static void on_closed(uv_handle_t *h)
 
 static void free_names(struct transport *t)
 {
-    char **all[] = {&t->node,     &t->prefix,    &t->sep,       &t->k_workers,
-                    &t->k_worker, &t->k_claims,  &t->k_running, &t->k_delayed,
-                    &t->k_stray,  &t->k_unacked, &t->k_index,   &t->k_mutex};
+    char **all[] = {&t->node,      &t->prefix,    &t->sep,       &t->k_workers, &t->k_worker,
+                    &t->k_claims,  &t->k_running, &t->k_delayed, &t->k_stray,   &t->k_deaths,
+                    &t->k_unacked, &t->k_index,   &t->k_mutex};
     for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
         free(*all[i]);
         *all[i] = NULL;
@@ -540,6 +543,7 @@ struct transport *transport_free(struct transport *t)
     t->stop_fn = NULL;
     t->leave_fn = NULL;
     t->cmd = redis_conn_free(t->cmd);
+    t->late = result_late_free(t->late);
     claim_teardown(t);
     peers_teardown(t);
     ops_teardown(t);

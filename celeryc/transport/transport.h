@@ -9,8 +9,8 @@
  * What must never happen: a message outside of a list, `unacked`, `celeryc:running:<me>` or `celeryc:delayed`; an
  * effect of a finish whose claim was lost; a claim by a worker that is not registered.
  *
- * Keys (all after global_keyprefix; format version 1 stands in celeryc:worker:<me> field "v"; a restorer leaves
- * entries of another version alone):
+ * Keys (all after global_keyprefix; format version 2 stands in celeryc:worker:<me> field "v"; a restorer reads 1 and 2
+ * and leaves entries of another version alone):
  *   <queue>[SEP<step>]            list    kombu's
  *   unacked, unacked_index        kombu's; field = <me>:<seq, 48 digits>, value = [raw, "", "<queue>"] by concatenation
  *   celeryc:workers               zset    <me> -> Redis time (ms) of the last beat, every 3 s
@@ -18,7 +18,9 @@
  *                                         the ids belong to), started (ms), epoch (registrations), batch and answer
  *                                         (number and reply of the last batch of operations)
  *   celeryc:waiting:<me>:<queue>  list    what a BLMOVE brought and no claim took yet
- *   celeryc:claims:<me>           hash    field -> list key that it came from (the note)
+ *   celeryc:claims:<me>           hash    field -> list key that it came from (the note); since 2, NUL and the task's id
+ *                                         behind it when a late-ack task has started
+ *   celeryc:deaths:<id>           string  how often that message died after it had started; lives 7 days
  *   celeryc:running:<me>          hash    field -> value as in unacked (early-ack tasks that have started)
  *   celeryc:delayed               zset    due time (ms, Redis clock) -> <list key> NUL <uuid> NUL raw
  *   celeryc:dead:<queue>          list    JSON object {"v":1,"reason","time","queue","raw"(base64)}
@@ -51,6 +53,8 @@ struct transport_options {
     int64_t dead_after_ms; /* 12,000: an observer has itself seen the score unchanged for so long */
 };
 
+#define TRANSPORT_MAX_DEATHS 3 /* a message that has died so often is set aside */
+
 /* A message that is ours until it is given back. */
 struct claim {
     char *field; /* <me>:<seq>, owned */
@@ -60,6 +64,7 @@ struct claim {
     const char *queue;  /* borrowed from the transport */
     bool
         started; /* already in celeryc:running:<me>; set it when a start is answered DONE (a hint only) */
+    bool poison; /* of an orphan: it has died too often and is to be parked */
 };
 
 struct claim *claim_free(struct claim *c);
@@ -102,6 +107,7 @@ enum transport_done {
     TRANSPORT_DONE, /* the effect happened, once */
     TRANSPORT_LOST, /* the claim was no longer ours: nothing happened */
     TRANSPORT_CLAIMED, /* done, and a part of it completed its chord: it is ours to fire, under the effects' token */
+    TRANSPORT_POISON, /* a death was counted, and it was one too many */
 };
 
 /* Callbacks come from the loop. The transport retries over reconnects by itself, so a done callback always comes
@@ -133,6 +139,16 @@ void transport_want(struct transport *t, size_t n_free);
 /* Early-ack start: unacked -> running. Batched per loop turn. done: LOST means run nothing. */
 void transport_start_claim(struct transport *t, const struct claim *c, transport_done_fn fn,
                            void *arg);
+
+/* A late-ack task was started: if the worker dies now, a death of this message is counted. */
+void transport_note_start(struct transport *t, const struct claim *c, struct slice id);
+
+/* A child died of it: counted at once. The claim stays. done: DONE, LOST, POISON. */
+void transport_count_death(struct transport *t, const struct claim *c, struct slice id,
+                           transport_done_fn fn, void *arg);
+
+/* It has ended, or has come further for good: earlier deaths do not count any more. */
+void transport_forget_deaths(struct transport *t, struct slice id);
 
 /* The end of a delivery: removes the claim, and only if it was there stores the record and pushes the messages. */
 void transport_finish(struct transport *t, const struct claim *c,

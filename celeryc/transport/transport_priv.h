@@ -5,6 +5,7 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/list.h"
 #include "celeryc/redis/conn.h"
+#include "celeryc/result/late.h"
 #include "celeryc/transport/scripts.h"
 #include "celeryc/transport/transport.h"
 
@@ -16,6 +17,7 @@
 #define CLAIM_BUDGET    (4u << 20) /* bytes of one claim's messages, roughly */
 #define RESTORE_BUDGET  (4u << 20)
 #define RESTORE_FIELDS  100
+#define MAX_ID_NOTED    1024 /* bytes of a task id that count */
 /* <me>:<seq>, 65 bytes: one more than Redis packs into a list pack by default. In one of those, every ZADD into the
  * index reads all scores before it (4 us a claim instead of 1). The scripts write the same. */
 #define FIELD_FORMAT      "%s:%048llu"
@@ -60,6 +62,7 @@ struct held {
     struct held *next; /* in its bucket */
     uint64_t seq;
     bool started;
+    struct op *mark; /* the note of its start, not sent yet */
 };
 
 /* An operation on claims or records, kept until answered (see ops.c). */
@@ -121,9 +124,10 @@ struct transport {
     bool args_failed;
     /* keys, prefix included */
     char *k_workers, *k_worker, *k_unacked, *k_index, *k_mutex, *k_claims, *k_running, *k_delayed,
-        *k_stray;
+        *k_stray, *k_deaths;
 
     struct redis_conn *cmd;
+    struct result_late *late;
     struct redis_conn *sub;
     uv_prepare_t turn;
     uv_timer_t beat_timer, lease_timer, check_timer, promote_timer, sweep_timer, unblock_timer,
@@ -226,6 +230,9 @@ int track_setup(struct transport *t) WARN_UNUSED;
 void track_enter(struct transport *t);
 void track_down(struct transport *t);
 void track_turn(struct transport *t); /* idle: every key that no waiter watches is to be tracked */
+
+/* ---- ends.c ---- */
+void ends_note_records(struct transport *t, const struct op *op); /* op has been done */
 
 /* ---- ops.c ---- */
 /* Queues an operation like the given one, with a copy of its arguments. */

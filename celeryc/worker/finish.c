@@ -12,9 +12,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define MAX_DEATHS      3     /* a message that killed so many children is set aside */
-#define MAX_DEATHS_KEPT 10000 /* message ids whose deaths are remembered */
-
 static void ended(enum transport_done done, void *arg)
 {
     struct delivery *d = arg;
@@ -24,6 +21,8 @@ static void ended(enum transport_done done, void *arg)
                     DELIVERY_ARGS(d));
     if (done == TRANSPORT_CLAIMED)
         chord_claimed(w, d->effects);
+    if (done != TRANSPORT_LOST && d->forget_deaths)
+        transport_forget_deaths(w->transport, d->m.id);
     delivery_free(d);
     shutdown_step(w);
 }
@@ -113,7 +112,10 @@ static void end_elsewhere(struct delivery *d, const struct end *x,
 static void end(struct delivery *d, const struct end *x)
 {
     struct worker *w = d->w;
-    delivery_move(d, DELIVERY_LEAVING);
+    if (d->state != DELIVERY_LEAVING) /* its death was counted first */
+        delivery_move(d, DELIVERY_LEAVING);
+    /* Only what came back can have died before. A message that is set aside starts from zero if it is ever retried. */
+    d->forget_deaths = d->m.id.p && !x->requeue && (d->m.redelivered || x->park_reason);
     bool keep = x->record.p && w->config->has_backend && d->m.id.p && make_key(w, d->m.id);
     int64_t ttl_s = ttl_of(w, x->failure);
     bool effects = d->effects && (d->effects->x.n_records || d->effects->x.chords);
@@ -188,15 +190,8 @@ static int take_verdict(struct delivery *d, const char *status, const char *type
 
 /* ---- the ends ---- */
 
-static void forget_deaths(struct delivery *d)
-{
-    if (map_len(d->w->deaths))
-        (void)map_remove(d->w->deaths, d->m.id);
-}
-
 void finish_outcome(struct delivery *d, const struct outcome *o)
 {
-    forget_deaths(d);
     if (o->kind == OUTCOME_REJECT && o->requeue) {
         finish_return(d, false, true);
         return;
@@ -272,25 +267,54 @@ void finish_park_outcome(struct delivery *d, const char *reason, const struct ou
     end(d, &x);
 }
 
-/* How often this message has killed a child of ours, this time included. */
-static uintptr_t count_death(struct delivery *d)
-{
-    struct map *m = d->w->deaths;
-    uintptr_t n = (uintptr_t)map_get(m, d->m.id) + 1;
-    if (map_len(m) >= MAX_DEATHS_KEPT) {
-        struct map *fresh = map_new();
-        if (!fresh)
-            return n;
-        map_free(m);
-        d->w->deaths = fresh;
-    }
-    return map_set(d->w->deaths, d->m.id, (void *)n) == 0 ? n : MAX_DEATHS;
-}
-
 static bool requeues_when_lost(const struct delivery *d)
 {
     return d->task && d->late &&
            (d->task->reject_on_worker_lost || d->w->config->settings.reject_on_worker_lost);
+}
+
+static void fail_as_lost(struct delivery *d, const char *text, bool park)
+{
+    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
+    one_text_argument(&args, text);
+    struct end x = {.park_reason = park ? text : NULL};
+    if (judge(d, "FAILURE", "WorkerLostError", "billiard.exceptions", buf_slice(&args), &x))
+        end(d, &x);
+}
+
+void finish_poison(struct delivery *d, const char *text)
+{
+    CLEANUP(buf_deinit) struct buf why = BUF_INIT;
+    buf_appendf(&why, "%s It has died %d times while it ran.", text, TRANSPORT_MAX_DEATHS);
+    log_error("Task " DELIVERY_FMT " has died %d times while it ran: it has been set aside in "
+              "celeryc:dead:%s",
+              DELIVERY_ARGS(d), TRANSPORT_MAX_DEATHS, d->claim->queue);
+    fail_as_lost(d, why.data ? why.data : text, true);
+}
+
+static void death_counted(enum transport_done done, void *arg)
+{
+    struct delivery *d = arg;
+    struct worker *w = d->w;
+    if (done == TRANSPORT_POISON)
+        finish_poison(d, d->lost_text);
+    else if (done == TRANSPORT_DONE)
+        transport_return(w->transport, d->claim, false, true, ended, d);
+    else
+        ended(done, d);
+    shutdown_step(w);
+}
+
+/* It comes back, unless it has died too often. */
+static void return_the_lost(struct delivery *d, const char *text)
+{
+    d->lost_text = arena_strdup(d->arena, slice_str(text));
+    if (!d->lost_text) {
+        end_for_memory(d);
+        return;
+    }
+    delivery_move(d, DELIVERY_LEAVING);
+    transport_count_death(d->w->transport, d->claim, d->m.id, death_counted, d);
 }
 
 /* A hard limit leaves a record; with acks_on_timeout off the message goes back as well. */
@@ -322,22 +346,10 @@ void finish_lost(struct delivery *d, const char *text)
         finish_return(d, true, true);
         return;
     }
-    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    one_text_argument(&args, text);
-    struct end x = {0};
-    if (requeues_when_lost(d)) {
-        if (count_death(d) < MAX_DEATHS) {
-            finish_return(d, false, true);
-            return;
-        }
-        x.park_reason = text;
-        forget_deaths(d);
-        log_error("Task " DELIVERY_FMT " has killed %d children: it has been set aside in "
-                  "celeryc:dead:%s",
-                  DELIVERY_ARGS(d), MAX_DEATHS, d->claim->queue);
-    }
-    if (judge(d, "FAILURE", "WorkerLostError", "billiard.exceptions", buf_slice(&args), &x))
-        end(d, &x);
+    if (requeues_when_lost(d))
+        return_the_lost(d, text);
+    else
+        fail_as_lost(d, text, false);
 }
 
 void finish_return(struct delivery *d, bool head, bool redelivered)

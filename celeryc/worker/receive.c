@@ -187,7 +187,11 @@ void receive_orphan(struct claim *c_take, const char *dead_node, void *arg)
                 dead_node);
     log_error("Task " DELIVERY_FMT " was lost: node %s died while it ran it", DELIVERY_ARGS(d),
               dead_node);
-    finish_lost(d, text.data ? text.data : "Worker exited prematurely.");
+    const char *why = text.data ? text.data : "Worker exited prematurely.";
+    if (d->claim->poison)
+        finish_poison(d, why);
+    else
+        finish_lost(d, why);
 }
 
 void receive_due(struct delivery *d)

@@ -21,6 +21,8 @@ static void on_started(uint64_t job, int pid, const char *process, void *arg)
     d->pid = pid;
     d->started_us = clock_wall_us();
     (void)process;
+    if (d->late)
+        transport_note_start(w->transport, d->claim, d->m.id);
     remote_count(d);
     limits_start(d);
     shutdown_started(d);
@@ -29,8 +31,13 @@ static void on_started(uint64_t job, int pid, const char *process, void *arg)
 
 static void on_state(uint64_t job, struct slice record, void *arg)
 {
-    struct delivery *d = delivery_find(arg, job);
-    if (d && (d->state == DELIVERY_RUNNING || d->state == DELIVERY_SENT))
+    struct worker *w = arg;
+    struct delivery *d = delivery_find(w, job);
+    if (!d || (d->state != DELIVERY_RUNNING && d->state != DELIVERY_SENT))
+        return;
+    if (record.len == 0)
+        transport_forget_deaths(w->transport, d->m.id);
+    else
         finish_store(d, record);
 }
 

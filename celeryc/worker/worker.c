@@ -264,9 +264,8 @@ static int init(struct worker *w)
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
     list_init(&w->spare);
-    w->deaths = map_new();
     w->scratch = arena_new();
-    if (!w->deaths || !w->scratch || remote_init(w))
+    if (!w->scratch || remote_init(w))
         return -ENOMEM;
     int rc = chord_setup(w);
     if (rc)
@@ -305,7 +304,6 @@ static void deinit(struct worker *w)
         log_debug("worker: loop: %s", uv_strerror(r));
     delivery_drop_spare(w);
     due_deinit(&w->due);
-    map_free(w->deaths);
     remote_deinit(w);
     arena_free(w->scratch);
     free(w->jobs);

@@ -54,6 +54,8 @@ struct delivery {
     int64_t started_ns;
     int64_t started_us; /* wall clock, for people */
     int pid;
+    bool forget_deaths;    /* LEAVING: earlier deaths of the message do not count any more */
+    const char *lost_text; /* LEAVING: why it was lost, while its death is counted; in the arena */
     struct effects *effects; /* LEAVING: what follows from its end, NULL: nothing; in the arena */
 };
 
@@ -106,7 +108,6 @@ struct worker {
     uint64_t next_scan_ms; /* the loop's clock */
     bool scanning;
     char scan_token[RESULT_TOKEN_SIZE];
-    struct map *deaths; /* task id -> how often it killed its child */
 
     struct due_heap due;
     uv_timer_t due_timer;
@@ -161,6 +162,7 @@ void finish_outcome(struct delivery *d, const struct outcome *o);
 void finish_verdict(struct delivery *d, const char *status, const char *type, const char *module,
                     struct slice args_json);
 void finish_lost(struct delivery *d, const char *text);
+void finish_poison(struct delivery *d, const char *text); /* lost once too often: set aside */
 void finish_return(struct delivery *d, bool head, bool redelivered);
 void finish_delay(struct delivery *d);
 void finish_park(struct delivery *d, const char *reason);

@@ -162,6 +162,13 @@ void delivery_deinit(struct delivery *d)
     *d = (struct delivery){0};
 }
 
+static void take_state(void *arg, struct slice record)
+{
+    struct harness *h = arg;
+
+    h->n_advanced += record.len == 0;
+}
+
 struct delivery deliver_kwargs(struct harness *h, const char *name, const char *kwargs,
                                bool redelivered)
 {
@@ -173,7 +180,8 @@ struct delivery deliver_kwargs(struct harness *h, const char *name, const char *
                                   .queue = SLICE_LIT("q"),
                                   .now_us = clock_wall_us()};
     const struct task_settings s = {.node = "w1@here", .default_queue = "celery"};
-    const struct task_host host = {.send = take_sent, .stop = &h->stop, .arg = h};
+    const struct task_host host = {
+        .state = take_state, .send = take_sent, .stop = &h->stop, .arg = h};
     struct outcome o;
     struct err e = ERR_INIT;
 

@@ -21,6 +21,7 @@ struct harness {
     const char *databases[2];
     struct sent sent[64];
     size_t n_sent;
+    size_t n_advanced; /* how often a run told that it had come further */
     _Atomic uint32_t stop;
 };
 

@@ -139,6 +139,22 @@ BOTH_WORKERS(goes_on_behind_another_owner)
                  1);
 }
 
+/* Deaths of a batch that comes back count only while its position stands still. */
+BOTH_WORKERS(a_batch_that_came_back_tells_that_it_gets_on)
+{
+    harness_plan(h, PHONES, 2000, 1000, NULL, NULL, NULL);
+    CLEANUP(delivery_deinit) struct delivery first = deliver(h, PHONES, 1, false);
+
+    cr_assert_eq(h->n_advanced, 0);
+    CLEANUP(delivery_deinit) struct delivery back = deliver(h, PHONES, 2, true);
+
+    cr_assert_eq(back.kind, OUTCOME_SUCCESS, "%s", back.repr);
+    cr_assert_eq(h->n_advanced, 1);
+    CLEANUP(delivery_deinit) struct delivery done = deliver(h, PHONES, 2, true);
+
+    cr_assert_eq(h->n_advanced, 1);
+}
+
 BOTH_WORKERS(outcomes_of_the_function)
 {
     harness_plan(h, "test.some_fail", 1000, 1000, NULL, "cb.finish", NULL);

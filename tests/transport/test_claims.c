@@ -203,6 +203,49 @@ Test(claims, finish_stores_publishes_and_pushes)
     expect_nothing_left();
 }
 
+/* How many messages a subscriber has got. */
+static bool heard_all(struct rig *r, void *arg)
+{
+    struct {
+        struct redis_sync *sync;
+        size_t n;
+    } *waiter = arg;
+    const struct redis_reply *push;
+    (void)r;
+    while (waiter->n && redis_sync_push(waiter->sync, 0, &push, NULL) == 0)
+        waiter->n--;
+    return waiter->n == 0;
+}
+
+/* Python's .get() subscribes and reads over two connections; Redis may serve the reading first. */
+Test(claims, a_record_is_published_again_for_who_subscribes_at_that_moment)
+{
+    rig_push(&server, "celery", "a", 0);
+    rig_start(&rig);
+    rig_want(&rig, 1);
+    rig_claims(&rig, 1);
+    const struct transport_record own = {SLICE_LIT("celery-task-meta-a"), SLICE_LIT("own"), 60};
+    const struct result_record next = {SLICE_LIT("celery-task-meta-b"), SLICE_LIT("next"), 60};
+    const struct result_effects x = {.n_records = 1, .records = &next};
+    const struct transport_end end = {.record = &own, .effects = &x};
+    transport_finish_with(rig.t, rig.claims[0], &end, rig_on_done, &rig);
+    rig_done(&rig, 1);
+
+    struct {
+        struct redis_sync *sync;
+        size_t n;
+    } waiter = {.n = 2};
+    const struct redis_reply *reply;
+    cr_assert_eq(redis_sync_open(&server.endpoint, 5000, &waiter.sync, NULL), 0);
+    const struct slice keys[] = {own.key, next.key};
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        const struct slice argv[] = {SLICE_LIT("SUBSCRIBE"), keys[i]};
+        cr_assert_eq(redis_sync_command(waiter.sync, 2, argv, &reply, NULL), 0);
+    }
+    rig_until_(&rig, heard_all, &waiter, "both records for the late subscriber");
+    redis_sync_close(waiter.sync);
+}
+
 Test(claims, finish_of_a_lost_claim_does_nothing)
 {
     rig_push(&server, "celery", "a", 0);

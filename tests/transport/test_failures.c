@@ -112,7 +112,7 @@ Test(failures, two_restorers_restore_once)
 Test(failures, a_newer_format_is_left_alone)
 {
     forge_dead();
-    free(redis_server_ask(&server, "HSET", "celeryc:worker:dead", "v", "2", NULL));
+    free(redis_server_ask(&server, "HSET", "celeryc:worker:dead", "v", "3", NULL));
     rig_start(&rig);
     /* A second dead worker of our own format is restored: by then the first has been looked at. */
     free(script("redis.call('ZADD', 'celeryc:workers', 1, 'late')"));

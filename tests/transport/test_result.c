@@ -99,6 +99,35 @@ Test(result, get_gives_what_is_there)
     free(record);
 }
 
+Test(result, backend_publishes_again_for_who_subscribes_at_that_moment)
+{
+    struct stores s = {.n = 0};
+    cr_assert_eq(uv_loop_init(&s.loop), 0);
+    struct result_backend *b = result_backend_new(&s.loop, &server.endpoint);
+    const struct result_record own = {SLICE_LIT("own"), SLICE_LIT("1"), 60};
+    const struct result_record next = {SLICE_LIT("next"), SLICE_LIT("2"), 60};
+    const struct result_effects x = {.n_records = 1, .records = &next};
+    result_backend_apply(b, &own, &x, on_stored, &s);
+    while (s.n < 1)
+        (void)uv_run(&s.loop, UV_RUN_ONCE);
+
+    CLEANUP(redis_sync_close) struct redis_sync *waiter = client();
+    const struct redis_reply *reply;
+    const struct slice keys[] = {own.key, next.key};
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        const struct slice argv[] = {SLICE_LIT("SUBSCRIBE"), keys[i]};
+        cr_assert_eq(redis_sync_command(waiter, 2, argv, &reply, NULL), 0);
+    }
+    for (size_t heard = 0; heard < ARRAY_SIZE(keys);) {
+        (void)uv_run(&s.loop, UV_RUN_NOWAIT);
+        if (redis_sync_push(waiter, 1, &reply, NULL) == 0)
+            heard++;
+    }
+    b = result_backend_free(b);
+    (void)uv_run(&s.loop, UV_RUN_DEFAULT);
+    cr_assert_eq(uv_loop_close(&s.loop), 0);
+}
+
 static void *publisher(void *arg)
 {
     /* The first message may come before the wait has subscribed; the record is set with the second. */
