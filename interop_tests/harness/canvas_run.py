@@ -27,6 +27,7 @@ SEED = re.compile(r"\bc(\d+)\.\d+")
 RECORD_KEYS = ("status", "result", "children")
 SETTLED_S = 1.0
 DEADLINE_S = 120.0
+AT_ONCE = 250
 
 
 @dataclass
@@ -88,6 +89,7 @@ class CanvasFleet:
         self.log = folder / "canvas.log"
         self.log.touch()
         self.read = 0
+        self.shares: Counter[str] = Counter()  # runs, by kind of worker
         self.factory = WorkerFactory(folder / "workers", [plugin])
         url = self.redis.socket_url()
         env = {"CANVAS_LOG": str(self.log)}
@@ -112,7 +114,14 @@ class CanvasFleet:
         self.redis.stop()
 
     def run(self, specs: Mapping[int, Spec]) -> dict[int, Ending]:
-        """Sends all of them, waits until nothing moves any more, and reads how they ended."""
+        """Sends all of them, some at a time, waits until nothing moves any more, and reads how they ended."""
+        endings: dict[int, Ending] = {}
+        seeds = list(specs)
+        for i in range(0, len(seeds), AT_ONCE):
+            endings |= self._run_some({seed: specs[seed] for seed in seeds[i : i + AT_ONCE]})
+        return endings
+
+    def _run_some(self, specs: Mapping[int, Spec]) -> dict[int, Ending]:
         sent = {seed: self.client.request("send_canvas", spec=s) for seed, s in specs.items()}
         self._settle()
         gets = self.client.request("ends", keys=[k for k in sent.values() if k is not None])
@@ -125,31 +134,39 @@ class CanvasFleet:
             if key is not None:
                 endings[seed].get = names.rename(gets[key])
         for run in runs:
+            self.shares[run.node.partition("@")[0].rstrip("0123456789")] += 1
             args = names.rename(run.args) if UUID.search(run.args) else run.digest
-            endings[int(run.mark[1:].partition(".")[0])].runs[
-                f"{run.mark}, {run.retries} retries, {args}"
-            ] += 1
+            line = f"{run.mark}, {run.retries} retries, {args}"
+            endings[int(run.mark[1:].partition(".")[0])].runs[line] += 1
         self._read_records(names, endings)
         return endings
 
     def _settle(self) -> None:
-        """Early-acked tasks are in no list while they run: nothing may change for a while."""
-        end = time.monotonic() + DEADLINE_S
+        """Nothing is queued, claimed or running, and nothing has changed for a while."""
         r = self.redis.client()
         last: object = None
         since = time.monotonic()
 
-        def settled() -> bool:
+        def quiet() -> bool:
             nonlocal last, since
             now = (leftovers(self.redis, 0), self.log.stat().st_size, r.dbsize())
             if now != last:
                 last, since = now, time.monotonic()
             return not now[0] and time.monotonic() - since > SETTLED_S
 
+        def settled() -> bool:
+            if not quiet():
+                return False
+            active = self.client.request("active", n_workers=len(self.workers))
+            return not active and quiet()
+
         try:
-            wait_until(settled, "all canvases ended", end - time.monotonic())
+            wait_until(settled, "all canvases ended", DEADLINE_S)
         except DeadlineError as e:
-            raise AssertionError(f"{e}: {last}") from None
+            active = self.client.request("active", n_workers=len(self.workers))
+            raise AssertionError(f"{e}: {last}, active {active}") from None
+        for key in r.keys("celeryc:*"):
+            assert key.startswith((b"celeryc:worker:", b"celeryc:workers")), f"{key!r} is left"
 
     def _new_runs(self) -> list[Run]:
         text = self.log.read_bytes()[self.read :]

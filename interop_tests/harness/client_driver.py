@@ -102,6 +102,13 @@ class Driver:
         """What get() gives now, as text; the results are forgotten."""
         return {key: self.end_of(self.results.pop(key)) for key in keys}
 
+    def op_active(self, n_workers: int) -> list[str]:
+        """The ids of the tasks that run now."""
+        control = self.app.control
+        replies = control.broadcast("active", reply=True, timeout=5.0, limit=n_workers)
+        assert len(replies) == n_workers, replies
+        return [task["id"] for reply in replies for tasks in reply.values() for task in tasks]
+
     def end_of(self, result: Any) -> str:
         def interrupt(*args: object) -> None:
             raise NoEnd  # get() of a group inside a group knows no timeout
