@@ -17,6 +17,8 @@
 /* The signature (or something in it) cannot be applied: no task name, no options, nested too deep, too many members,
  * ... The text in err says which; the task that was to send it fails with it. Effects are then to be discarded. */
 #define CANVAS_E_BAD 1
+/* canvas_replace only: what Celery refuses as well, with ImproperlyConfigured. */
+#define CANVAS_E_REFUSED 2
 
 /* ---- what the worker knows ---- */
 
@@ -24,6 +26,9 @@
 struct canvas_defaults {
     double time_limit_s, soft_time_limit_s;
     bool ignore_result;
+    struct slice queue;
+    int priority;
+    double expires_s;
 };
 
 struct canvas_settings {

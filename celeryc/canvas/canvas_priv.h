@@ -179,6 +179,9 @@ void sig_link_error(struct canvas *c, struct sig *s, struct value errback);
 /* Arguments of the caller's, unless the signature is immutable. partial may be NULL. */
 void sig_prepend(struct canvas *c, struct sig *s, const struct partial *partial);
 
+/* Python's left | right. Takes both apart. NULL: failed. */
+struct sig *sig_pipe(struct canvas *c, struct sig *left, struct sig *right);
+
 static inline bool sig_is_empty_group(const struct sig *s)
 {
     return s->type == SIG_GROUP && s->tasks->n == 0;

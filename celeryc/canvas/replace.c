@@ -10,8 +10,6 @@
 
 /* ---- composing: what Python's `|` does ---- */
 
-static struct sig *pipe_sigs(struct canvas *c, struct sig *left, struct sig *right);
-
 static struct sig *last_of(const struct sig *chain)
 {
     return chain->tasks->v[chain->tasks->n - 1];
@@ -90,7 +88,7 @@ static struct sig *pipe_group(struct canvas *c, struct sig *chain, struct sig *g
         return make_chain(c, chain, group);
     chain = make_chain(c, chain, NULL);
     if (chain)
-        last_of(chain)->body = pipe_sigs(c, last_of(chain)->body, group);
+        last_of(chain)->body = sig_pipe(c, last_of(chain)->body, group);
     return chain;
 }
 
@@ -107,13 +105,13 @@ static struct sig *pipe_chain(struct canvas *c, struct sig *chain, struct sig *r
             return NULL;
         l->v[l->n - 1] = chord;
         if (l->n > 1 && l->v[l->n - 2]->type == SIG_CHORD) {
-            l->v[l->n - 2]->body = pipe_sigs(c, l->v[l->n - 2]->body, chord);
+            l->v[l->n - 2]->body = sig_pipe(c, l->v[l->n - 2]->body, chord);
             l->n--;
         }
         return chain;
     }
     if (last && last->type == SIG_CHORD && right->type != SIG_CHORD) {
-        last->body = pipe_sigs(c, last->body, right);
+        last->body = sig_pipe(c, last->body, right);
         return chain;
     }
     return make_chain(c, chain, right);
@@ -124,11 +122,11 @@ static struct sig *pipe_each(struct canvas *c, struct sig *left, struct sig *cha
     const struct sigs *l = unchain(c, chain);
 
     for (size_t i = 0; i < l->n; i++)
-        left = pipe_sigs(c, left, l->v[i]);
+        left = sig_pipe(c, left, l->v[i]);
     return left;
 }
 
-static struct sig *pipe_sigs(struct canvas *c, struct sig *left, struct sig *right)
+struct sig *sig_pipe(struct canvas *c, struct sig *left, struct sig *right)
 {
     if (!left || !right || c->code)
         return NULL;
@@ -137,7 +135,7 @@ static struct sig *pipe_sigs(struct canvas *c, struct sig *left, struct sig *rig
     if (left->type == SIG_CHAIN && sig_is_empty_group(right))
         return left;
     if (right->type == SIG_GROUP && right->tasks->n == 1)
-        return pipe_sigs(c, left, right->tasks->v[0]);
+        return sig_pipe(c, left, right->tasks->v[0]);
     if (left->type == SIG_CHAIN && right->type == SIG_GROUP)
         return pipe_group(c, left, right);
     if (left->type == SIG_CHAIN && right->type == SIG_CHAIN)
@@ -145,7 +143,7 @@ static struct sig *pipe_sigs(struct canvas *c, struct sig *left, struct sig *rig
     if (left->type == SIG_CHAIN)
         return pipe_chain(c, left, right);
     if (left->type == SIG_CHORD && right->type != SIG_GROUP && right->type != SIG_CHAIN) {
-        left->body = pipe_sigs(c, left->body, right);
+        left->body = sig_pipe(c, left->body, right);
         return left;
     }
     return make_chain(c, left, right);
@@ -196,7 +194,7 @@ static struct sig *append_rest(struct canvas *c, struct sig *s, struct json_val 
         if (sig_of(c, &l.v[i - 1], &step))
             return NULL;
         option_set(c, &step->options, "replaced_task_nesting", nesting);
-        s = pipe_sigs(c, s, step);
+        s = sig_pipe(c, s, step);
     }
     return s;
 }
@@ -208,13 +206,13 @@ static struct sig *replacement(struct canvas *c, struct slice signature)
     if (sig_read_text(c, signature, &s))
         return NULL;
     if (option_get(&s->options, "chord")) {
-        (void)err_set(c->e, CANVAS_E_BAD,
+        (void)err_set(c->e, CANVAS_E_REFUSED,
                       "A signature replacing a task must not be part of a chord");
-        (void)canvas_fail(c, CANVAS_E_BAD);
+        (void)canvas_fail(c, CANVAS_E_REFUSED);
     }
     if (sig_is_empty_chain(s)) {
-        (void)err_set(c->e, CANVAS_E_BAD, "Cannot replace with an empty chain");
-        (void)canvas_fail(c, CANVAS_E_BAD);
+        (void)err_set(c->e, CANVAS_E_REFUSED, "Cannot replace with an empty chain");
+        (void)canvas_fail(c, CANVAS_E_REFUSED);
     }
     if (c->code)
         return NULL;

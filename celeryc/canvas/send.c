@@ -71,7 +71,8 @@ static bool is_zero(const struct value *v)
     return json_f64(v->raw, &s) == 0 && s == 0;
 }
 
-static void set_times(struct canvas *c, const struct options *o, struct message_new *n)
+static void set_times(struct canvas *c, const struct options *o, const struct canvas_defaults *d,
+                      struct message_new *n)
 {
     const struct value *countdown = option_get(o, "countdown"), *expires = option_get(o, "expires");
     struct slice text;
@@ -82,6 +83,10 @@ static void set_times(struct canvas *c, const struct options *o, struct message_
         n->eta_raw = time_text(option_get(o, "eta"));
     if (is_number(expires)) {
         n->expires_us = after(c, expires);
+        return;
+    }
+    if (!expires && d->expires_s > 0) {
+        n->expires_us = c->s->now_us + (int64_t)llround(fmin(d->expires_s, MAX_DELAY_S) * 1e6);
         return;
     }
     n->expires_raw = time_text(expires);
@@ -208,21 +213,27 @@ static void set_properties(struct canvas *c, const struct options *o, struct mes
 
 /* With an exchange and a routing key and no queue the key stands for the queue: on Redis a direct exchange of a queue
  * has the queue's name as its key. */
-static struct slice route(struct canvas *c, const struct options *o)
+static struct slice route(struct canvas *c, const struct options *o,
+                          const struct canvas_defaults *d)
 {
     struct slice queue = option_text(c, o, "queue");
 
     if (!queue.p && option_text(c, o, "exchange").p)
         queue = option_text(c, o, "routing_key");
-    return queue.p ? queue : c->s->default_queue;
+    if (!queue.p)
+        queue = d->queue;
+    return queue.len ? queue : c->s->default_queue;
 }
 
-static int priority_of(const struct canvas *c, const struct options *o)
+static int priority_of(const struct canvas *c, const struct options *o,
+                       const struct canvas_defaults *d)
 {
     double v;
 
     if (json_f64(raw_option(o, "priority"), &v) == 0 && isfinite(v))
         return v < 0 ? 0 : v > 255 ? 255 : (int)v;
+    if (d->priority > 0 && !option_get(o, "priority"))
+        return d->priority;
     return c->s->inherit_priority && c->parent->id.p ? c->parent->priority : 0;
 }
 
@@ -312,7 +323,7 @@ int task_send(struct canvas *c, const struct sig *s, const struct partial *parti
         .args = arguments(c, &call),
         .kwargs = call.kwargs.raw,
         .embed = embed(c, options),
-        .queue = route(c, options),
+        .queue = route(c, options, &d),
         .group = option_text(c, options, "group_id"),
         .group_index = raw_option(options, "group_index").raw,
         .shadow = option_text(c, options, "shadow"),
@@ -320,14 +331,14 @@ int task_send(struct canvas *c, const struct sig *s, const struct partial *parti
         .origin = option_text(c, options, "origin"),
         .now_us = c->s->now_us,
         .retries = int_option(options, "retries"),
-        .priority = priority_of(c, options),
+        .priority = priority_of(c, options, &d),
         .ignore_result = ignores_result(options, &d, registered),
         .argsrepr = raw_option(options, "argsrepr"),
         .kwargsrepr = raw_option(options, "kwargsrepr"),
         .replaced_task_nesting = int_option(options, "replaced_task_nesting"),
         .headers = raw_option(options, "headers"),
     };
-    set_times(c, options, &n);
+    set_times(c, options, &d, &n);
     set_limits(options, &d, &n);
     set_family(c, options, &n);
     set_stamps(c, options, &n);

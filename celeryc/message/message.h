@@ -137,6 +137,9 @@ struct message_retry {
 int message_write_retry(struct buf *dst, const struct message *m, const struct message_body *b,
                         const struct message_retry *r) WARN_UNUSED;
 
+/* The headers that are the user's own, as a JSON object: what Celery's request.headers holds. */
+void message_write_custom_headers(struct buf *dst, const struct message *m);
+
 /* raw with headers.redelivered and properties.delivery_info.redelivered set, all else byte for byte. Bytes that are
  * no envelope are copied unchanged. 0, -ENOMEM. */
 int message_write_redelivered(struct buf *dst, struct slice raw) WARN_UNUSED;

@@ -107,18 +107,27 @@ static bool is_known_header(struct json_val key)
     return false;
 }
 
-static void write_custom_headers(struct buf *dst, const struct message *m)
+/* "name": value, each after a separator; the first without one when it stands alone. */
+static void write_custom_headers(struct buf *dst, const struct message *m, bool alone)
 {
     struct json_iter it;
 
     for (json_iter_init(&it, m->headers); json_next(&it);) {
         if (is_known_header(it.key))
             continue;
-        buf_append_str(dst, ", ");
+        buf_append_str(dst, alone ? "" : ", ");
+        alone = false;
         json_write_normal(dst, it.key);
         buf_append_str(dst, ": ");
         buf_append_slice(dst, it.val.raw);
     }
+}
+
+void message_write_custom_headers(struct buf *dst, const struct message *m)
+{
+    buf_append_char(dst, '{');
+    write_custom_headers(dst, m, true);
+    buf_append_char(dst, '}');
 }
 
 /* Stamps that are named in stamped_headers, in that order; both or none. */
@@ -269,7 +278,7 @@ static void write_headers(struct buf *dst, const struct retry *t)
     buf_append_str(dst, ", \"replaced_task_nesting\": ");
     json_write_i64(dst, m->replaced_task_nesting);
     write_stamps(dst, m);
-    write_custom_headers(dst, m);
+    write_custom_headers(dst, m, false);
     buf_append_char(dst, '}');
 }
 

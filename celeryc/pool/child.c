@@ -193,6 +193,20 @@ static void host_send(void *arg, struct slice queue, int priority, struct slice 
     send_now(r, at);
 }
 
+static int host_apply(void *arg, const struct outcome *o)
+{
+    struct runner *r = arg;
+    size_t at = begin(r, FRAME_APPLY);
+    int rc = outcome_encode(o, &r->frame);
+    if (rc == 0 && r->frame.len - at - FRAME_HEADER_SIZE > LIMIT_FRAME_BYTES)
+        return -E2BIG;
+    frame_end(&r->frame, at);
+    if (rc < 0 || buf_ok(&r->frame) < 0)
+        return -ENOMEM;
+    outbox_put(&r->child->outbox, &r->frame, true);
+    return 0;
+}
+
 /* The master wants this job dead and has sent the signal. */
 static void __attribute__((noreturn)) await_signal(void)
 {
@@ -206,6 +220,7 @@ static void run_job(struct child *c, struct runner *r)
     struct task_host host = {
         .state = host_state,
         .send = host_send,
+        .apply = host_apply,
         .stop = &slot->stop,
         .arg = r,
     };

@@ -81,6 +81,8 @@ static void send_settings(struct pool *p)
     buf_append_char(&b, (char)((s->result_extended ? 1 : 0) | (s->ignore_result ? 2 : 0) |
                                (s->store_errors_even_if_ignored ? 4 : 0) |
                                (s->track_started ? 8 : 0) | (s->inherit_parent_priority ? 16 : 0)));
+    cursor_put_f64(&b, s->time_limit);
+    cursor_put_f64(&b, s->soft_time_limit);
     frame_end(&b, at);
     send_order(p, &b, NULL, 0);
 }

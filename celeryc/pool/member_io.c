@@ -58,6 +58,18 @@ static void on_send(struct member *m, uint64_t id, struct cursor *c)
         m->pool->ev.on_send(id, &msg, m->pool->arg);
 }
 
+static int on_apply(struct member *m, uint64_t id, struct slice bytes)
+{
+    struct pool *p = m->pool;
+    struct outcome o;
+    struct err e = ERR_INIT;
+    arena_reset(p->arena);
+    int rc = outcome_decode(p->arena, bytes, &o, &e);
+    if (rc == 0 && p->ev.on_apply)
+        p->ev.on_apply(id, &o, p->arg);
+    return rc;
+}
+
 static int on_job_frame(struct member *m, const struct frame *f)
 {
     struct cursor c = cursor_init(f->body);
@@ -74,6 +86,8 @@ static int on_job_frame(struct member *m, const struct frame *f)
         m->pool->ev.on_state(f->id, cursor_rest(&c), m->pool->arg);
     else if (f->type == FRAME_SEND)
         on_send(m, f->id, &c);
+    else if (f->type == FRAME_APPLY)
+        return on_apply(m, f->id, cursor_rest(&c));
     return 0;
 }
 
@@ -90,6 +104,7 @@ static int on_frame(struct member *m, const struct frame *f)
     case FRAME_DONE:
     case FRAME_STATE:
     case FRAME_SEND:
+    case FRAME_APPLY:
         return on_job_frame(m, f);
     default:
         return -EPROTO;

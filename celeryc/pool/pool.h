@@ -39,6 +39,7 @@ struct pool_events {
     void (*on_started)(uint64_t job, int pid, const char *process, void *arg);
     void (*on_state)(uint64_t job, struct slice record, void *arg);
     void (*on_send)(uint64_t job, const struct outcome_message *m, void *arg);
+    void (*on_apply)(uint64_t job, const struct outcome *o, void *arg); /* the lists of o, now */
     void (*on_done)(uint64_t job, const struct outcome *o, int pid, const char *process, void *arg);
     /* The child died while it ran this job. text: "signal 9 (SIGKILL)" or "exitcode 7"; oom: the cgroup says so. */
     void (*on_lost)(uint64_t job, int pid, const char *text, bool oom, void *arg);

@@ -12,9 +12,10 @@
 
 enum frame_type {
     /* master -> zygote */
-    FRAME_SETTINGS = 1, /* body: node, default_queue, flags; before the first SPAWN */
-    FRAME_SPAWN = 2,    /* id = child; body: process name, u32 threads; carries socket and page */
-    FRAME_SIGNAL = 3,   /* id = child; body: u32 signal, u32 asked */
+    FRAME_SETTINGS =
+        1,           /* body: node, default_queue, flags, f64 time limits; before the first SPAWN */
+    FRAME_SPAWN = 2, /* id = child; body: process name, u32 threads; carries socket and page */
+    FRAME_SIGNAL = 3, /* id = child; body: u32 signal, u32 asked */
     /* zygote -> master */
     FRAME_TABLE = 16,   /* body: the encoded task table */
     FRAME_ERROR = 17,   /* body: why there will be no table */
@@ -28,6 +29,7 @@ enum frame_type {
     FRAME_DONE = 49,  /* id = job; body: u32 slot, outcome */
     FRAME_STATE = 50, /* id = job; body: u32 slot, record */
     FRAME_SEND = 51,  /* id = job; body: u32 slot, queue, u32 priority, raw */
+    FRAME_APPLY = 52, /* id = job; body: u32 slot, outcome of which only the lists count */
 };
 
 /* u32 body length | u8 type | u8 version | u16 0 | u64 id */

@@ -265,6 +265,7 @@ static void take_settings(struct zygote *z, const struct frame *f)
     struct cursor c = cursor_init(f->body);
     struct slice node = cursor_slice(&c), queue = cursor_slice(&c);
     uint8_t flags = cursor_u8(&c);
+    double hard = cursor_f64(&c), soft = cursor_f64(&c);
     if (c.bad || z->has_settings)
         die("broken settings");
     z->node = slice_dup(node);
@@ -279,6 +280,8 @@ static void take_settings(struct zygote *z, const struct frame *f)
         .store_errors_even_if_ignored = flags & 4,
         .track_started = flags & 8,
         .inherit_parent_priority = flags & 16,
+        .time_limit = hard,
+        .soft_time_limit = soft,
     };
     z->has_settings = true;
 }

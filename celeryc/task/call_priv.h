@@ -13,6 +13,7 @@ enum call_end {
     END_RETRY,
     END_IGNORE,
     END_REJECT,
+    END_REPLACE,
 };
 
 /* A Python exception by name; texts in the call's arena. */
@@ -56,8 +57,13 @@ struct celeryc_call {
     struct exception cause;
     bool has_retry_max;
     int retry_max;
-    double countdown; /* END_RETRY */
-    bool requeue;     /* END_REJECT */
+    double countdown;                      /* END_RETRY */
+    bool requeue;                          /* END_REJECT */
+    struct slice replacement;              /* END_REPLACE: signature */
+    struct slice retry_args, retry_kwargs; /* END_RETRY: other ones; p NULL: the same */
+    struct buf retry_options;              /* members of a JSON object */
+    bool retry_has_eta;
+    const char *retry_error; /* what is wrong with them */
 };
 
 /* Splits "module.Class" and finds the module of a bare name. args is JSON array text, copied. 0 or -ENOMEM. */
@@ -73,11 +79,32 @@ void exception_write_traceback(struct buf *dst, const struct exception *x,
 /* Ends the call with an exception of celeryc's own. */
 void call_fail(struct celeryc_call *call, const char *type, struct slice text);
 
+/* Turns an exception that the task's autoretry_for names into a retry. */
+void call_autoretry(struct celeryc_call *call);
+/* The message of a retry; raw in dst or the arena. 0; -ENOMEM; CANVAS_E_BAD: arguments or options that do not fit, and
+ * the call has failed. */
+int call_retry_message(struct celeryc_call *call, struct buf *dst,
+                       struct canvas_message *ret_m) WARN_UNUSED;
+/* It goes with what the task has added to its chord. */
+int call_retry_effects(struct celeryc_call *call, const struct canvas_message *m,
+                       struct outcome *o) WARN_UNUSED;
+/* Is x an instance of one of the classes in the list "ValueError,my.mod.Error"? "*": of any. */
+bool exception_matches(const struct exception *x, const char *list);
+
 /* Puts what follows from the end into the outcome and the children. 0; -ENOMEM; success: CANVAS_E_BAD when a callback
  * or the next step cannot be sent, which fails the call. */
 int call_follow_success(struct celeryc_call *call, struct slice result,
                         struct outcome *o) WARN_UNUSED;
 int call_follow_failure(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
+
+/* The same for a task that has put a signature in its place. */
+int call_replace(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
+/* call->effects as the lists of the outcome, their children among the call's. 0, -ENOMEM. */
+int call_take_effects(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
+/* The lists alone, borrowed. */
+int call_lists(struct arena *a, const struct canvas_effects *fx, struct outcome *o) WARN_UNUSED;
+/* Adds "tuple, tuple" to the children; p NULL: nothing. */
+void call_add_children(struct celeryc_call *call, struct slice tuples);
 
 /* A record of this call's task: status and children filled in, the rest by the caller. */
 struct record call_record(const struct celeryc_call *call, const char *status,

@@ -13,72 +13,74 @@
 
 #define MODULE_UNKNOWN "celeryc.errors"
 
-static const char *const builtin_exceptions[] = {
-    "ArithmeticError",
-    "AssertionError",
-    "AttributeError",
-    "BaseException",
-    "BlockingIOError",
-    "BrokenPipeError",
-    "BufferError",
-    "BytesWarning",
-    "ChildProcessError",
-    "ConnectionAbortedError",
-    "ConnectionError",
-    "ConnectionRefusedError",
-    "ConnectionResetError",
-    "DeprecationWarning",
-    "EOFError",
-    "EncodingWarning",
-    "EnvironmentError",
-    "Exception",
-    "FileExistsError",
-    "FileNotFoundError",
-    "FloatingPointError",
-    "FutureWarning",
-    "GeneratorExit",
-    "IOError",
-    "ImportError",
-    "ImportWarning",
-    "IndentationError",
-    "IndexError",
-    "InterruptedError",
-    "IsADirectoryError",
-    "KeyError",
-    "KeyboardInterrupt",
-    "LookupError",
-    "MemoryError",
-    "ModuleNotFoundError",
-    "NameError",
-    "NotADirectoryError",
-    "NotImplementedError",
-    "OSError",
-    "OverflowError",
-    "PendingDeprecationWarning",
-    "PermissionError",
-    "ProcessLookupError",
-    "PythonFinalizationError",
-    "RecursionError",
-    "ReferenceError",
-    "ResourceWarning",
-    "RuntimeError",
-    "RuntimeWarning",
-    "StopAsyncIteration",
-    "StopIteration",
-    "SyntaxError",
-    "SyntaxWarning",
-    "SystemError",
-    "SystemExit",
-    "TabError",
-    "TimeoutError",
-    "TypeError",
-    "UnboundLocalError",
-    "UnicodeError",
-    "UnicodeWarning",
-    "UserWarning",
-    "ValueError",
-    "Warning",
-    "ZeroDivisionError",
+static const struct {
+    const char *type, *base;
+} builtin_exceptions[] = {
+    {"ArithmeticError", "Exception"},
+    {"AssertionError", "Exception"},
+    {"AttributeError", "Exception"},
+    {"BaseException", NULL},
+    {"BlockingIOError", "OSError"},
+    {"BrokenPipeError", "ConnectionError"},
+    {"BufferError", "Exception"},
+    {"BytesWarning", "Warning"},
+    {"ChildProcessError", "OSError"},
+    {"ConnectionAbortedError", "ConnectionError"},
+    {"ConnectionError", "OSError"},
+    {"ConnectionRefusedError", "ConnectionError"},
+    {"ConnectionResetError", "ConnectionError"},
+    {"DeprecationWarning", "Warning"},
+    {"EOFError", "Exception"},
+    {"EncodingWarning", "Warning"},
+    {"EnvironmentError", "OSError"},
+    {"Exception", "BaseException"},
+    {"FileExistsError", "OSError"},
+    {"FileNotFoundError", "OSError"},
+    {"FloatingPointError", "ArithmeticError"},
+    {"FutureWarning", "Warning"},
+    {"GeneratorExit", "BaseException"},
+    {"IOError", "OSError"},
+    {"ImportError", "Exception"},
+    {"ImportWarning", "Warning"},
+    {"IndentationError", "SyntaxError"},
+    {"IndexError", "LookupError"},
+    {"InterruptedError", "OSError"},
+    {"IsADirectoryError", "OSError"},
+    {"KeyError", "LookupError"},
+    {"KeyboardInterrupt", "BaseException"},
+    {"LookupError", "Exception"},
+    {"MemoryError", "Exception"},
+    {"ModuleNotFoundError", "ImportError"},
+    {"NameError", "Exception"},
+    {"NotADirectoryError", "OSError"},
+    {"NotImplementedError", "RuntimeError"},
+    {"OSError", "Exception"},
+    {"OverflowError", "ArithmeticError"},
+    {"PendingDeprecationWarning", "Warning"},
+    {"PermissionError", "OSError"},
+    {"ProcessLookupError", "OSError"},
+    {"PythonFinalizationError", "RuntimeError"},
+    {"RecursionError", "RuntimeError"},
+    {"ReferenceError", "Exception"},
+    {"ResourceWarning", "Warning"},
+    {"RuntimeError", "Exception"},
+    {"RuntimeWarning", "Warning"},
+    {"StopAsyncIteration", "Exception"},
+    {"StopIteration", "Exception"},
+    {"SyntaxError", "Exception"},
+    {"SyntaxWarning", "Warning"},
+    {"SystemError", "Exception"},
+    {"SystemExit", "BaseException"},
+    {"TabError", "IndentationError"},
+    {"TimeoutError", "OSError"},
+    {"TypeError", "Exception"},
+    {"UnboundLocalError", "NameError"},
+    {"UnicodeError", "ValueError"},
+    {"UnicodeWarning", "Warning"},
+    {"UserWarning", "Warning"},
+    {"ValueError", "Exception"},
+    {"Warning", "Exception"},
+    {"ZeroDivisionError", "ArithmeticError"},
 };
 
 static const struct {
@@ -103,8 +105,52 @@ static const struct {
 static bool is_builtin(struct slice type)
 {
     for (size_t i = 0; i < ARRAY_SIZE(builtin_exceptions); i++)
-        if (slice_eq_str(type, builtin_exceptions[i]))
+        if (slice_eq_str(type, builtin_exceptions[i].type))
             return true;
+    return false;
+}
+
+/* The class that a built-in exception is derived from; NULL for the root and for others. */
+static const char *base_of(struct slice type)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(builtin_exceptions); i++)
+        if (slice_eq_str(type, builtin_exceptions[i].type))
+            return builtin_exceptions[i].base;
+    return NULL;
+}
+
+/* Is one of the bases of x what stands in a list: a bare name for a built-in class, or one with its module? Of classes
+ * that are not built in we know that they are exceptions. */
+static bool is_instance(const struct exception *x, struct slice name)
+{
+    bool builtin = slice_eq_str(x->module, "builtins");
+    if (slice_eq_str(name, "IOError") || slice_eq_str(name, "EnvironmentError"))
+        name = SLICE_LIT("OSError"); /* old names of that class */
+    size_t module = x->module.len;
+    if (slice_eq_str(name, "*"))
+        return true;
+    if (name.len == module + 1 + x->type.len && name.p[module] == '.' &&
+        memcmp(name.p, x->module.p, module) == 0 &&
+        memcmp(name.p + module + 1, x->type.p, x->type.len) == 0)
+        return true;
+    if (!builtin)
+        return slice_eq(name, x->type) || slice_eq_str(name, "Exception") ||
+               slice_eq_str(name, "BaseException");
+    for (struct slice at = x->type; at.p; at = slice_str(base_of(at)))
+        if (slice_eq(name, at))
+            return true;
+    return false;
+}
+
+bool exception_matches(const struct exception *x, const char *list)
+{
+    while (list && *list) {
+        list += strspn(list, ", ");
+        size_t len = strcspn(list, ", ");
+        if (len > 0 && is_instance(x, (struct slice){list, len}))
+            return true;
+        list += len;
+    }
     return false;
 }
 

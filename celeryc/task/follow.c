@@ -12,7 +12,12 @@ static bool lookup(void *arg, struct slice task, struct canvas_defaults *ret)
     const struct task_info *t = task_registry_find(arg, task);
     if (!t)
         return false;
-    *ret = (struct canvas_defaults){t->time_limit, t->soft_time_limit, t->ignore_result};
+    *ret = (struct canvas_defaults){.time_limit_s = t->time_limit,
+                                    .soft_time_limit_s = t->soft_time_limit,
+                                    .ignore_result = t->ignore_result,
+                                    .queue = slice_str(t->queue),
+                                    .priority = t->priority,
+                                    .expires_s = t->expires};
     return true;
 }
 
@@ -30,12 +35,11 @@ struct canvas_settings task_canvas_settings(const struct task_registry *r,
     };
 }
 
-static int copy_messages(struct celeryc_call *call, struct outcome *o)
+static int copy_messages(struct arena *a, const struct canvas_effects *fx, struct outcome *o)
 {
-    const struct canvas_effects *fx = &call->effects;
     if (fx->n_messages == 0)
         return 0;
-    o->messages = arena_alloc_array(call->arena, fx->n_messages, sizeof *o->messages);
+    o->messages = arena_alloc_array(a, fx->n_messages, sizeof *o->messages);
     if (!o->messages)
         return -ENOMEM;
     for (size_t i = 0; i < fx->n_messages; i++)
@@ -45,9 +49,8 @@ static int copy_messages(struct celeryc_call *call, struct outcome *o)
     return 0;
 }
 
-static int take_effects(struct celeryc_call *call, struct outcome *o)
+int call_lists(struct arena *a, const struct canvas_effects *fx, struct outcome *o)
 {
-    const struct canvas_effects *fx = &call->effects;
     o->n_records = fx->n_records;
     o->records = fx->records;
     o->n_parts = fx->n_parts;
@@ -56,11 +59,21 @@ static int take_effects(struct celeryc_call *call, struct outcome *o)
     o->starts = fx->starts;
     o->n_adds = fx->n_adds;
     o->adds = fx->adds;
-    if (fx->children.p) {
-        buf_append_str(&call->children, call->children.len > 0 ? ", " : "");
-        buf_append_slice(&call->children, fx->children);
-    }
-    return copy_messages(call, o);
+    return copy_messages(a, fx, o);
+}
+
+void call_add_children(struct celeryc_call *call, struct slice tuples)
+{
+    if (!tuples.p)
+        return;
+    buf_append_str(&call->children, call->children.len > 0 ? ", " : "");
+    buf_append_slice(&call->children, tuples);
+}
+
+int call_take_effects(struct celeryc_call *call, struct outcome *o)
+{
+    call_add_children(call, call->effects.children);
+    return call_lists(call->arena, &call->effects, o);
 }
 
 int call_follow_success(struct celeryc_call *call, struct slice result, struct outcome *o)
@@ -73,7 +86,7 @@ int call_follow_success(struct celeryc_call *call, struct slice result, struct o
         call->effects = before;
         call_fail(call, "ValueError", slice_str(arena_printf(call->arena, "%s", e.text)));
     }
-    return rc ? rc : take_effects(call, o);
+    return rc ? rc : call_take_effects(call, o);
 }
 
 int call_follow_failure(struct celeryc_call *call, struct outcome *o)
@@ -83,7 +96,7 @@ int call_follow_failure(struct celeryc_call *call, struct outcome *o)
     const struct canvas_exception failed = {x->type, x->module, x->args,
                                             o->traceback.len ? o->traceback : SLICE_NULL};
     int rc = canvas_failure(&s, call->m, call->body, &failed, false, o->store, &call->effects);
-    return rc ? rc : take_effects(call, o);
+    return rc ? rc : call_take_effects(call, o);
 }
 
 /* NOLINTNEXTLINE(readability-function-size): a verdict is state, type, module and arguments */

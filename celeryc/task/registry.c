@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The task table: entries sorted by name, and its encoded form for the master.
  *
- * Format (version 1, little endian; a change of layout takes a new version, and master and zygote are always the same
+ * Format (version 2, little endian; a change of layout takes a new version, and master and zygote are always the same
  * program, so old versions are refused, not read):
  *
- *     u8 version | u32 count | count x ( name | arg_names | rate_limit | u8 flags | u32 max_retries |
- *                                        f64 default_retry_delay | f64 time_limit | f64 soft_time_limit )
+ *     u8 version | u32 count | count x ( name | arg_names | rate_limit | queue | u8 flags | u32 max_retries |
+ *                                        u32 priority | f64 default_retry_delay | f64 time_limit |
+ *                                        f64 soft_time_limit | f64 expires )
  *
  * A text is a u32 length (0xffffffff: NULL) and its bytes. What must never happen: two entries of one name. */
 
@@ -19,10 +20,11 @@
 #include <errno.h>
 #include <math.h>
 
-#define TABLE_VERSION       1
+#define TABLE_VERSION       2
 #define TABLE_MAX           100000
 #define RETRIES_DEFAULT     3
 #define RETRY_DELAY_DEFAULT 180.0
+#define BACKOFF_MAX_DEFAULT 600.0
 
 enum table_flag {
     FLAG_ACKS_LATE = 1,
@@ -31,6 +33,8 @@ enum table_flag {
     FLAG_IGNORE_RESULT = 8,
     FLAG_STORE_ERRORS = 16,
     FLAG_TRACK_STARTED = 32,
+    FLAG_RETRY_ON_WORKER_LOST = 64,
+    FLAG_ERRBACK = 128,
 };
 
 struct task_registry {
@@ -45,6 +49,9 @@ static struct task_entry *entry_free(struct task_entry *t)
     free((char *)t->info.name);
     free((char *)t->info.arg_names);
     free((char *)t->info.rate_limit);
+    free((char *)t->info.queue);
+    free(t->autoretry_for);
+    free(t->dont_autoretry_for);
     free(t->file);
     for (size_t i = 0; i < t->n_params; i++)
         free(t->params[i]);
@@ -220,7 +227,8 @@ static int copy_string(const char *from, const char **ret_to)
 static int copy_options(struct task_entry *t, const struct celeryc_task *from, struct err *e)
 {
     struct task_info *i = &t->info;
-    const double seconds[] = {from->default_retry_delay, from->time_limit, from->soft_time_limit};
+    const double seconds[] = {from->default_retry_delay, from->time_limit, from->soft_time_limit,
+                              from->retry_backoff,       from->expires,    from->retry_backoff_max};
     for (size_t k = 0; k < ARRAY_SIZE(seconds); k++)
         if (!isfinite(seconds[k]) || seconds[k] < 0)
             return err_set(e, -EINVAL, "task \"%s\": a time in seconds is negative or no number",
@@ -230,6 +238,8 @@ static int copy_options(struct task_entry *t, const struct celeryc_task *from, s
                        "task \"%s\": max_retries %d: use a number, CELERYC_RETRY_FOREVER or "
                        "CELERYC_RETRY_NEVER",
                        i->name, from->max_retries);
+    if (from->priority < 0 || from->priority > 9)
+        return err_set(e, -EINVAL, "task \"%s\": priority %d: use 0 to 9", i->name, from->priority);
     i->acks_late = from->acks_late;
     i->acks_on_failure = !from->no_acks_on_failure;
     i->reject_on_worker_lost = from->reject_on_worker_lost;
@@ -243,7 +253,30 @@ static int copy_options(struct task_entry *t, const struct celeryc_task *from, s
         from->default_retry_delay > 0 ? from->default_retry_delay : RETRY_DELAY_DEFAULT;
     i->time_limit = from->time_limit;
     i->soft_time_limit = from->soft_time_limit;
+    i->retry_on_worker_lost = from->retry_on_worker_lost;
+    i->has_errback = from->errback;
+    i->priority = from->priority;
+    i->expires = from->expires;
+    t->retry_backoff = from->retry_backoff;
+    t->retry_backoff_max =
+        from->retry_backoff_max > 0 ? from->retry_backoff_max : BACKOFF_MAX_DEFAULT;
+    t->retry_jitter = !from->no_retry_jitter;
     return check_rate(i->name, i->rate_limit, e);
+}
+
+/* What only a process that runs tasks needs. */
+static int copy_strings(struct task_entry *t, const struct celeryc_task *from, const char *file)
+{
+    const char *more[3] = {NULL};
+    int rc = copy_string(file, &more[0]);
+    if (rc == 0)
+        rc = copy_string(from->autoretry_for, &more[1]);
+    if (rc == 0)
+        rc = copy_string(from->dont_autoretry_for, &more[2]);
+    t->file = (char *)more[0];
+    t->autoretry_for = (char *)more[1];
+    t->dont_autoretry_for = (char *)more[2];
+    return rc;
 }
 
 int task_registry_insert(struct task_registry *r, const struct celeryc_task *from, task_ctx_fn fn,
@@ -252,20 +285,20 @@ int task_registry_insert(struct task_registry *r, const struct celeryc_task *fro
     int rc = check_name(from->name, e);
     if (rc < 0)
         return rc;
-    if (!from->run && !fn)
+    if (!from->run && !fn && !from->errback)
         return err_set(e, -EINVAL, "task \"%s\" has no function", from->name);
     CLEANUP(entry_free) struct task_entry *t = calloc(1, sizeof *t);
     if (!t)
         return -ENOMEM;
     t->run = from->run;
+    t->errback = from->errback;
     t->run_ctx = fn;
     t->ctx = ctx;
-    const char *file_copy = NULL;
     if (copy_string(from->name, &t->info.name) < 0 ||
         copy_string(from->arg_names, &t->info.arg_names) < 0 ||
-        copy_string(from->rate_limit, &t->info.rate_limit) < 0 || copy_string(file, &file_copy) < 0)
+        copy_string(from->rate_limit, &t->info.rate_limit) < 0 ||
+        copy_string(from->queue, &t->info.queue) < 0 || copy_strings(t, from, file) < 0)
         return -ENOMEM;
-    t->file = (char *)file_copy;
     rc = copy_options(t, from, e);
     if (rc == 0)
         rc = split_params(t, e);
@@ -287,7 +320,9 @@ static uint8_t pack_flags(const struct task_info *i)
                      (i->reject_on_worker_lost ? FLAG_REJECT_ON_WORKER_LOST : 0) |
                      (i->ignore_result ? FLAG_IGNORE_RESULT : 0) |
                      (i->store_errors_even_if_ignored ? FLAG_STORE_ERRORS : 0) |
-                     (i->track_started ? FLAG_TRACK_STARTED : 0));
+                     (i->track_started ? FLAG_TRACK_STARTED : 0) |
+                     (i->retry_on_worker_lost ? FLAG_RETRY_ON_WORKER_LOST : 0) |
+                     (i->has_errback ? FLAG_ERRBACK : 0));
 }
 
 static void unpack_flags(struct task_info *i, uint8_t flags)
@@ -298,6 +333,8 @@ static void unpack_flags(struct task_info *i, uint8_t flags)
     i->ignore_result = flags & FLAG_IGNORE_RESULT;
     i->store_errors_even_if_ignored = flags & FLAG_STORE_ERRORS;
     i->track_started = flags & FLAG_TRACK_STARTED;
+    i->retry_on_worker_lost = flags & FLAG_RETRY_ON_WORKER_LOST;
+    i->has_errback = flags & FLAG_ERRBACK;
 }
 
 int task_registry_encode(const struct task_registry *r, struct buf *dst)
@@ -309,11 +346,14 @@ int task_registry_encode(const struct task_registry *r, struct buf *dst)
         cursor_put_slice(dst, slice_str(i->name));
         cursor_put_slice(dst, slice_str(i->arg_names));
         cursor_put_slice(dst, slice_str(i->rate_limit));
+        cursor_put_slice(dst, slice_str(i->queue));
         buf_append_char(dst, (char)pack_flags(i));
         buf_append_u32le(dst, (uint32_t)i->max_retries);
+        buf_append_u32le(dst, (uint32_t)i->priority);
         cursor_put_f64(dst, i->default_retry_delay);
         cursor_put_f64(dst, i->time_limit);
         cursor_put_f64(dst, i->soft_time_limit);
+        cursor_put_f64(dst, i->expires);
     }
     return buf_ok(dst);
 }
@@ -332,13 +372,15 @@ static int decode_entry(struct cursor *c, struct task_registry *r, struct err *e
         return -ENOMEM;
     struct task_info *i = &t->info;
     if (take_string(c, &i->name) < 0 || take_string(c, &i->arg_names) < 0 ||
-        take_string(c, &i->rate_limit) < 0)
+        take_string(c, &i->rate_limit) < 0 || take_string(c, &i->queue) < 0)
         return -ENOMEM;
     unpack_flags(i, cursor_u8(c));
     i->max_retries = (int)cursor_u32(c);
+    i->priority = (int)cursor_u32(c);
     i->default_retry_delay = cursor_f64(c);
     i->time_limit = cursor_f64(c);
     i->soft_time_limit = cursor_f64(c);
+    i->expires = cursor_f64(c);
     if (c->bad || !i->name)
         return err_set(e, -EINVAL, "task table: cut short");
     return insert_take(r, STEAL(t), e);

@@ -15,9 +15,13 @@ struct task_info {
     const char *name;
     const char *arg_names; /* NULL */
     const char *rate_limit;
+    const char *queue; /* NULL: default queue */
     bool acks_late, acks_on_failure, reject_on_worker_lost, ignore_result,
-        store_errors_even_if_ignored, track_started;
-    int max_retries; /* -1: for ever; 0..: the real number (Celery's default already filled in) */
+        store_errors_even_if_ignored, track_started, retry_on_worker_lost;
+    bool has_errback; /* it is one of the new style */
+    int priority;     /* 0..9 */
+    double expires;   /* seconds, 0: none */
+    int max_retries;  /* -1: for ever; 0..: the real number (Celery's default already filled in) */
     double default_retry_delay, time_limit, soft_time_limit;
 };
 

@@ -9,6 +9,10 @@ struct task_entry {
     celeryc_task_fn run;   /* NULL for a task with a context, and in a decoded table */
     task_ctx_fn run_ctx;
     void *ctx;
+    celeryc_errback_fn errback;               /* NULL */
+    char *autoretry_for, *dont_autoretry_for; /* lists of names, NULL */
+    double retry_backoff, retry_backoff_max;  /* 0: no backoff */
+    bool retry_jitter;
     char *file;    /* the plug-in, for tracebacks and clashes; NULL: the program itself */
     char **params; /* arg_names split, NULL-terminated; NULL: positional only */
     size_t n_params;

@@ -40,7 +40,6 @@ bool task_stores_error(const struct task_settings *s, const struct task_info *t,
 /* Everything that end_* make and the outcome borrows. */
 struct end_bufs {
     struct buf record, repr, traceback, retry;
-    struct outcome_message message;
 };
 
 static void end_bufs_deinit(struct end_bufs *b)
@@ -166,24 +165,15 @@ static int write_retry_record(struct celeryc_call *call, struct end_bufs *b, str
 
 static int end_retry(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)
 {
-    int64_t now_us = clock_wall_us();
-    struct message_retry retry = {
-        .eta_us = call->countdown > 0 ? now_us + (int64_t)(call->countdown * 1e6) : 0,
-        .now_us = now_us,
-        .ignore_result = call->ignore_result,
-    };
-    int rc = message_write_retry(&b->retry, call->m, call->body, &retry);
-    if (rc < 0)
+    struct canvas_message message;
+    int rc = call_retry_message(call, &b->retry, &message);
+    if (rc)
         return rc;
-    b->message = (struct outcome_message){
-        .queue = call->queue.len > 0 ? call->queue : call->m->routing_key,
-        .priority = call->m->priority,
-        .raw = buf_slice(&b->retry),
-    };
+    rc = call_retry_effects(call, &message, o);
+    if (rc)
+        return rc;
     o->kind = OUTCOME_RETRY;
     o->countdown = call->countdown;
-    o->n_messages = 1;
-    o->messages = &b->message;
     write_retry_text(&b->repr, call);
     if (buf_ok(&b->repr) < 0)
         return -ENOMEM;
@@ -213,11 +203,14 @@ static int end(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)
         return end_retry(call, b, o);
     case END_REJECT:
         return end_reject(call, b, o);
+    case END_REPLACE:
+        o->kind = OUTCOME_IGNORE;
+        return call_replace(call, o);
     case END_IGNORE:
         break;
     }
     o->kind = OUTCOME_IGNORE;
-    return 0;
+    return call_take_effects(call, o);
 }
 
 /* An end that is still to be found: a callback that cannot be sent turns success into failure. */
@@ -288,6 +281,11 @@ static void send_started(struct celeryc_call *call)
 static void call_function(struct celeryc_call *call)
 {
     const struct task_entry *t = call->task;
+    if (!t->run_ctx && !t->run) {
+        call_fail(call, "TypeError",
+                  SLICE_LIT("an errback of (request, exc, traceback) is no task to be called"));
+        return;
+    }
     int rc = t->run_ctx ? t->run_ctx(call, t->ctx) : t->run(call);
     if (rc == 0 || call->end != END_NONE)
         return;
@@ -304,7 +302,7 @@ static int prepare(struct celeryc_call *call, const struct task_registry *r,
 {
     struct err e = ERR_INIT;
     const struct task_entry *t = task_registry_entry(r, call->m->task);
-    bool known = t && (t->run || t->run_ctx);
+    bool known = t && (t->run || t->run_ctx || t->errback);
     int rc = message_body(call->arena, call->m, body, &e);
     if (rc < 0)
         return rc;
@@ -360,10 +358,12 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
             return -ENOMEM;
         send_started(&call);
         call_function(&call);
+        call_autoretry(&call);
     }
     rc = finish(&call, clock_mono_ns() - start_ns, dst);
     buf_deinit(&call.children);
     buf_deinit(&call.result);
+    buf_deinit(&call.retry_options);
     return rc;
 }
 

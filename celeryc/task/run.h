@@ -19,7 +19,8 @@ struct task_settings {
     bool ignore_result; /* task_ignore_result */
     bool store_errors_even_if_ignored;
     bool track_started;
-    bool inherit_parent_priority; /* task_inherit_parent_priority */
+    bool inherit_parent_priority;       /* task_inherit_parent_priority */
+    double time_limit, soft_time_limit; /* of tasks that have none of their own, seconds; 0: none */
 };
 
 enum outcome_kind {
@@ -67,6 +68,8 @@ struct task_host {
     void (*state)(void *arg, struct slice record);
     /* A message to publish now. */
     void (*send)(void *arg, struct slice queue, int priority, struct slice raw);
+    /* The lists of o, to be applied now, in their order. 0, -ENOMEM, -E2BIG larger than a frame: nothing is. */
+    int (*apply)(void *arg, const struct outcome *o);
     /* Set from shared memory by the master: soft limit, revoke, drain. */
     const _Atomic uint32_t *stop;
     void *arg;

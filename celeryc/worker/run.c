@@ -54,6 +54,74 @@ static void on_send(uint64_t job, const struct outcome_message *m, void *arg)
     transport_publish(w->transport, &push, NULL, NULL);
 }
 
+/* With a backend of its own: the chords are open, their messages may go. */
+struct opened {
+    struct worker *w;
+    struct arena *arena;
+    struct effects fx;
+};
+
+static struct opened *opened_free(struct opened *o)
+{
+    if (o)
+        arena_free(o->arena);
+    free(o);
+    return NULL;
+}
+
+DEFINE_CLEANUP(struct opened, opened_free)
+
+static void on_opened(enum result_done done, void *arg)
+{
+    struct opened *o = arg;
+    struct transport_end end = effects_end(&o->fx);
+    (void)done;
+    end.effects = NULL;
+    transport_apply(o->w->transport, &end, NULL, NULL);
+    opened_free(o);
+}
+
+static int apply(struct worker *w, const struct canvas_effects *from)
+{
+    CLEANUP(opened_free) struct opened *o = calloc(1, sizeof *o);
+    if (!o || !(o->arena = arena_new()))
+        return -ENOMEM;
+    o->w = w;
+    int r =
+        effects_make(w, o->arena, from, &(struct canvas_parent){{NULL, 0}, {NULL, 0}, 0}, &o->fx);
+    if (r)
+        return r;
+    if (!w->backend || !o->fx.x.chords) {
+        const struct transport_end end = effects_end(&o->fx);
+        transport_apply(w->transport, &end, NULL, NULL);
+        return 0;
+    }
+    r = effects_keep(o->arena, &o->fx);
+    if (r == 0) {
+        result_backend_apply(w->backend, NULL, &o->fx.x, on_opened, o);
+        (void)STEAL(o);
+    }
+    return r;
+}
+
+static void on_apply(uint64_t job, const struct outcome *o, void *arg)
+{
+    struct worker *w = arg;
+    CLEANUP(mem_free) struct canvas_message *messages = calloc(o->n_messages + 1, sizeof *messages);
+    struct canvas_effects from = {.n_messages = o->n_messages,
+                                  .n_starts = o->n_starts,
+                                  .n_adds = o->n_adds,
+                                  .messages = messages,
+                                  .starts = o->starts,
+                                  .adds = o->adds};
+    (void)job;
+    for (size_t i = 0; messages && i < o->n_messages; i++)
+        messages[i] = (struct canvas_message){o->messages[i].queue, o->messages[i].priority,
+                                              o->messages[i].raw};
+    if (!messages || apply(w, &from))
+        log_critical("out of memory: what a task applied is lost");
+}
+
 static void log_success(const struct delivery *d, const struct outcome *o)
 {
     CLEANUP(buf_deinit) struct buf seconds = BUF_INIT;
@@ -183,6 +251,7 @@ const struct pool_events run_pool_events = {
     .on_started = on_started,
     .on_state = on_state,
     .on_send = on_send,
+    .on_apply = on_apply,
     .on_done = on_done,
     .on_lost = on_lost,
     .on_recalled = on_recalled,

@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, signature
 
 warnings.simplefilter("default")
 
@@ -166,3 +166,51 @@ def named(a: int, b: int = 10) -> int:
 def spawn(self: Task[Any, Any], a: int, b: int) -> str:
     result = self.app.send_task("examples.add", args=[a, b])
     return str(result.id)
+
+
+@app.task(name="interop.apply", bind=True)
+def apply(self: Task[Any, Any], sig: Any) -> Any:
+    return signature(sig, app=self.app).apply_async().as_tuple()
+
+
+@app.task(name="interop.replace", bind=True)
+def replace(self: Task[Any, Any], sig: Any) -> None:
+    raise self.replace(signature(sig, app=self.app))
+
+
+@app.task(name="interop.add_to_chord", bind=True)
+def add_to_chord(self: Task[Any, Any], sig: Any) -> int:
+    self.add_to_chord(signature(sig, app=self.app))
+    return 0
+
+
+@app.task(name="interop.field", bind=True, expires=500, priority=3)
+def field(self: Task[Any, Any], name: str) -> Any:
+    return getattr(self.request, name)
+
+
+@app.task(name="interop.retry_as", bind=True)
+def retry_as(self: Task[Any, Any], n: int, _what: Any) -> Any:
+    """Until it runs with other arguments."""
+    if self.request.retries == 0:
+        raise self.retry(
+            args=(5, "again"),
+            kwargs={},
+            priority=6,
+            headers={"shop": "north"},
+            countdown=0.01,
+        )
+    return self.request.headers if n == 5 else None
+
+
+@app.task(  # type: ignore[untyped-decorator]
+    name="interop.flaky_file",
+    bind=True,
+    autoretry_for=(OSError,),
+    max_retries=2,
+    default_retry_delay=0.01,  # type: ignore[call-overload]
+)
+def flaky_file(self: Task[Any, Any], good: int) -> int:
+    if self.request.retries < good:
+        raise FileNotFoundError("not yet")
+    return int(self.request.retries)

@@ -27,9 +27,9 @@ PYTHONS = {
 READY_S = 30.0
 
 
-def build_plugin(folder: Path, name: str = "interop") -> Path:
-    """A .so from interop_tests/plugin/<name>.c, with the public headers and nothing else."""
-    out = folder / f"{name}.so"
+def build_plugin(folder: Path) -> Path:
+    """interop.so from interop_tests/plugin, with the public headers and nothing else."""
+    out = folder / "interop.so"
     subprocess.run(
         [
             "cc",
@@ -42,7 +42,7 @@ def build_plugin(folder: Path, name: str = "interop") -> Path:
             "-fPIC",
             "-I",
             str(ROOT / "celeryc/include"),
-            str(ROOT / f"interop_tests/plugin/{name}.c"),
+            *map(str, sorted((ROOT / "interop_tests/plugin").glob("*.c"))),
             "-o",
             str(out),
         ],

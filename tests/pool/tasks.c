@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tasks for the pool's tests. */
 
-#include <celeryc/task.h>
+#include <celeryc/client.h>
 
 #include <signal.h>
 #include <stdio.h>
@@ -97,6 +97,12 @@ static int progress(struct celeryc_call *call)
     if (celeryc_update_state(call, "PROGRESS", "{\"done\": 1}") ||
         celeryc_send(call, "other.task", "[1]", NULL, NULL, 0, "child-id"))
         return -1;
-    return celeryc_return_none(call);
+    struct celeryc_sig *members[] = {celeryc_signature("a", NULL, NULL),
+                                     celeryc_signature("b", NULL, NULL)};
+    struct celeryc_sig *s =
+        celeryc_chord(celeryc_group(2, members), celeryc_signature("c", NULL, NULL));
+    int rc = celeryc_apply(call, s, NULL, NULL);
+    celeryc_sig_free(s);
+    return rc ? rc : celeryc_return_none(call);
 }
 CELERYC_TASK("t.progress", progress)

@@ -37,7 +37,7 @@ struct seen {
     bool started;
     int pid;
     bool oom;
-    int n_states, n_sends;
+    int n_states, n_sends, n_applied;
     char text[64];
     char repr[64];
 };
@@ -108,6 +108,13 @@ static void on_send(uint64_t job, const struct outcome_message *m, void *arg)
 {
     CHECK(t->jobs[job].end == OPEN && m->raw.len > 0 && slice_eq_str(m->queue, "celery"));
     t->jobs[job].n_sends++;
+}
+
+static void on_apply(uint64_t job, const struct outcome *o, void *arg)
+{
+    CHECK(t->jobs[job].end == OPEN && o->n_messages == 2 && o->n_starts == 1);
+    CHECK(slice_eq_str(o->messages[1].queue, "celery"));
+    t->jobs[job].n_applied++;
 }
 
 static struct seen *end_job(uint64_t job, enum end end)
@@ -183,8 +190,8 @@ static const struct task_settings settings = {.node = "test@host", .default_queu
 static void open_pool(struct pool_options o, const char *so)
 {
     static const char *argv[3];
-    static const struct pool_events events = {on_ready, on_started,  on_state, on_send, on_done,
-                                              on_lost,  on_recalled, NULL,     on_fatal};
+    static const struct pool_events events = {on_ready, on_started, on_state,    on_send, on_apply,
+                                              on_done,  on_lost,    on_recalled, NULL,    on_fatal};
     struct err e = ERR_INIT;
     t = calloc(1, sizeof *t);
     t->jobs = calloc(MAX_JOBS, sizeof *t->jobs);
@@ -494,7 +501,7 @@ static void case_on_the_way(void)
     start(POOL_PREFORK, 1);
     submit(0, message("t.progress", "[]"));
     RUN_UNTIL(t->n_open == 0);
-    CHECK(t->jobs[0].n_states == 1 && t->jobs[0].n_sends == 1);
+    CHECK(t->jobs[0].n_states == 1 && t->jobs[0].n_sends == 1 && t->jobs[0].n_applied == 1);
     CHECK(t->jobs[0].kind == OUTCOME_SUCCESS);
     stop_pool();
 }

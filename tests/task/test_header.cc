@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The public header first and alone, as C++. */
 
-#include <celeryc/task.h>
+#include <celeryc/client.h>
 
 static int run(struct celeryc_call *call)
 {

@@ -67,7 +67,7 @@ CELERYC_API struct celeryc_sig *celeryc_sig_link(struct celeryc_sig *s,
                                                  struct celeryc_sig *callback);
 CELERYC_API struct celeryc_sig *celeryc_sig_link_error(struct celeryc_sig *s,
                                                        struct celeryc_sig *errback);
-/* A stamp, on every task inside; value JSON text. */
+/* A stamp, as Celery's stamp(): on every task inside and what is linked to it, of a chord on its header. value: JSON. */
 CELERYC_API struct celeryc_sig *celeryc_sig_stamp(struct celeryc_sig *s, const char *name,
                                                   const char *value);
 /* As Celery writes it; lives until s changes or goes. NULL: s is broken (celeryc_sig_error). */
