@@ -8,8 +8,9 @@
   times under one id; its record is that of the run that ended last, and so is everything that follows.
 * "failed, not forgotten": what stands behind a failed member (in the body of its chord, behind its chord or group in a
   chain) can never run. Celery leaves some of it without a record, and then an outer chord waits for ever
-  (a failing header inside a header; steps in the middle of a chain that is a body). celeryc fails it, with the errbacks
-  that hang on it. Allowed are FAILURE records of ids that have no record on Celery, and the errbacks called for them.
+  (a failing header inside a header; steps in the middle of a chain that is a body; steps behind a revoked task).
+  celeryc fails it, with the errbacks that hang on it. Allowed are FAILURE and, behind a revoked task, REVOKED records of
+  ids that have no record on Celery, and the errbacks called for them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ def behind_failures(spec: Spec, failed: set[str]) -> set[str]:
                 if marks(member) & failed:
                     for later in s["members"][i + 1 :]:
                         found |= marks(later)
+        if s["kind"] == "task" and s["sig"] and marks(s["sig"]) & failed:
+            found.add(
+                s["kwargs"]["mark"]
+            )  # the end of the replacement has the id of what it replaces
     return found
 
 
@@ -70,7 +75,9 @@ def _failures(records: Counter[str]) -> list[str]:
     for line in records:
         result = _record(line)[1]["result"]
         if isinstance(result, dict) and "exc_type" in result:
-            texts.append(f"{result['exc_module']}.{result['exc_type']}{tuple(result['exc_message'])!r}")
+            texts.append(
+                f"{result['exc_module']}.{result['exc_type']}{tuple(result['exc_message'])!r}"
+            )
     return texts
 
 
@@ -86,9 +93,9 @@ def compare(spec: Spec, want: Ending, got: Ending) -> tuple[list[str], set[str]]
     left = [f"record missing: {line}" for line in (want.records - got.records).elements()]
     for line in (got.records - want.records).elements():
         mark, record = _record(line)
-        if record["status"] == "FAILURE" and (mark in hopeless or (mark == "?" and failed)):
-            used.add("failed, not forgotten")
-        elif mark in _errbacks(spec) and mark not in states:
+        if (record["status"] in ("FAILURE", "REVOKED") and (
+            mark in hopeless or (mark == "?" and failed)
+        )) or (mark in _errbacks(spec) and mark not in states):
             used.add("failed, not forgotten")
         else:
             left.append(f"record added: {line}")

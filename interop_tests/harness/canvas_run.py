@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .canvas import Spec
 from .canvas_specs import every
@@ -19,15 +18,20 @@ from .client import Client
 from .fleet import leftovers
 from .redis_server import RedisServer
 from .waiting import DeadlineError, wait_until
-from .workers import Worker, WorkerFactory
+from .workers import WorkerFactory
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 SEED = re.compile(r"\bc(\d+)\.\d+")
 # Not parent_id: of a chord's body it is the member that happened to end last. Not group_id: 5.2 has none for a body.
 RECORD_KEYS = ("status", "result", "children")
 SETTLED_S = 1.0
-DEADLINE_S = 120.0
-AT_ONCE = 250
+STUCK_S = 8.0
+DEADLINE_S = 60.0
+AT_ONCE = 125
+
+
+def seed_of(mark: str) -> int:
+    return int(mark[1:].partition(".")[0])
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Ending:
     """How one canvas ended; equal for equal ends."""
 
     get: str = "nothing was sent"
+    blocks: bool = False  # a worker waited in a task until it was killed
     runs: Counter[str] = field(default_factory=Counter)  # "mark, retries, arguments"
     records: Counter[str] = field(default_factory=Counter)  # "mark: record"
 
@@ -90,22 +95,24 @@ class CanvasFleet:
         self.log.touch()
         self.read = 0
         self.shares: Counter[str] = Counter()  # runs, by kind of worker
+        self.kinds = list(kinds)
+        self.concurrency = concurrency
         self.factory = WorkerFactory(folder / "workers", [plugin])
+        self._start(*kinds)
         url = self.redis.socket_url()
-        env = {"CANVAS_LOG": str(self.log)}
-        self.workers: list[Worker] = [
+        self.client = Client(client_version, url, url)
+
+    def _start(self, *kinds: str) -> None:
+        for kind in kinds:
             self.factory.start(
                 kind,
-                url,
+                self.redis.socket_url(),
                 app="fleet_app",
-                concurrency=concurrency,
-                env=env,
+                concurrency=self.concurrency,
+                env={"CANVAS_LOG": str(self.log)},
                 wait=False,
             )
-            for kind in kinds
-        ]
-        self.client = Client(client_version, url, url)
-        for worker in self.workers:
+        for worker in self.factory.workers:
             worker.wait_ready()
 
     def close(self) -> None:
@@ -123,7 +130,9 @@ class CanvasFleet:
 
     def _run_some(self, specs: Mapping[int, Spec]) -> dict[int, Ending]:
         sent = {seed: self.client.request("send_canvas", spec=s) for seed, s in specs.items()}
-        self._settle()
+        stuck = self._settle()
+        if stuck:
+            return self._run_without(stuck, specs)
         gets = self.client.request("ends", keys=[k for k in sent.values() if k is not None])
         runs = self._new_runs()
         names = Names()
@@ -137,36 +146,56 @@ class CanvasFleet:
             self.shares[run.node.partition("@")[0].rstrip("0123456789")] += 1
             args = names.rename(run.args) if UUID.search(run.args) else run.digest
             line = f"{run.mark}, {run.retries} retries, {args}"
-            endings[int(run.mark[1:].partition(".")[0])].runs[line] += 1
+            endings[seed_of(run.mark)].runs[line] += 1
         self._read_records(names, endings)
         return endings
 
-    def _settle(self) -> None:
-        """Nothing is queued, claimed or running, and nothing has changed for a while."""
+    def _settle(self) -> dict[str, str]:
+        """Waits until nothing is queued or claimed and nothing runs. Or else until nothing has moved for long: then the
+        tasks that still run wait for what will never come, and these are given, with their workers."""
         r = self.redis.client()
         last: object = None
         since = time.monotonic()
+        stuck: dict[str, str] = {}
 
-        def quiet() -> bool:
+        def quiet(seconds: float) -> bool:
             nonlocal last, since
-            now = (leftovers(self.redis, 0), self.log.stat().st_size, r.dbsize())
+            now = (leftovers(self.redis, 0), self.log.stat().st_size)
             if now != last:
                 last, since = now, time.monotonic()
-            return not now[0] and time.monotonic() - since > SETTLED_S
+            return (not now[0] or seconds == STUCK_S) and time.monotonic() - since > seconds
 
         def settled() -> bool:
-            if not quiet():
+            nonlocal stuck
+            if not quiet(SETTLED_S) and not quiet(STUCK_S):
                 return False
-            active = self.client.request("active", n_workers=len(self.workers))
-            return not active and quiet()
+            stuck = self.client.request("active", n_workers=len(self.kinds))
+            return quiet(STUCK_S) if stuck else quiet(SETTLED_S)
 
         try:
             wait_until(settled, "all canvases ended", DEADLINE_S)
         except DeadlineError as e:
-            active = self.client.request("active", n_workers=len(self.workers))
-            raise AssertionError(f"{e}: {last}, active {active}") from None
-        for key in r.keys("celeryc:*"):
+            held = [v[:3000] for v in r.hvals("unacked")[:3]]
+            raise AssertionError(f"{e}: {last}, running {stuck}, held {held}") from None
+        for key in [] if stuck else r.keys("celeryc:*"):
             assert key.startswith((b"celeryc:worker:", b"celeryc:workers")), f"{key!r} is left"
+        return stuck
+
+    def _run_without(
+        self, stuck: Mapping[str, str], specs: Mapping[int, Spec]
+    ) -> dict[int, Ending]:
+        """A blocked Celery worker is killed; as that loses messages, all but what blocks it starts again."""
+        names = Names()
+        names.take_runs(self._new_runs())
+        blocking = {seed_of(names.marks[task_id]) for task_id in stuck}
+        for worker in self.factory.workers:
+            assert worker.kind != "celeryc" or worker.node not in stuck.values(), f"{stuck} stuck"
+        self.factory.stop_all()
+        self.redis.client().flushall()
+        self._start(*self.kinds)
+        self.client.request("ends", keys=[])
+        rest = self._run_some({s: spec for s, spec in specs.items() if s not in blocking})
+        return rest | {seed: Ending(blocks=True) for seed in blocking}
 
     def _new_runs(self) -> list[Run]:
         text = self.log.read_bytes()[self.read :]

@@ -99,15 +99,20 @@ class Driver:
         return key
 
     def op_ends(self, keys: list[str]) -> dict[str, str]:
-        """What get() gives now, as text; the results are forgotten."""
-        return {key: self.end_of(self.results.pop(key)) for key in keys}
+        """What get() gives now, as text; all results are forgotten."""
+        ends = {key: self.end_of(self.results[key]) for key in keys}
+        self.results.clear()
+        return ends
 
-    def op_active(self, n_workers: int) -> list[str]:
-        """The ids of the tasks that run now."""
+    def op_active(self, n_workers: int) -> dict[str, str]:
+        """The ids of the tasks that run now, with the nodes that run them."""
         control = self.app.control
-        replies = control.broadcast("active", reply=True, timeout=5.0, limit=n_workers)
+        replies = control.broadcast("active", reply=True, timeout=10.0, limit=n_workers)
         assert len(replies) == n_workers, replies
-        return [task["id"] for reply in replies for tasks in reply.values() for task in tasks]
+        found = [
+            (task["id"], node) for reply in replies for node, ts in reply.items() for task in ts
+        ]
+        return dict(found)
 
     def end_of(self, result: Any) -> str:
         def interrupt(*args: object) -> None:
