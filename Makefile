@@ -8,7 +8,7 @@ PYTHON := build/venv/bin/python
 NINJA := ninja
 PROGRAMS := celeryc scatter-plan examples.so migrations.so
 
-.PHONY: help setup build test bench lint format demo clean
+.PHONY: help setup build test conformance chaos bench lint format demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -23,6 +23,12 @@ build: setup ## build/celeryc, build/scatter-plan and the example plug-ins
 
 test: setup ## unit tests (ASan, UBSan), include directions, Django package, interop
 	@$(PYTHON) tools/run_tests.py $(TESTS)
+
+conformance: build ## Celery's own integration suite; CELERY=latest ARGS='--kinds celeryc -k chord'
+	@PYTHONPATH=interop_tests $(PYTHON) -m conformance.run $(if $(CELERY),--celery $(CELERY)) $(ARGS)
+
+chaos: build ## the long forms of the tests that kill, cut and flood (about an hour)
+	@$(PYTHON) -m pytest -q -m chaos $(if $(TESTS),$(TESTS),interop_tests django_cmd/tests)
 
 bench: build ## celeryc beside Celery prefork, in alternating rounds
 	@$(PYTHON) tests/bench/bench.py $(ARGS)

@@ -19,6 +19,7 @@ from harness.workers import EXAMPLES, WorkerFactory, build_plugin
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fleets(*names): run with these fleets only")
+    config.addinivalue_line("markers", "chaos: the long form of a test, run by `make chaos` alone")
     config.addinivalue_line("markers", "clients(*versions): run with these client versions only")
 
 

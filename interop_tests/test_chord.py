@@ -110,6 +110,8 @@ def test_failing_member(fleet: Fleet, client: Client) -> None:
         record = fleet.record(body)
         assert record is not None
         assert record["result"]["exc_module"] == "celery.exceptions"
+        ((_, [errback_result]),) = record["children"]
+        assert errback_result == [[errback, None], None]
 
 
 @pytest.mark.fleets("celeryc")

@@ -130,29 +130,6 @@ def test_duplicate_after_a_failure(
     assert not r.exists(base(gid) + ".s")
 
 
-def test_thousand_members_and_a_kill(
-    redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient, tmp_path: Path
-) -> None:
-    url = redis_server.socket_url()
-    client = make_client(url)
-    r = redis_server.client()
-    victim = workers.start("celeryc", url, concurrency=4)
-    workers.start("celeryc", url, concurrency=2)
-    workers.start("python", url, concurrency=2)
-    path = str(tmp_path / "lines")
-    gid = str(uuid.uuid4())
-    members = [task("interop.hold_late", path, str(i), 0.002) for i in range(1000)]
-    sent = client.apply(chord(members, echo(), task_id=gid))
-    wait_until(lambda: counted(r, gid) >= 200, "the chord is well under way")
-    victim.process.kill_9()
-    value = client.get(sent, 60.0).value
-    assert len(value) == 1000
-    assert set(value) <= {1, 2}
-    nothing_left(redis_server)
-    wait_until(lambda: r.get(base(gid) + ".c") == b"done", "the chord is done")
-    assert not r.hlen("celeryc:fire")
-
-
 @pytest.fixture
 def gate(redis_server: RedisServer, tmp_path: Path) -> Iterator[RedisGate]:
     """Shuts when the worker that completed a chord wants to read its results: claimed, and not fired yet."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import uuid
@@ -15,24 +14,9 @@ import pytest
 from harness.client import Client
 from harness.redis_server import RedisServer, free_port, queue_key
 from harness.waiting import wait_until
-from harness.workers import CELERYC, EXAMPLES, WorkerFactory
+from harness.workers import EXAMPLES, WorkerFactory, celeryc
 
 MakeClient = Callable[..., Client]
-
-
-def celeryc(
-    *args: str | Path, env: dict[str, str] | None = None, timeout: float = 20
-) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CELERY_", "SCATTER_"))}
-    return subprocess.run(
-        [str(CELERYC), *map(str, args)],
-        env=clean | (env or {}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 def one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -170,8 +154,10 @@ def test_version_and_help() -> None:
         (["worker", "-b", "redis://localhost:port/0"], ["port"]),
         (["worker", "-b", "redis://localhost:70000/0"], ["70000"]),
         (["worker", "-b", "redis://localhost/first"], ["first"]),
-        (["worker", "-b", "rediss://localhost/0"], ["TLS"]),
-        (["worker", "-b", "sentinel://localhost:26379"], ["sentinel"]),
+        (["worker", "-b", "redis://localhost/0?ssl_cert_reqs=none"], ["rediss://"]),
+        (["worker", "-b", "rediss://localhost/0?ssl_cert_reqs=sure"], ["required, optional, none"]),
+        (["worker", "-b", "sentinel://localhost:26379"], ["sentinel", "master_name"]),
+        (["worker", "-b", "redis://a/0;sentinel://b/0"], ["Sentinels"]),
         (["worker", "-b", "redis+socket://"], ["redis+socket"]),
         (["worker", "--result-backend", "db+sqlite:///results.db"], ["db+sqlite", "redis"]),
         (["worker", "--result-backend", "rpc://"], ["rpc"]),

@@ -6,6 +6,7 @@ These are places where celeryc is better than Celery, so Celery appears here onl
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -31,6 +32,10 @@ HASTY = {
 
 def starts(path: Path) -> Counter[str]:
     return Counter(path.read_text().split() if path.exists() else [])
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_claims_of_a_killed_worker(
@@ -161,4 +166,25 @@ def test_child_death_leaves_its_neighbours_alone(
         assert name in outcome.exc_args[0]
     assert [client.get(task_id).value for task_id in behind] == list(range(1, 21))
     assert client.get(neighbour).value == 1
+    nothing_left(redis_server)
+
+
+def test_killed_zygote_costs_no_late_task(
+    redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient, tmp_path: Path
+) -> None:
+    """Its children die with it, and the worker gives up: late-ack tasks go back, they are not to blame."""
+    url = redis_server.socket_url()
+    client = make_client(url)
+    path = tmp_path / "lines"
+    victim = workers.start("celeryc", url, concurrency=2)
+    late = client.send("interop.hold_late", str(path), "late", 600.0)
+    early = client.send("interop.hold", str(path), "early", 600.0)
+    wait_until(lambda: starts(path) == Counter(["late", "early"]), "both run")
+    (zygote,) = children_of(victim.process.pid)
+    os.kill(zygote, signal.SIGKILL)
+    wait_until(lambda: not victim.process.alive, "the worker ends")
+    outcome = client.get(early)
+    assert (outcome.state, outcome.exc_type) == ("FAILURE", "WorkerLostError")
+    workers.start("celeryc", url, concurrency=2)
+    assert client.get(late).value == 2
     nothing_left(redis_server)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from harness.client import Client
 from harness.fleet import leftovers, nothing_left
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.workers import WorkerFactory
+from harness.workers import Worker, WorkerFactory
 
 KINDS = pytest.mark.parametrize("kind", ["python", "celeryc"])
 MakeClient = Callable[..., Client]
@@ -223,3 +225,41 @@ def test_no_orphan_after_kill_9(
     wait_until(lambda: lines(path) == ["t"], "the task runs")
     worker.process.kill_9()
     wait_until(lambda: not worker.process.descendants(), "the end of its children")
+
+
+def family(worker: Worker) -> dict[int, str]:
+    """The processes of a worker in a namespace of its own, dead ones included: pid in there -> state."""
+    parents = {str(pid) for pid in worker.process.descendants()}
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            lines = path.read_text().splitlines()
+            fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            if fields["PPid"] in parents:
+                found[int(fields["NSpid"].split()[-1])] = fields["State"][0]
+    return found
+
+
+def test_works_as_pid_1(
+    redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient
+) -> None:
+    """As in a container without an init: signals are heard, and what tasks leave behind is reaped.
+
+    celeryc alone: Celery is run under an init there."""
+    url = redis_server.socket_url()
+    client = make_client(url)
+    worker = workers.start(
+        "celeryc", url, concurrency=2, wrapper=["unshare", "-pf", "--kill-child"]
+    )
+    left = client.call("interop.orphan").value
+    wait_until(lambda: left not in family(worker), "the orphan is reaped")
+    assert "Z" not in family(worker).values()
+    master = next(
+        pid
+        for pid, line in worker.process.descendants().items()
+        if " worker " in line and "unshare" not in line
+    )
+    os.kill(master, signal.SIGTERM)
+    assert worker.process.wait() == 0
+    assert client.send("examples.add", 1, 1)
+    assert leftovers(redis_server, 0) == {"celery": 1}

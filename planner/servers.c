@@ -33,6 +33,8 @@ int servers_open_broker(struct servers *s, const char *url, struct err *e)
     int code = redis_endpoint_parse(url, &s->endpoint, e);
 
     if (!code)
+        code = redis_endpoint_apply(&s->endpoint, NULL, e);
+    if (!code)
         code = redis_sync_open(&s->endpoint, CONNECT_MS, &s->redis, e);
     if (!code)
         code = redis_sync_command(s->redis, 1, (struct slice[]){SLICE_LIT("PING")}, &reply, e);

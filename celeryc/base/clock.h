@@ -20,3 +20,5 @@ void clock_iso_format(int64_t wall_us, char *dst);
 /* Every form of wire-messages 5.5 (dates, week and ordinal dates, any separator, fractions cut to 6 digits, 24:00,
  * Z, +hh, +hhmm, +hh:mm). A naive time is UTC. 0; -EINVAL not a time; -ERANGE outside years 1..9999. */
 int clock_iso_parse(struct slice s, int64_t *ret_wall_us) WARN_UNUSED;
+
+int clock_month_days(int64_t year, int64_t month); /* month 1..12 */

@@ -14,6 +14,5 @@
 #define CLOCK_MAX_US       (DAYS_TO_10000 * US_PER_DAY - 1)
 
 bool clock_is_leap(int64_t year);
-int clock_month_days(int64_t year, int64_t month); /* month 1..12 */
 int64_t clock_days(int64_t year, int64_t month,
                    int64_t day); /* since 1970-01-01; year >= 1, valid month */

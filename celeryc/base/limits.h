@@ -31,3 +31,9 @@
 #define LIMIT_LATE_RESULTS     100000       /* results remembered for late subscribers */
 #define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
 #define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */
+#define LIMIT_SERVERS          64           /* servers or Sentinels of one URL list */
+#define LIMIT_TIMEOUT_SECONDS  86400        /* a timeout of a connection */
+#define LIMIT_YAML_NODES       (1u << 20)   /* values of one YAML body */
+#define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
+#define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
+#define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */

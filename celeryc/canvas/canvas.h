@@ -29,11 +29,13 @@ struct canvas_defaults {
     struct slice queue;
     int priority;
     double expires_s;
+    bool errback; /* one of the new style: it is called here, not sent */
 };
 
 struct canvas_settings {
     struct slice default_queue; /* task_default_queue */
     struct slice node;          /* for extended records */
+    const struct wire *wire;    /* how messages are written; NULL: JSON */
     bool inherit_priority;      /* task_inherit_parent_priority */
     bool result_extended;
     int64_t now_us; /* wall clock; countdown and expires count from it */
@@ -93,8 +95,18 @@ struct canvas_add {
     int64_t n;
 };
 
+/* An errback of the new style, to be called in this worker with what failed. */
+struct canvas_call {
+    struct slice errback; /* signature JSON */
+    struct slice task_id, root_id;
+    struct slice task; /* p NULL: not known */
+    struct canvas_exception x;
+};
+
 struct canvas_effects {
     struct arena *arena; /* the caller's */
+    size_t n_calls, cap_calls;
+    struct canvas_call *calls;
     size_t n_messages, n_records, n_parts, n_starts, n_adds;
     struct canvas_message *messages;
     struct canvas_record *records;

@@ -251,6 +251,7 @@ void effect_record(struct canvas *c, struct slice id, struct slice record, bool 
 void effect_part(struct canvas *c, struct canvas_part part);
 void effect_start(struct canvas *c, struct canvas_start start);
 void effect_add(struct canvas *c, struct slice group_id);
+void effect_call(struct canvas *c, const struct canvas_call *call);
 struct canvas canvas_begin(const struct canvas_settings *s, const struct canvas_parent *p,
                            struct canvas_effects *fx, struct err *e);
 /* Puts the children where the caller finds them. */

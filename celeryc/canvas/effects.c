@@ -209,3 +209,12 @@ void effect_add(struct canvas *c, struct slice group_id)
         return;
     fx->adds[fx->n_adds++] = (struct canvas_add){group_id, 1};
 }
+
+void effect_call(struct canvas *c, const struct canvas_call *call)
+{
+    struct canvas_effects *fx = c->fx;
+
+    if (!canvas_grow(c, &fx->calls, fx->n_calls, &fx->cap_calls, sizeof(*fx->calls)))
+        return;
+    fx->calls[fx->n_calls++] = *call;
+}

@@ -50,34 +50,59 @@ static struct sig *read_errback(struct canvas *c, const struct value *v)
     return c->code ? NULL : s;
 }
 
-/* All errbacks are one new group, with the id of what failed in front of their arguments. */
-static void call_errbacks(struct canvas *c, const struct values *errbacks, struct slice failed_id,
-                          struct slice root_id)
+/* What failed, as its errbacks are told. */
+struct failed {
+    struct slice id, root_id, task; /* task may have p NULL */
+    const struct canvas_exception *x;
+};
+
+/* Those of the new style that are registered here are to be called; false: it is none. */
+static bool call_here(struct canvas *c, const struct sig *s, const struct failed *f)
 {
-    const struct partial p = canvas_one_argument(c, canvas_text(c, failed_id));
+    struct canvas_defaults d = {0};
+    struct buf b = BUF_INIT;
+
+    if (!c->s->lookup || !c->s->lookup(c->s->arg, s->task, &d) || !d.errback)
+        return false;
+    sig_write(c, &b, s);
+    effect_call(c, &(struct canvas_call){.errback = canvas_keep(c, &b),
+                                         .task_id = f->id,
+                                         .root_id = f->root_id,
+                                         .task = f->task,
+                                         .x = *f->x});
+    return true;
+}
+
+/* All errbacks that are sent are one new group, with the id of what failed in front of their arguments. */
+static void call_errbacks(struct canvas *c, const struct values *errbacks, const struct failed *f)
+{
+    const struct partial p = canvas_one_argument(c, canvas_text(c, f->id));
     struct sig *all = sig_new(c, SIG_GROUP, "celery.group");
-    const struct mark before = mark(c);
+    struct sigs sent = {0};
     struct options o = {0};
 
     if (errbacks->n == 0 || !all)
         return;
-    option_set_text(c, &o, "parent_id", failed_id);
-    option_set_text(c, &o, "root_id", root_id);
+    option_set_text(c, &o, "parent_id", f->id);
+    option_set_text(c, &o, "root_id", f->root_id);
     for (size_t i = 0; i < errbacks->n && c->code == 0; i++) {
         struct sig *s = read_errback(c, &errbacks->v[i]);
 
-        if (s)
-            sigs_add(c, all->tasks, s);
+        if (s && !call_here(c, s, f))
+            sigs_add(c, &sent, s);
     }
+    if (sent.n == 0)
+        return;
+    const struct mark before = mark(c);
+    for (size_t i = 0; i < sent.n; i++)
+        sigs_add(c, all->tasks, sent.v[i]);
     (void)group_apply(c, all, &p, &o, NULL);
     if (!undo(c, &before))
         return;
-    for (size_t i = 0; i < errbacks->n && c->code == 0; i++) { /* then each on its own */
+    for (size_t i = 0; i < sent.n && c->code == 0; i++) { /* then each on its own */
         const struct mark each = mark(c);
-        struct sig *s = read_errback(c, &errbacks->v[i]);
 
-        if (s)
-            (void)sig_apply(c, s, &p, &o, NULL);
+        (void)sig_apply(c, sent.v[i], &p, &o, NULL);
         (void)undo(c, &each);
     }
 }
@@ -102,6 +127,17 @@ static struct slice text_of(struct canvas *c, struct json_val object, const char
     return s.len ? s : SLICE_NULL;
 }
 
+/* The errbacks that were sent: a client finds them in the record of the body. */
+static struct slice children_so_far(struct canvas *c)
+{
+    struct buf b = BUF_INIT;
+
+    buf_append_char(&b, '[');
+    buf_append_slice(&b, buf_slice(&c->children));
+    buf_append_char(&b, ']');
+    return canvas_keep(c, &b);
+}
+
 static void fail_record(struct canvas *c, const struct walk *w, struct json_val sig,
                         struct slice id)
 {
@@ -111,6 +147,7 @@ static void fail_record(struct canvas *c, const struct walk *w, struct json_val 
     const struct record bare = {
         .status = w->state,
         .result = w->exception,
+        .children = w->bare ? children_so_far(c) : SLICE_NULL,
         /* A long chain would repeat the traceback beyond what a frame can hold. */
         .traceback = c->bytes < LIMIT_FRAME_BYTES / 2 ? w->traceback : SLICE_NULL,
         .done_us = c->s->now_us,
@@ -222,7 +259,7 @@ int canvas_failure(const struct canvas_settings *s, const struct message *m,
     fail_all(&c, &w, b->chain);
     if (!revoked && m->id.len) {
         errbacks = values_of(&c, &(struct value){.kind = VALUE_RAW, .raw = b->errbacks});
-        call_errbacks(&c, &errbacks, m->id, parent.root_id);
+        call_errbacks(&c, &errbacks, &(struct failed){m->id, parent.root_id, m->task, x});
     }
     return canvas_end(&c);
 }
@@ -261,7 +298,8 @@ static struct slice member_errbacks(struct canvas *c, struct json_val sig, struc
     return text_of(c, json_get(sig, "options"), "task_id");
 }
 
-static void call_member_errbacks(struct canvas *c, struct json_val group)
+static void call_member_errbacks(struct canvas *c, struct json_val group,
+                                 const struct canvas_exception *x)
 {
     struct json_val own = json_get(json_get(group, "options"), "link_error");
     struct json_iter it;
@@ -272,19 +310,21 @@ static void call_member_errbacks(struct canvas *c, struct json_val group)
 
         add_distinct(c, &errbacks, own);
         if (id.p)
-            call_errbacks(c, &errbacks, id, id);
+            call_errbacks(c, &errbacks, &(struct failed){id, id, text_of(c, it.val, "task"), x});
     }
 }
 
-static void call_body_errbacks(struct canvas *c, struct json_val options)
+static void call_body_errbacks(struct canvas *c, struct json_val body,
+                               const struct canvas_exception *x)
 {
+    struct json_val options = json_get(body, "options");
     struct json_val list = json_get(options, "link_error");
     struct values errbacks = values_of(c, &(struct value){.kind = VALUE_RAW, .raw = list});
     struct slice id = text_of(c, options, "task_id");
 
     if (!id.p)
         id = canvas_uuid(c);
-    call_errbacks(c, &errbacks, id, id);
+    call_errbacks(c, &errbacks, &(struct failed){id, id, text_of(c, body, "task"), x});
 }
 
 int canvas_fail_body(const struct canvas_settings *s, struct slice body,
@@ -304,9 +344,9 @@ int canvas_fail_body(const struct canvas_settings *s, struct slice body,
     w = is_type(v, "group") && cause ? walk_of(&c, cause, "FAILURE", true) : behind;
     w.bare = true;
     if (is_type(v, "group"))
-        call_member_errbacks(&c, v);
+        call_member_errbacks(&c, v, cause ? cause : x);
     else
-        call_body_errbacks(&c, options);
+        call_body_errbacks(&c, v, x);
     fail_step(&c, &w, v);
     fail_all(&c, &behind, json_get(options, "chain"));
     return canvas_end(&c);

@@ -291,8 +291,13 @@ static bool trails(const struct options *o)
 static int write_message(struct canvas *c, struct message_new *n)
 {
     struct buf raw = BUF_INIT;
-    int code = c->code ? c->code : message_write_new(&raw, n);
+    struct err why = ERR_INIT;
     struct slice text = SLICE_NULL;
+    int code;
+
+    n->why = &why;
+    code = c->code ? c->code : message_write_new(&raw, n);
+    n->why = NULL;
 
     if (code == 0)
         text = canvas_keep(c, &raw);
@@ -300,7 +305,8 @@ static int write_message(struct canvas *c, struct message_new *n)
     if (code == -ENOMEM)
         return canvas_fail(c, code);
     if (code)
-        return canvas_bad(c, "an argument or option is not what it should be");
+        return canvas_bad(c, why.text[0] ? why.text
+                                         : "an argument or option is not what it should be");
     effect_message(c, n->queue, MIN(n->priority, 9), text);
     return c->code;
 }
@@ -337,6 +343,9 @@ int task_send(struct canvas *c, const struct sig *s, const struct partial *parti
         .kwargsrepr = raw_option(options, "kwargsrepr"),
         .replaced_task_nesting = int_option(options, "replaced_task_nesting"),
         .headers = raw_option(options, "headers"),
+        .wire = c->s->wire,
+        .serializer = option_text(c, options, "serializer"),
+        .compression = option_text(c, options, "compression"),
     };
     set_times(c, options, &d, &n);
     set_limits(options, &d, &n);

@@ -19,7 +19,7 @@ struct command {
 
 extern const struct command cli_commands[]; /* ends with name NULL */
 extern const struct opt_table cli_call_table, cli_result_table, cli_purge_table, cli_tasks_table,
-    cli_completion_table;
+    cli_completion_table, cli_dead_table;
 
 int cmd_worker(int argc, char **argv);
 int cmd_zygote(int argc, char **argv);
@@ -27,6 +27,7 @@ int cmd_call(int argc, char **argv);
 int cmd_result(int argc, char **argv);
 int cmd_purge(int argc, char **argv);
 int cmd_tasks(int argc, char **argv);
+int cmd_dead(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 

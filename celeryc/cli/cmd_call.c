@@ -86,8 +86,8 @@ static int parse_when(const char *text, int64_t now_us, const char *what, int64_
     return 0;
 }
 
-static int write_message(const struct call_options *o, const char *name, const char *id,
-                         const char *queue, struct buf *dst, struct err *e)
+static int write_message(const struct call_options *o, const struct wire *w, const char *name,
+                         const char *id, const char *queue, struct buf *dst, struct err *e)
 {
     struct message_new m = {
         .task = slice_str(name),
@@ -98,6 +98,8 @@ static int write_message(const struct call_options *o, const char *name, const c
         .now_us = clock_wall_us(),
         .priority = (int)o->priority.v,
         .ignore_result = TRI_UNSET,
+        .wire = w,
+        .why = e,
     };
     int r = check_json(o->args, JSON_K_ARRAY, "--args", e);
     if (r == 0)
@@ -159,6 +161,8 @@ static int call(const struct call_options *o, const struct settings *s, const ch
 {
     CLEANUP(redis_endpoint_deinit) struct redis_endpoint backend = {.text = NULL};
     CLEANUP(buf_deinit) struct buf raw = BUF_INIT;
+    CLEANUP(wire_free) struct wire *wire = NULL;
+    const struct wire_options wire_options = settings_wire(s);
     const char *queue = o->queue ? o->queue : s->default_queue ? s->default_queue : "celery";
     char fresh[UUID_TEXT_SIZE];
     bool has = false;
@@ -170,7 +174,9 @@ static int call(const struct call_options *o, const struct settings *s, const ch
                     "--wait needs a result backend: give --result-backend or "
                     "CELERY_RESULT_BACKEND, the one that the workers use");
     if (r == 0)
-        r = write_message(o, name, id, queue, &raw, e);
+        r = wire_new(&wire_options, &wire, e);
+    if (r == 0)
+        r = write_message(o, wire, name, id, queue, &raw, e);
     if (r == 0)
         r = publish(o, s, queue, buf_slice(&raw), e);
     if (r)

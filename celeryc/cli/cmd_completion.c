@@ -20,9 +20,12 @@ static const struct opt opts[] = {
 };
 /* clang-format on */
 
+static const char *const kinds[] = {"bash", "zsh", "man", NULL};
+
 const struct opt_table cli_completion_table = {
     .command = "completion",
     .usage = "bash|zsh|man",
+    .words = kinds,
     .about = "Print completion for a shell (bash: source it; zsh: put it as _celeryc into a folder "
              "of $fpath), "
              "or the man page.",
@@ -90,8 +93,8 @@ static void write_bash(struct buf *b)
             bash_values(b, o);
         buf_append_str(b, "        esac\n        COMPREPLY=($(compgen -W \"");
         bash_words(b, c->options);
-        if (c->options == &cli_completion_table)
-            buf_append_str(b, " bash zsh man");
+        for (const char *const *w = c->options->words; w && *w; w++)
+            buf_appendf(b, " %s", *w);
         buf_append_str(b, "\" -- \"$cur\")) ;;\n");
     }
     buf_append_str(b, "    *)\n        COMPREPLY=($(compgen -W \"");
@@ -150,6 +153,14 @@ static void zsh_option(struct buf *b, const struct opt *o)
     buf_append_str(b, "' \\\n");
 }
 
+static void zsh_words(struct buf *b, const char *const *w)
+{
+    buf_append_str(b, "            '1:what:(");
+    for (const char *blank = ""; *w; w++, blank = " ")
+        buf_appendf(b, "%s%s", blank, *w);
+    buf_append_str(b, ")' \\\n");
+}
+
 static void write_zsh(struct buf *b)
 {
     buf_append_str(b, "#compdef celeryc\n# zsh completion for celeryc\n"
@@ -174,9 +185,8 @@ static void write_zsh(struct buf *b)
         for (const struct opt *o = c->options->opts; o->name; o++)
             if (o->help)
                 zsh_option(b, o);
-        buf_append_str(b, c->options == &cli_completion_table
-                              ? "            '1:shell:(bash zsh man)' \\\n"
-                              : "");
+        if (c->options->words)
+            zsh_words(b, c->options->words);
         buf_append_str(b, "            '--help[Show help]' ;;\n");
     }
     buf_append_str(b, "        esac ;;\n    esac\n}\n_celeryc \"$@\"\n");
@@ -276,7 +286,8 @@ static void write_man(struct buf *b)
         ".SH EXIT STATUS\n0: all went well (the worker: TERM or QUIT). 1: it did not, or the task "
         "failed. "
         "2: wrong command line. 3: there is no result yet. 73: the pidfile is held by a live "
-        "process.\n"
+        "process. 75: the worker found itself deaf (messages waited, it had room, and nothing came "
+        "for celeryc_watchdog_timeout seconds): start it again.\n"
         ".SH SEE ALSO\n.BR scatter\\-plan (1)\n");
 }
 

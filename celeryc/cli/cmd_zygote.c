@@ -6,6 +6,7 @@
 #include "celeryc/cli/cli.h"
 #include "celeryc/migrate/registry.h"
 #include "celeryc/pool/pool.h"
+#include "celeryc/task/builtins.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -70,6 +71,9 @@ static int fill(struct task_registry *r, const struct zygote_options *o,
         if (code)
             return code;
     }
+    int code = task_builtins_register(r, e);
+    if (code)
+        return code;
     const struct migrate_options m = {
         .databases = databases->v ? (const char *const *)databases->v : none,
         .lease_ms = 60000,

@@ -14,6 +14,7 @@ const struct command cli_commands[] = {
     {"call", cmd_call, &cli_call_table, "Send a task, and wait for its result if asked to."},
     {"result", cmd_result, &cli_result_table, "Print the result of a task."},
     {"purge", cmd_purge, &cli_purge_table, "Remove all messages from queues."},
+    {"dead", cmd_dead, &cli_dead_table, "Show, retry or remove dead letters."},
     {"tasks", cmd_tasks, &cli_tasks_table, "List the tasks of plug-ins."},
     {"completion", cmd_completion, &cli_completion_table,
      "Print shell completion or the man page."},

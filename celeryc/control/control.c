@@ -203,8 +203,11 @@ static void on_mailbox_up(struct redis_conn *conn, void *arg)
 
 static void on_commands_up(struct redis_conn *conn, void *arg)
 {
+    struct control *c = arg;
     (void)conn;
-    announce(arg);
+    if (c->mailbox)
+        redis_conn_hurry(c->mailbox); /* it follows this one */
+    announce(c);
 }
 
 static void lost(struct control *c, const char *reason)
@@ -268,8 +271,6 @@ static int name_things(struct control *c)
 static void connect_all(struct control *c)
 {
     const struct control_options *o = c->o;
-    const struct redis_conn_options mailbox = {.endpoint = o->broker,
-                                               .client_name = "celeryc-control"};
     const struct redis_conn_options commands = {
         .endpoint = o->broker, .client_name = "celeryc-control", .scripts = scripts};
     const struct redis_conn_options results = {
@@ -278,6 +279,8 @@ static void connect_all(struct control *c)
     const struct redis_callbacks on_commands = {on_commands_up, on_commands_down, NULL};
     const struct redis_callbacks on_results = {NULL, NULL, NULL};
     c->commands = redis_conn_new(c->loop, &commands, &on_commands, c);
+    const struct redis_conn_options mailbox = {
+        .endpoint = o->broker, .client_name = "celeryc-control", .leader = c->commands};
     if (o->listen)
         c->mailbox = redis_conn_new(c->loop, &mailbox, &on_mailbox, c);
     if (o->listen && o->backend && !o->same_backend)

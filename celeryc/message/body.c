@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The body: JSON string -> base64 -> compression -> JSON -> [args, kwargs, embed], or for protocol 1 and its hybrids an
+/* The body: JSON string -> base64 -> compression -> signature -> serializer -> [args, kwargs, embed], or for protocol 1 and its hybrids an
  * object with args, kwargs and the links. Anything else is poison here, where a Python worker would die or drop the
  * task without a word. */
 
@@ -7,6 +7,7 @@
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json_priv.h"
 #include "celeryc/message/message_priv.h"
+#include "celeryc/message/wire_priv.h"
 
 #include <errno.h>
 
@@ -49,7 +50,11 @@ int message_body_value(struct arena *a, const struct message *m, struct json_val
         return r;
     if (text.len == 0)
         return poison(e, "body is empty");
-    r = json_scan(text, ret_v, &why);
+    r = wire_decode(m->wire, a, content_find(m->content_type), text, &text, &why);
+    if (r == 0)
+        r = json_scan(text, ret_v, &why);
+    if (r == -ENOMEM)
+        return r;
     return r ? err_set(e, MESSAGE_E_POISON, "body: %s", err_text(&why, r)) : 0;
 }
 

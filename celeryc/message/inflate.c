@@ -4,12 +4,18 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/message/message_priv.h"
+#include "celeryc/message/wire_priv.h"
 
+#include <brotli/decode.h>
+#include <bzlib.h>
 #include <errno.h>
+#include <lzma.h>
 #include <zlib.h>
 #include <zstd.h>
 
-#define CHUNK_BYTES (64u << 10)
+#define CHUNK_BYTES   (64u << 10)
+#define BZIP2_STREAMS 10000
+#define LZMA_MEMORY   (128u << 20) /* the biggest preset of xz needs 65 MB */
 
 static int failed(struct err *e, const char *what)
 {
@@ -94,20 +100,141 @@ static int inflate_zstd(struct buf *out, struct slice src, struct err *e)
     return r;
 }
 
+/* Like Python's bz2 module: streams one behind the other are one text, what follows them is ignored. */
+static int run_bzip2(bz_stream *z, struct buf *out, struct err *e)
+{
+    for (;;) {
+        unsigned before = z->avail_in;
+        int r = grow(out, e), status;
+
+        if (r)
+            return r;
+        z->next_out = out->data + out->len;
+        z->avail_out = CHUNK_BYTES;
+        status = BZ2_bzDecompress(z);
+        out->len += CHUNK_BYTES - z->avail_out;
+        if (status == BZ_STREAM_END)
+            return 0;
+        if (status == BZ_MEM_ERROR)
+            return -ENOMEM;
+        if (status != BZ_OK || (z->avail_in == before && z->avail_out))
+            return failed(e, "damaged bzip2 data");
+    }
+}
+
+static int inflate_bzip2(struct buf *out, struct slice src, struct err *e)
+{
+    size_t streams = 0;
+
+    if (src.len > LIMIT_MESSAGE_BYTES)
+        return failed(e, "the compressed data is too big");
+    do {
+        bz_stream z = {.next_in = (char *)(uintptr_t)src.p, .avail_in = (unsigned)src.len};
+        int r;
+
+        if (BZ2_bzDecompressInit(&z, 0, 0) != BZ_OK)
+            return -ENOMEM;
+        r = run_bzip2(&z, out, e);
+        src = (struct slice){z.next_in, z.avail_in};
+        (void)BZ2_bzDecompressEnd(&z);
+        if (r)
+            return r;
+        if (++streams > BZIP2_STREAMS)
+            return failed(e, "bzip2 data of too many pieces");
+    } while (src.len >= 4 && memcmp(src.p, "BZh", 3) == 0);
+    return 0;
+}
+
+/* .xz and the older .lzma, as Python's lzma module tells them apart. */
+static int run_lzma(lzma_stream *z, struct buf *out, struct err *e)
+{
+    for (;;) {
+        int r = grow(out, e);
+        lzma_ret status;
+
+        if (r)
+            return r;
+        z->next_out = (uint8_t *)out->data + out->len;
+        z->avail_out = CHUNK_BYTES;
+        status = lzma_code(z, LZMA_FINISH);
+        out->len += CHUNK_BYTES - z->avail_out;
+        if (status == LZMA_STREAM_END)
+            return 0;
+        if (status == LZMA_MEM_ERROR)
+            return -ENOMEM;
+        if (status == LZMA_MEMLIMIT_ERROR)
+            return failed(e, "xz data that needs too much memory");
+        if (status != LZMA_OK)
+            return failed(e, "damaged xz data");
+    }
+}
+
+static int inflate_lzma(struct buf *out, struct slice src, struct err *e)
+{
+    lzma_stream z = LZMA_STREAM_INIT;
+    int r;
+
+    if (lzma_auto_decoder(&z, LZMA_MEMORY, LZMA_CONCATENATED) != LZMA_OK)
+        return -ENOMEM;
+    z.next_in = (const uint8_t *)src.p;
+    z.avail_in = src.len;
+    r = run_lzma(&z, out, e);
+    lzma_end(&z);
+    return r;
+}
+
+static int run_brotli(BrotliDecoderState *z, struct buf *out, struct slice src, struct err *e)
+{
+    const uint8_t *in = (const uint8_t *)src.p;
+    size_t in_len = src.len;
+
+    for (;;) {
+        BrotliDecoderResult status;
+        size_t room = CHUNK_BYTES;
+        uint8_t *at;
+        int r = grow(out, e);
+
+        if (r)
+            return r;
+        at = (uint8_t *)out->data + out->len;
+        status = BrotliDecoderDecompressStream(z, &in_len, &in, &room, &at, NULL);
+        out->len += CHUNK_BYTES - room;
+        if (status == BROTLI_DECODER_RESULT_SUCCESS)
+            return in_len ? failed(e, "bytes behind the brotli data") : 0;
+        if (status != BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT)
+            return failed(e, "damaged brotli data");
+    }
+}
+
+static int inflate_brotli(struct buf *out, struct slice src, struct err *e)
+{
+    BrotliDecoderState *z = BrotliDecoderCreateInstance(NULL, NULL, NULL);
+    int r;
+
+    if (!z)
+        return -ENOMEM;
+    r = run_brotli(z, out, src, e);
+    BrotliDecoderDestroyInstance(z);
+    return r;
+}
+
 typedef int inflate_fn(struct buf *out, struct slice src, struct err *e);
 
 static inflate_fn *find_inflater(struct slice name)
 {
     static const struct {
-        const char *name;
+        const char *type;
         inflate_fn *fn;
     } known[] = {
-        {"application/x-gzip", inflate_zlib}, {"gzip", inflate_zlib}, {"zlib", inflate_zlib},
-        {"application/zstd", inflate_zstd},   {"zstd", inflate_zstd}, {"zstandard", inflate_zstd},
+        {"application/x-gzip", inflate_zlib}, {"application/x-bz2", inflate_bzip2},
+        {"application/x-lzma", inflate_lzma}, {"application/x-brotli", inflate_brotli},
+        {"application/zstd", inflate_zstd},
     };
 
-    for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
-        if (slice_eq_str(name, known[i].name))
+    const char *type = compression_type(name);
+
+    for (size_t i = 0; type && i < ARRAY_SIZE(known); i++) {
+        if (str_eq(type, known[i].type))
             return known[i].fn;
     }
     return NULL;

@@ -8,6 +8,7 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/err.h"
 #include "celeryc/message/json.h"
+#include "celeryc/message/wire.h"
 
 /* Not a task message that we can run; the text in err names the defect (it becomes the dead-letter reason). */
 #define MESSAGE_E_POISON 1
@@ -20,7 +21,9 @@ enum tristate {
 
 struct message {
     struct slice raw;
-    int protocol; /* 2 or 1 */
+    const struct wire *wire; /* borrowed; what the body is read with, and a retry written */
+    int protocol;            /* 2 or 1 */
+    bool refused;            /* poison because accept_content does not have its content type */
 
     /* envelope */
     struct json_val headers;    /* object, or NONE */
@@ -62,8 +65,15 @@ struct message {
  * worker relies on, so that a message that parses can be run, acked and answered.
  * 0; -ENOMEM; MESSAGE_E_POISON with the reason in e, in which case m->id and m->task are set where they could be
  * read (p NULL otherwise), so that a failure can be stored for a known id. Never reads past raw. */
-int message_parse(struct arena *a, struct slice raw, struct message *ret_m,
-                  struct err *e) WARN_UNUSED;
+int message_parse_as(struct arena *a, const struct wire *w, struct slice raw, struct message *ret_m,
+                     struct err *e) WARN_UNUSED;
+
+/* With Celery's defaults: JSON only. */
+static inline int WARN_UNUSED message_parse(struct arena *a, struct slice raw,
+                                            struct message *ret_m, struct err *e)
+{
+    return message_parse_as(a, NULL, raw, ret_m, e);
+}
 
 struct message_body {
     struct json_val args;   /* array */
@@ -73,8 +83,9 @@ struct message_body {
         chord; /* members of embed (protocol 1: of the body); NONE/null unset */
 };
 
-/* Decodes base64, compression and serializer (json today) into the arena.
- * 0; -ENOMEM; MESSAGE_E_POISON with the reason (content type refused, not JSON, not [args, kwargs, embed], ...). */
+/* Decodes base64, compression and serializer into the arena; values of msgpack and YAML become JSON text.
+ * 0; -ENOMEM; MESSAGE_E_POISON with the reason (not JSON, not [args, kwargs, embed], wrong signature, ...). A message
+ * that was refused can be read all the same, to tell its chord, unless only signed ones count. */
 int message_body(struct arena *a, const struct message *m, struct message_body *ret_b,
                  struct err *e) WARN_UNUSED;
 
@@ -116,14 +127,22 @@ struct message_new {
     int64_t replaced_task_nesting;
     struct json_val headers; /* object: merged over the headers, as the option of this name is */
     struct slice properties; /* members of the properties that Celery does not know, "key": value */
+
+    /* How the body is written. */
+    const struct wire *wire;              /* NULL: JSON, not compressed */
+    struct slice serializer, compression; /* of this message; empty: the wire's */
+    struct err *why;                      /* NULL, or where the reason of -EINVAL goes */
 };
 
 /* Appends the envelope as kombu writes it (same keys, same order, same separators; fresh delivery_tag).
- * 0, -ENOMEM, -EINVAL args, kwargs, embed or group_index are not the JSON they should be. */
+ * 0, -ENOMEM, -EINVAL args, kwargs, embed or group_index are not the JSON they should be, or the serializer has no
+ * form for a value of them. */
 int message_write_new(struct buf *dst, const struct message_new *n) WARN_UNUSED;
 
 /* The message that Task.retry publishes (wire-messages 5.1, wire-5.7 section 4): same id, retries+1, eta, parent_id
- * rule, custom headers kept, expiration recomputed, body kept byte for byte unless args/kwargs are replaced. */
+ * rule, custom headers kept, expiration recomputed. The body is kept byte for byte unless args/kwargs are replaced or
+ * the wire of m writes another serializer or compression. What that serializer has no form for is written as JSON:
+ * a retry is never lost for it. */
 struct message_retry {
     int64_t eta_us;              /* 0: none */
     int64_t now_us;              /* wall clock */

@@ -26,6 +26,13 @@ int message_inflate(struct arena *a, struct slice name, struct slice src, struct
 /* The tail that every envelope ends with: "delivery_info", "priority" (raw JSON), "body_encoding", "delivery_tag". */
 void message_write_routing(struct buf *dst, struct slice queue, struct slice priority);
 
+/* An envelope's beginning, "body", "content-encoding", "content-type", up to the value of "headers". */
+struct encoded;
+void message_write_start(struct buf *dst, const struct encoded *x);
+
+/* The header compression, last of the headers; nothing without one. */
+void message_write_compression(struct buf *dst, const struct encoded *x);
+
 /* "gen<pid>@<host>", as a JSON string. */
 void message_write_origin(struct buf *dst);
 

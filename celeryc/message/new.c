@@ -8,6 +8,7 @@
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json_priv.h"
 #include "celeryc/message/message_priv.h"
+#include "celeryc/message/wire_priv.h"
 
 #include <errno.h>
 #include <math.h>
@@ -54,7 +55,7 @@ static int scan_parts(const struct message_new *n, struct parts *p)
     return r;
 }
 
-static void write_body(struct buf *dst, const struct parts *p)
+static int encode_body(const struct message_new *n, const struct parts *p, struct encoded *ret_x)
 {
     CLEANUP(buf_deinit) struct buf body = BUF_INIT;
 
@@ -66,10 +67,22 @@ static void write_body(struct buf *dst, const struct parts *p)
     json_write_normal(&body, p->embed);
     buf_append_char(&body, ']');
     if (body.failed)
-        dst->failed = true;
-    buf_append_char(dst, '"');
-    base64_encode(dst, buf_slice(&body));
-    buf_append_char(dst, '"');
+        return -ENOMEM;
+    return wire_encode(n->wire, n->serializer, n->compression, buf_slice(&body), ret_x, n->why);
+}
+
+void message_write_start(struct buf *dst, const struct encoded *x)
+{
+    buf_append_str(dst, "{\"body\": \"");
+    base64_encode(dst, buf_slice(&x->bytes));
+    buf_appendf(dst, "\", \"content-encoding\": \"%s\", \"content-type\": \"%s\", \"headers\": ",
+                x->content_encoding, x->content_type);
+}
+
+void message_write_compression(struct buf *dst, const struct encoded *x)
+{
+    if (x->compression)
+        buf_appendf(dst, ", \"compression\": \"%s\"", x->compression);
 }
 
 static void write_time(struct buf *dst, int64_t us)
@@ -258,7 +271,8 @@ static void write_identity(struct buf *dst, const struct message_new *n, const s
     write_text(dst, n, "parent_id", n->parent_id);
 }
 
-static void write_headers(struct buf *dst, const struct message_new *n, const struct parts *p)
+static void write_headers(struct buf *dst, const struct message_new *n, const struct parts *p,
+                          const struct encoded *x)
 {
     write_identity(dst, n, p);
     write_shown(dst, n, "argsrepr", n->argsrepr, p->args);
@@ -282,6 +296,7 @@ static void write_headers(struct buf *dst, const struct message_new *n, const st
             buf_append_str(dst, "{}");
     }
     write_more_headers(dst, n);
+    message_write_compression(dst, x);
     buf_append_char(dst, '}');
 }
 
@@ -333,17 +348,16 @@ static void write_properties(struct buf *dst, const struct message_new *n)
 
 int message_write_new(struct buf *dst, const struct message_new *n)
 {
+    CLEANUP(encoded_deinit) struct encoded x = {.bytes = BUF_INIT};
     struct parts p;
     int r = scan_parts(n, &p);
 
+    if (r == 0)
+        r = encode_body(n, &p, &x);
     if (r)
         return r;
-    buf_append_str(dst, "{\"body\": ");
-    write_body(dst, &p);
-    buf_append_str(dst,
-                   ", \"content-encoding\": \"utf-8\", \"content-type\": \"application/json\", "
-                   "\"headers\": ");
-    write_headers(dst, n, &p);
+    message_write_start(dst, &x);
+    write_headers(dst, n, &p, &x);
     buf_append_str(dst, ", \"properties\": ");
     write_properties(dst, n);
     buf_append_char(dst, '}');

@@ -8,6 +8,7 @@
 #include "celeryc/base/num.h"
 #include "celeryc/message/json_priv.h"
 #include "celeryc/message/message_priv.h"
+#include "celeryc/message/wire_priv.h"
 
 #include <errno.h>
 #include <math.h>
@@ -187,20 +188,44 @@ static int read_properties(struct parse *p)
     return code == -ENOMEM ? code : 0;
 }
 
+/* kombu's words, and what to do. */
+static int refuse(struct parse *p, enum content c)
+{
+    const struct slice type = p->m->content_type;
+    int len = (int)MIN(type.len, (size_t)64);
+
+    p->m->refused = true;
+    if (c == CONTENT_UNKNOWN)
+        return err_set(
+            p->err, MESSAGE_E_POISON,
+            "Refusing to deserialize untrusted content of type %.*s: celeryc reads json, "
+            "msgpack, yaml and auth",
+            len, type.p);
+    if (c == CONTENT_PICKLE)
+        return err_set(p->err, MESSAGE_E_POISON,
+                       "Refusing to deserialize untrusted content of type pickle (%.*s): celeryc "
+                       "does not read it; let the sender use task_serializer = \"json\"",
+                       len, type.p);
+    return err_set(p->err, MESSAGE_E_POISON,
+                   "Refusing to deserialize untrusted content of type %s (%.*s): add \"%s\" to "
+                   "accept_content, or let the sender use another task_serializer",
+                   content_name(c), len, type.p, content_name(c));
+}
+
 /* What message_body can decode is decided here, so that nobody runs a message that it then refuses by name. */
 static int read_content(struct parse *p)
 {
     struct message *m = p->m;
     int code = need_text(p, p->content_type, "content-type", &m->content_type);
+    enum content content;
 
     if (code)
         return code;
     if (json_string(p->arena, p->content_encoding, &m->content_encoding) == -ENOMEM)
         return -ENOMEM;
-    if (!slice_eq_str(m->content_type, "application/json"))
-        return err_set(p->err, MESSAGE_E_POISON,
-                       "content type %.*s is not supported, only application/json",
-                       (int)MIN(m->content_type.len, (size_t)64), m->content_type.p);
+    content = content_find(m->content_type);
+    if (!wire_accepts(m->wire, content))
+        return refuse(p, content);
     if (m->compression.p && m->compression.len && !message_inflate_known(m->compression))
         return err_set(p->err, MESSAGE_E_POISON, "compression %.*s is not supported",
                        (int)MIN(m->compression.len, (size_t)64), m->compression.p);
@@ -242,8 +267,11 @@ static int parse_envelope(struct parse *p)
     code = read_properties(p);
     if (code == 0)
         code = read_content(p);
-    if (code == 0 && m->protocol == 1)
-        code = read_protocol1(p);
+    if ((code == 0 || m->refused) && m->protocol == 1) {
+        int body_code = read_protocol1(p);
+
+        code = code ? code : body_code;
+    }
     if (code == -ENOMEM)
         return code;
     if (fields_code || code)
@@ -253,7 +281,8 @@ static int parse_envelope(struct parse *p)
     return m->id.p ? 0 : poison(p, "no id");
 }
 
-int message_parse(struct arena *a, struct slice raw, struct message *ret_m, struct err *e)
+int message_parse_as(struct arena *a, const struct wire *w, struct slice raw, struct message *ret_m,
+                     struct err *e)
 {
     struct parse p;
     struct json_val envelope;
@@ -262,7 +291,8 @@ int message_parse(struct arena *a, struct slice raw, struct message *ret_m, stru
     p.arena = a;
     p.m = ret_m;
     p.err = e;
-    *ret_m = (struct message){.raw = raw, .ignore_result = TRI_UNSET, .reply_to = SLICE_LIT("")};
+    *ret_m = (struct message){
+        .raw = raw, .wire = w, .ignore_result = TRI_UNSET, .reply_to = SLICE_LIT("")};
     if (raw.len > LIMIT_MESSAGE_BYTES)
         return poison(&p, "the message is too big");
     if (json_scan_tape(raw, &p.tape, &envelope, e))

@@ -169,3 +169,8 @@ bool record_ready(const struct record_view *v)
     }
     return false;
 }
+
+bool record_succeeded(const struct record_view *v)
+{
+    return v->status.kind == JSON_K_STRING && json_key_is(v->status, SLICE_LIT("SUCCESS"));
+}

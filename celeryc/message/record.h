@@ -42,3 +42,4 @@ int record_inflate(struct arena *a, struct slice stored, struct slice *ret_text,
 /* 0; -EINVAL, -E2BIG not a record. */
 int record_parse(struct slice text, struct record_view *ret_v, struct err *e) WARN_UNUSED;
 bool record_ready(const struct record_view *v); /* SUCCESS, FAILURE or REVOKED */
+bool record_succeeded(const struct record_view *v);

@@ -9,6 +9,7 @@
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json_priv.h"
 #include "celeryc/message/message_priv.h"
+#include "celeryc/message/wire_priv.h"
 
 #include <errno.h>
 #include <math.h>
@@ -18,7 +19,7 @@ struct retry {
     const struct message_body *b;
     const struct message_retry *r;
     struct json_val args, kwargs;
-    bool same_body;
+    struct encoded body;
 };
 
 static void write_or_null(struct buf *dst, struct json_val v)
@@ -279,38 +280,69 @@ static void write_headers(struct buf *dst, const struct retry *t)
     json_write_i64(dst, m->replaced_task_nesting);
     write_stamps(dst, m);
     write_custom_headers(dst, m, false);
+    message_write_compression(dst, &t->body);
     buf_append_char(dst, '}');
 }
 
 /* ---- body and properties ---- */
 
-static void write_body(struct buf *dst, const struct retry *t)
+static int write_body(struct buf *body, const struct retry *t)
 {
-    CLEANUP(buf_deinit) struct buf body = BUF_INIT;
     const struct message_body *b = t->b;
 
-    if (t->same_body) {
-        buf_append_slice(dst, t->m->body.raw);
-        return;
-    }
-    buf_append_char(&body, '[');
-    json_write_normal(&body, t->args);
-    buf_append_str(&body, ", ");
-    json_write_normal(&body, t->kwargs);
-    buf_append_str(&body, ", {\"callbacks\": ");
-    write_or_null(&body, b->callbacks);
-    buf_append_str(&body, ", \"errbacks\": ");
-    write_or_null(&body, b->errbacks);
-    buf_append_str(&body, ", \"chain\": ");
-    write_or_null(&body, b->chain);
-    buf_append_str(&body, ", \"chord\": ");
-    write_or_null(&body, b->chord);
-    buf_append_str(&body, "}]");
-    if (body.failed)
-        dst->failed = true;
-    buf_append_char(dst, '"');
-    base64_encode(dst, buf_slice(&body));
-    buf_append_char(dst, '"');
+    buf_append_char(body, '[');
+    json_write_normal(body, t->args);
+    buf_append_str(body, ", ");
+    json_write_normal(body, t->kwargs);
+    buf_append_str(body, ", {\"callbacks\": ");
+    write_or_null(body, b->callbacks);
+    buf_append_str(body, ", \"errbacks\": ");
+    write_or_null(body, b->errbacks);
+    buf_append_str(body, ", \"chain\": ");
+    write_or_null(body, b->chain);
+    buf_append_str(body, ", \"chord\": ");
+    write_or_null(body, b->chord);
+    buf_append_str(body, "}]");
+    return buf_ok(body);
+}
+
+static int encode_body(struct retry *t)
+{
+    CLEANUP(buf_deinit) struct buf body = BUF_INIT;
+    int r = write_body(&body, t);
+
+    if (r)
+        return r;
+    r = wire_encode(t->m->wire, SLICE_NULL, SLICE_NULL, buf_slice(&body), &t->body, NULL);
+    if (r == -EINVAL)
+        r = wire_encode(t->m->wire, SLICE_LIT("json"), SLICE_NULL, buf_slice(&body), &t->body,
+                        NULL);
+    return r;
+}
+
+/* The body can stay when it is one that Celery could have written and the writer would choose the same form. A
+ * signature is always our own: the sender's certificate may have expired when the retry is read. */
+static bool keeps_body(const struct retry *t)
+{
+    const struct message *m = t->m;
+    const struct wire *w = m->wire;
+    enum content c = w ? w->serializer : CONTENT_JSON;
+    const char *compression = m->compression.len ? compression_type(m->compression) : NULL;
+
+    return !t->r->args.p && !t->r->kwargs.p && m->protocol == 2 && m->body_base64 &&
+           t->b->embed.kind == JSON_K_OBJECT && c != CONTENT_AUTH &&
+           c == content_find(m->content_type) && str_eq(compression, w ? w->compression : NULL);
+}
+
+static void write_start(struct buf *dst, struct retry *t)
+{
+    enum content c = content_find(t->m->content_type);
+
+    buf_append_str(dst, "{\"body\": ");
+    buf_append_slice(dst, t->m->body.raw);
+    t->body.compression = t->m->compression.len ? compression_type(t->m->compression) : NULL;
+    buf_appendf(dst, ", \"content-encoding\": \"%s\", \"content-type\": \"%s\", \"headers\": ",
+                content_encoding(c), content_type(c));
 }
 
 static void write_properties(struct buf *dst, const struct retry *t)
@@ -347,6 +379,20 @@ static int replace(struct slice text, enum json_kind kind, struct json_val *v)
     return 0;
 }
 
+static int begin(struct buf *dst, struct retry *t)
+{
+    int code;
+
+    if (keeps_body(t)) {
+        write_start(dst, t);
+        return 0;
+    }
+    code = encode_body(t);
+    if (code == 0)
+        message_write_start(dst, &t->body);
+    return code;
+}
+
 int message_write_retry(struct buf *dst, const struct message *m, const struct message_body *b,
                         const struct message_retry *r)
 {
@@ -355,18 +401,15 @@ int message_write_retry(struct buf *dst, const struct message *m, const struct m
 
     if (code == 0)
         code = replace(r->kwargs, JSON_K_OBJECT, &t.kwargs);
-    if (code)
-        return code;
-    t.same_body = !r->args.p && !r->kwargs.p && m->protocol == 2 && m->body_base64 &&
-                  !m->compression.len && b->embed.kind == JSON_K_OBJECT;
-    buf_append_str(dst, "{\"body\": ");
-    write_body(dst, &t);
-    buf_append_str(dst,
-                   ", \"content-encoding\": \"utf-8\", \"content-type\": \"application/json\", "
-                   "\"headers\": ");
-    write_headers(dst, &t);
-    buf_append_str(dst, ", \"properties\": ");
-    write_properties(dst, &t);
-    buf_append_char(dst, '}');
-    return buf_ok(dst);
+    if (code == 0)
+        code = begin(dst, &t);
+    if (code == 0) {
+        write_headers(dst, &t);
+        buf_append_str(dst, ", \"properties\": ");
+        write_properties(dst, &t);
+        buf_append_char(dst, '}');
+        code = buf_ok(dst);
+    }
+    encoded_deinit(&t.body);
+    return code;
 }

@@ -226,8 +226,10 @@ static void run_job(struct child *c, struct runner *r)
     };
     /* The frame buffer is shared with state and send frames, so the outcome is appended when they are over. */
     buf_reset(&r->outcome);
-    int rc =
-        task_run(c->o->registry, c->o->settings, &host, r->arena, r->queue, r->raw, &r->outcome);
+    int rc = r->queue.p ? task_run(c->o->registry, c->o->settings, &host, r->arena, r->queue,
+                                   r->raw, &r->outcome)
+                        : task_run_errback(c->o->registry, c->o->settings, &host, r->arena, r->raw,
+                                           &r->outcome);
     if (rc < 0 || buf_ok(&r->outcome) < 0)
         die("out of memory for a result");
     size_t at = begin(r, FRAME_DONE);

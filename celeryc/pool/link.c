@@ -83,6 +83,11 @@ static void send_settings(struct pool *p)
                                (s->track_started ? 8 : 0) | (s->inherit_parent_priority ? 16 : 0)));
     cursor_put_f64(&b, s->time_limit);
     cursor_put_f64(&b, s->soft_time_limit);
+    const struct wire_options *w = &s->wire_options;
+    const char *const texts[] = {w->accept,       w->serializer,  w->compression, w->key,
+                                 w->key_password, w->certificate, w->cert_store,  w->digest};
+    for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+        cursor_put_slice(&b, slice_str(texts[i]));
     frame_end(&b, at);
     send_order(p, &b, NULL, 0);
 }
@@ -189,6 +194,28 @@ static void on_poll(uv_poll_t *h, int status, int events)
     take_news(p);
 }
 
+/* What the children had finished and started is told, then that the pool is gone; only then what was lost with it, so that
+ * the master does not take it for the fault of the tasks. */
+static void fail_with_zygote(struct pool *p, int status, int signum)
+{
+    char text[128];
+    for (size_t i = 0; i < p->n_members; i++) {
+        struct member *m = p->members[i];
+        size_t before = SIZE_MAX;
+        if (m)
+            member_read_last(m);
+        while (m && m->n_started != before) {
+            before = m->n_started;
+            member_report_started(m);
+        }
+    }
+    if (signum)
+        (void)snprintf(text, sizeof text, "the pool's zygote was killed by signal %d", signum);
+    else
+        (void)snprintf(text, sizeof text, "the pool's zygote ended with exit code %d", status);
+    pool_fail(p, 70, text);
+}
+
 /* Its children die with it (PR_SET_PDEATHSIG); nobody is left to say how. */
 static void on_exit_zygote(uv_process_t *h, int64_t status, int signum)
 {
@@ -197,21 +224,14 @@ static void on_exit_zygote(uv_process_t *h, int64_t status, int signum)
     (void)uv_poll_stop(&p->link);
     (void)read_link(p);
     take_news(p);
+    if (!p->stopping && !p->fatal)
+        fail_with_zygote(p, (int)status, signum);
+    if (p->freed)
+        return;
     for (size_t i = 0; i < p->n_members; i++)
         if (p->members[i])
             member_exited(p->members[i], SIGKILL, false);
     p->forking = NULL;
-    if (p->freed)
-        return;
-    if (!p->stopping && !p->fatal) {
-        char text[128];
-        if (signum)
-            (void)snprintf(text, sizeof text, "the pool's zygote was killed by signal %d", signum);
-        else
-            (void)snprintf(text, sizeof text, "the pool's zygote ended with exit code %d",
-                           (int)status);
-        pool_fail(p, 70, text);
-    }
     pool_settle(p);
 }
 

@@ -58,7 +58,7 @@ size_t pool_slots(const struct pool *p); /* P x T */
 size_t pool_room(const struct pool *p);  /* jobs that can be taken now (free slots + read-ahead) */
 size_t pool_free_slots(const struct pool *p); /* threads without work */
 
-/* Sends a job to a child with room; raw is copied. Several submits of one loop turn leave in one write. Without room the
+/* Sends a job to a child with room; raw is copied. queue.p NULL: raw is the text of an errback (task_errback_write). Several submits of one loop turn leave in one write. Without room the
  * job comes back through on_recalled. */
 void pool_submit(struct pool *p, uint64_t job, struct slice queue, struct slice raw);
 

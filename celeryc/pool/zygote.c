@@ -49,6 +49,8 @@ struct zygote {
     size_t n_kids, cap_kids;
     uint64_t oom_kills; /* of the cgroup, when last read */
     char *node, *default_queue;
+    char *wire_texts[8];
+    struct wire *wire;
 };
 
 static void __attribute__((noreturn)) die(const char *why)
@@ -81,6 +83,8 @@ void pool_zygote_init(void)
 {
     bind_to_master();
     ignore_group_signals();
+    /* What tasks leave behind is ours to reap, also when the master is PID 1. */
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
     (void)close_range(MASTER_FD + 1, ~0u, 0);
     if (fcntl(MASTER_FD, F_SETFD, FD_CLOEXEC) < 0)
         die("no socket to the master");
@@ -171,7 +175,7 @@ static void reap(struct zygote *z)
         while (i < z->n_kids && z->kids[i].pid != pid)
             i++;
         if (i == z->n_kids)
-            continue; /* a process that a plug-in started when it was loaded */
+            continue; /* a process that a plug-in started when it was loaded, or that a task left behind */
         struct kid kid = z->kids[i];
         z->kids[i] = z->kids[--z->n_kids];
         bool oom = false;
@@ -260,6 +264,26 @@ static void signal_kid(struct zygote *z, const struct frame *f)
 
 /* ---- orders ---- */
 
+/* Keys are read here once: children inherit what was made of them. */
+static void take_wire(struct zygote *z, struct cursor *c)
+{
+    struct err e = ERR_INIT;
+    char **t = z->wire_texts;
+    for (size_t i = 0; i < ARRAY_SIZE(z->wire_texts); i++) {
+        struct slice s = cursor_slice(c);
+        if (s.p && !(t[i] = slice_dup(s)))
+            die("out of memory");
+    }
+    if (c->bad)
+        die("broken settings");
+    z->settings.wire_options =
+        (struct wire_options){t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7]};
+    int rc = wire_new(&z->settings.wire_options, &z->wire, &e);
+    if (rc)
+        die(err_text(&e, rc));
+    z->settings.wire = z->wire;
+}
+
 static void take_settings(struct zygote *z, const struct frame *f)
 {
     struct cursor c = cursor_init(f->body);
@@ -283,6 +307,7 @@ static void take_settings(struct zygote *z, const struct frame *f)
         .time_limit = hard,
         .soft_time_limit = soft,
     };
+    take_wire(z, &c);
     z->has_settings = true;
 }
 

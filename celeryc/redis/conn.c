@@ -1,44 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The state machine of one connection.
  *
- *   IDLE --start--> RESOLVING -> CONNECTING -> GREETING -> UP
- *                       ^            |            |        |
- *                       +-- WAITING <+------------+--------+   (backoff 0.1 s doubling to 2 s)
+ *   IDLE --start--> [FINDING] --> CONNECTING --> GREETING --> UP
+ *                       ^  |           |             |         |
+ *                       |  +-----------+--> WAITING <+---------+   (backoff 0.1 s doubling to 2 s)
+ *                       +----------------------+
  *   any --free--> CLOSED
  *
- * One timer serves every state: the connect deadline, the pause before the next attempt, the deadline of the oldest
- * pending command. Answers come in order, so pending commands are a queue; when the socket goes, the whole queue gets
- * NULL before on_down. The socket is an object of its own that is abandoned on loss: a late callback finds no owner.
+ * FINDING is only passed where Sentinel knows the server. conn_set_state is the one place that moves. One timer serves
+ * every state: the connect deadline, the pause before the next attempt, the deadline of the oldest pending command, the
+ * question to a server that has been silent. Answers come in order, so pending commands are a queue; when the socket
+ * goes, the whole queue gets NULL before on_down. The socket is an object of its own that is abandoned on loss: a late
+ * callback finds no owner.
  *
  * What must never happen: a callback after redis_conn_free, a reply handed to the wrong command (an answer without a
- * pending command drops the connection), or a callback from inside redis_command. */
+ * pending command drops the connection), a callback from inside redis_command, or a state without a deadline. */
 #include "celeryc/redis/conn.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <stdarg.h>
 #include <string.h>
 
-#include "celeryc/base/list.h"
-#include "celeryc/base/num.h"
+#include "celeryc/redis/conn_priv.h"
 #include "celeryc/redis/reader.h"
+#include "celeryc/redis/sentinel.h"
 #include "celeryc/redis/socket.h"
 
 #define CONNECT_TIMEOUT_MS 4000
-#define REPLY_TIMEOUT_MS   30000
+#define REPLY_TIMEOUT_MS   10000
+#define HEALTH_MS          5000
 #define BACKOFF_FIRST_MS   100
 #define BACKOFF_MAX_MS     2000
-#define SHA_BYTES          40
 #define OUT_KEEP_BYTES     (1u << 20)
-
-enum conn_state {
-    CONN_IDLE,
-    CONN_CONNECTING, /* resolving included */
-    CONN_GREETING,
-    CONN_UP,
-    CONN_WAITING,
-    CONN_CLOSED,
-};
 
 struct pending {
     struct list link;
@@ -47,34 +40,28 @@ struct pending {
     uint64_t deadline_ms; /* uv_now */
 };
 
-struct redis_conn {
-    uv_loop_t *loop;
-    struct redis_conn_options o;
-    struct redis_callbacks cb;
-    void *arg;
-    enum conn_state state;
-    uv_timer_t timer;
-    uv_prepare_t prepare;
-    int n_handles; /* timer and prepare that are not closed yet */
-    int busy;      /* depth of our own frames that touch c after a callback */
-    struct socket *socket;
-    struct redis_reader *reader;
-    struct buf out;
-    struct list pending; /* sent, in order */
-    struct list refused; /* issued while not up: get NULL in the prepare phase */
-    uint64_t read_ms;    /* uv_now of the last bytes */
-    unsigned generation; /* counts sockets, so that a loop over replies sees a change */
-    int64_t backoff_ms;
-    int64_t client_id;
-    int version;
-    char run_id[48];
-    size_t n_scripts;
-    char (*shas)[SHA_BYTES]; /* in the order of o.scripts */
-    size_t greet_next_sha;
-    struct err why; /* the first reason of the present loss */
-};
-
-static void conn_lose(struct redis_conn *c, const char *reason);
+void conn_set_state(struct redis_conn *c, enum conn_state to)
+{
+#define TO(state) (1u << (state))
+    static const unsigned moves[CONN_STATES] = {
+        [CONN_IDLE] = TO(CONN_FINDING) | TO(CONN_CONNECTING) | TO(CONN_WAITING) | TO(CONN_CLOSED),
+        [CONN_FINDING] = TO(CONN_CONNECTING) | TO(CONN_WAITING) | TO(CONN_CLOSED),
+        [CONN_CONNECTING] = TO(CONN_GREETING) | TO(CONN_WAITING) | TO(CONN_CLOSED),
+        [CONN_GREETING] = TO(CONN_UP) | TO(CONN_WAITING) | TO(CONN_CLOSED),
+        [CONN_UP] = TO(CONN_WAITING) | TO(CONN_CLOSED),
+        [CONN_WAITING] =
+            TO(CONN_FINDING) | TO(CONN_CONNECTING) | TO(CONN_WAITING) | TO(CONN_CLOSED),
+    };
+    ASSERT(moves[c->state] & TO(to));
+#undef TO
+    c->state = to;
+    if (to != CONN_UP)
+        return;
+    c->up_ms = c->read_ms;
+    c->route.n_failed = 0;
+    if (c->sentinel)
+        sentinel_watch(c->sentinel, c->route.target.host, c->route.target.port);
+}
 
 static void release(struct redis_conn *c)
 {
@@ -118,7 +105,7 @@ static void take_all(struct list *from, struct list *to)
 
 static void on_timer(uv_timer_t *t);
 
-static void arm(struct redis_conn *c, int64_t ms)
+void conn_arm(struct redis_conn *c, int64_t ms)
 {
     (void)uv_timer_start(&c->timer, on_timer, ms < 0 ? 0 : (uint64_t)ms, 0);
 }
@@ -132,12 +119,19 @@ static uint64_t oldest_deadline(const struct redis_conn *c)
     return MAX(p->deadline_ms, c->read_ms + (uint64_t)c->o.reply_timeout_ms);
 }
 
-static void arm_for_oldest(struct redis_conn *c)
+/* Greeting and up: until the oldest command is given up, or it is time to ask a silent server. */
+static void arm_for_next(struct redis_conn *c)
 {
-    if (list_empty(&c->pending))
+    bool health = c->state == CONN_UP && c->o.health_ms > 0;
+    int64_t ms = c->o.health_ms;
+    if (!list_empty(&c->pending)) {
+        int64_t left = (int64_t)(oldest_deadline(c) - uv_now(c->loop));
+        ms = health ? MIN(left, ms) : left;
+    } else if (!health) {
         (void)uv_timer_stop(&c->timer);
-    else
-        arm(c, (int64_t)(oldest_deadline(c) - uv_now(c->loop)));
+        return;
+    }
+    conn_arm(c, ms);
 }
 
 static void enqueue(struct redis_conn *c, struct list *l, redis_reply_fn fn, void *arg,
@@ -154,188 +148,27 @@ static void enqueue(struct redis_conn *c, struct list *l, redis_reply_fn fn, voi
         deadline_ms = c->o.reply_timeout_ms;
     *p = (struct pending){
         .fn = fn, .arg = arg, .deadline_ms = uv_now(c->loop) + (uint64_t)deadline_ms};
+    bool first = list_empty(l);
     list_push_back(l, &p->link);
-    if (l == &c->pending && !uv_is_active((uv_handle_t *)&c->timer))
-        arm_for_oldest(c);
+    if (l == &c->pending && first)
+        arm_for_next(c);
 }
 
-/* ---- the greeting ---- */
-
-static void greet_failed(struct redis_conn *c, const char *what, const struct redis_reply *reply)
-{
-    char text[512];
-    (void)snprintf(text, sizeof(text), "%s: %s", what, redis_reply_error(reply));
-    conn_lose(c, text);
-}
-
-static void on_auth(const struct redis_reply *reply, void *arg)
-{
-    struct redis_conn *c = arg;
-    if (!reply || redis_reply_ok(reply))
-        return;
-    greet_failed(c, "the server refused the user or password", reply);
-}
-
-/* The first answer of all: a server in protected mode or out of clients says so here and hangs up. */
-static void on_setname(const struct redis_reply *reply, void *arg)
-{
-    struct redis_conn *c = arg;
-    if (!reply || redis_reply_ok(reply))
-        return;
-    if (strncmp(reply->str.p, "DENIED", 6) == 0 || strncmp(reply->str.p, "ERR max", 7) == 0)
-        greet_failed(c, "the server refused the connection", reply);
-}
-
-static void on_select(const struct redis_reply *reply, void *arg)
-{
-    struct redis_conn *c = arg;
-    if (!reply || redis_reply_ok(reply))
-        return;
-    if (strncmp(reply->str.p, "NOAUTH", 6) == 0)
-        greet_failed(c, "the server wants a password; give it in the URL", reply);
-    else
-        greet_failed(c, "cannot select the database", reply);
-}
-
-static void on_client_id(const struct redis_reply *reply, void *arg)
-{
-    struct redis_conn *c = arg;
-    if (!reply)
-        return;
-    if (reply->kind == REDIS_R_INTEGER)
-        c->client_id = reply->integer;
-    else if (strncmp(reply->str.p ? reply->str.p : "", "NOAUTH", 6) == 0)
-        greet_failed(c, "the server wants a password; give it in the URL", reply);
-}
-
-/* The value of "name:" in INFO's text. */
-static struct slice info_value(struct slice info, const char *name)
-{
-    size_t len = strlen(name);
-    const char *p = info.p, *end = info.p + info.len;
-    while (p < end) {
-        const char *eol = memchr(p, '\r', (size_t)(end - p));
-        if (!eol)
-            eol = end;
-        if ((size_t)(eol - p) > len && memcmp(p, name, len) == 0 && p[len] == ':')
-            return (struct slice){p + len + 1, (size_t)(eol - p) - len - 1};
-        p = eol + 1;
-        if (p < end && *p == '\n')
-            p++;
-    }
-    return SLICE_NULL;
-}
-
-static int parse_version(struct slice s)
-{
-    uint32_t part[3] = {0};
-    size_t n = 0;
-    for (size_t i = 0; i < s.len && n < 3; i++) {
-        if (s.p[i] == '.')
-            n++;
-        else if (s.p[i] >= '0' && s.p[i] <= '9' && part[n] < 1000)
-            part[n] = part[n] * 10 + (uint32_t)(s.p[i] - '0');
-        else
-            return 0;
-    }
-    return (int)(part[0] * 10000 + part[1] * 100 + part[2]);
-}
-
-static void on_info(const struct redis_reply *reply, void *arg)
-{
-    struct redis_conn *c = arg;
-    if (!reply || reply->kind == REDIS_R_ERROR)
-        return; /* INFO may be denied: the run_id is then unknown */
-    if (reply->kind != REDIS_R_STRING) {
-        conn_lose(c, "not a Redis server: strange answer to INFO");
-        return;
-    }
-    struct slice run_id = info_value(reply->str, "run_id");
-    if (run_id.len < sizeof(c->run_id)) {
-        memcpy(c->run_id, run_id.p ? run_id.p : "", run_id.len);
-        c->run_id[run_id.len] = '\0';
-    }
-    c->version = parse_version(info_value(reply->str, "redis_version"));
-}
-
-static void on_script(const struct redis_reply *reply, void *arg)
-{
-    struct redis_conn *c = arg;
-    if (!reply)
-        return;
-    if (reply->kind != REDIS_R_STRING || reply->str.len != SHA_BYTES) {
-        char what[96];
-        (void)snprintf(what, sizeof(what), "cannot load the script \"%s\"",
-                       c->o.scripts[c->greet_next_sha]->name);
-        greet_failed(c, what, reply);
-        return;
-    }
-    memcpy(c->shas[c->greet_next_sha++], reply->str.p, SHA_BYTES);
-}
-
-static void on_greeted(const struct redis_reply *reply, void *arg)
-{
-    struct redis_conn *c = arg;
-    if (!reply)
-        return;
-    if (reply->kind == REDIS_R_ERROR) {
-        greet_failed(c, "the server refused PING", reply);
-        return;
-    }
-    c->state = CONN_UP;
-    c->backoff_ms = BACKOFF_FIRST_MS;
-    if (c->cb.on_up)
-        c->cb.on_up(c, c->arg);
-}
-
-static void send_now(struct redis_conn *c, redis_reply_fn fn, int64_t deadline_ms, size_t n,
-                     const struct slice *argv)
+void conn_send(struct redis_conn *c, redis_reply_fn fn, int64_t deadline_ms, size_t n,
+               const struct slice *argv)
 {
     redis_write_command(&c->out, n, argv);
     enqueue(c, &c->pending, fn, c, deadline_ms);
 }
 
-static void send_words(struct redis_conn *c, redis_reply_fn fn, size_t n, const char *const *words)
-{
-    struct slice argv[4];
-    for (size_t i = 0; i < n; i++)
-        argv[i] = slice_str(words[i]);
-    send_now(c, fn, c->o.connect_timeout_ms, n, argv);
-}
-
-static void greet(struct redis_conn *c)
-{
-    const struct redis_endpoint *ep = c->o.endpoint;
-    c->state = CONN_GREETING;
-    c->greet_next_sha = 0;
-    (void)uv_timer_stop(&c->timer);
-    if (ep->user)
-        send_words(c, on_auth, 3,
-                   (const char *[]){"AUTH", ep->user, ep->password ? ep->password : ""});
-    else if (ep->password)
-        send_words(c, on_auth, 2, (const char *[]){"AUTH", ep->password});
-    if (ep->db) {
-        char db[16];
-        (void)snprintf(db, sizeof(db), "%d", ep->db);
-        send_words(c, on_select, 2, (const char *[]){"SELECT", db});
-    }
-    if (c->o.client_name)
-        send_words(c, on_setname, 3, (const char *[]){"CLIENT", "SETNAME", c->o.client_name});
-    send_words(c, on_client_id, 2, (const char *[]){"CLIENT", "ID"});
-    send_words(c, on_info, 2, (const char *[]){"INFO", "server"});
-    for (size_t i = 0; i < c->n_scripts; i++)
-        send_words(c, on_script, 3, (const char *[]){"SCRIPT", "LOAD", c->o.scripts[i]->source});
-    send_words(c, on_greeted, 1, (const char *[]){"PING"});
-    redis_conn_flush(c);
-}
-
 /* ---- replies ---- */
 
-/* An error that a later attempt, perhaps on another server, can mend. */
+/* An error that a later attempt, perhaps on another server, can mend. BUSY: a script runs for long there. */
 static bool means_not_now(struct slice text)
 {
-    static const char *const codes[] = {"READONLY", "LOADING", "MASTERDOWN", "NOAUTH",
-                                        "MISCONF",  "OOM",     "NOSCRIPT"};
+    static const char *const codes[] = {"READONLY", "LOADING",    "MASTERDOWN", "NOAUTH",
+                                        "MISCONF",  "OOM",        "NOSCRIPT",   "NOREPLICAS",
+                                        "BUSY",     "CLUSTERDOWN"};
     for (size_t i = 0; i < ARRAY_SIZE(codes); i++) {
         size_t len = strlen(codes[i]);
         if (text.len > len && memcmp(text.p, codes[i], len) == 0 && text.p[len] == ' ')
@@ -367,12 +200,14 @@ static void handle_reply(struct redis_conn *c, const struct redis_reply *reply)
         return;
     }
     if (list_empty(&c->pending)) {
-        conn_lose(c, reply->kind == REDIS_R_ERROR ? reply->str.p
-                                                  : "the server sent an answer nobody asked for");
+        conn_lose(c,
+                  reply->kind == REDIS_R_ERROR ? reply->str.p
+                                               : "the server sent an answer nobody asked for",
+                  false);
         return;
     }
     if (c->state == CONN_UP && reply->kind == REDIS_R_ERROR && means_not_now(reply->str)) {
-        conn_lose(c, reply->str.p); /* the command that it answers gets NULL with the others */
+        conn_lose(c, reply->str.p, true); /* the command that it answers gets NULL, too */
         return;
     }
     struct pending *p = LIST_ENTRY(c->pending.next, struct pending, link);
@@ -387,8 +222,9 @@ static void on_read(void *arg, const char *data, size_t len)
     struct redis_conn *c = arg;
     unsigned generation = c->generation;
     c->read_ms = uv_now(c->loop);
+    c->last_look = false;
     if (redis_reader_feed(c->reader, data, len)) {
-        conn_lose(c, "a reply is over the limit, or memory is out");
+        conn_lose(c, "a reply is over the limit, or memory is out", false);
         return;
     }
     c->busy++;
@@ -397,7 +233,7 @@ static void on_read(void *arg, const char *data, size_t len)
         struct err e = ERR_INIT;
         int r = redis_reader_next(c->reader, &reply, &e);
         if (r)
-            conn_lose(c, err_text(&e, r));
+            conn_lose(c, err_text(&e, r), true);
         if (r || !reply)
             break;
         handle_reply(c, reply);
@@ -416,28 +252,97 @@ static void on_connected(void *arg)
     redis_reader_free(c->reader);
     c->reader = redis_reader_new();
     if (!c->reader) {
-        conn_lose(c, "out of memory");
+        conn_lose(c, "out of memory", false);
         return;
     }
-    greet(c);
+    conn_set_state(c, CONN_GREETING);
+    c->read_ms = 0;
+    (void)uv_timer_stop(&c->timer);
+    conn_greet(c);
 }
 
+/* Before the first byte a server that hangs up may have expected another protocol. */
 static void on_lost(void *arg, const char *reason)
 {
-    conn_lose(arg, reason);
+    struct redis_conn *c = arg;
+    const struct redis_endpoint *ep = &c->route.target;
+    char text[512];
+    bool silent =
+        c->state == CONN_GREETING && c->read_ms == 0 && !ep->path && ep->o.tls.on != REDIS_YES;
+    (void)snprintf(text, sizeof(text), "%s%s", reason,
+                   silent ? " If this is a port for TLS, write rediss://." : "");
+    conn_lose(c, text, false);
+}
+
+static void open_socket(struct redis_conn *c)
+{
+    static const struct socket_callbacks callbacks = {on_connected, on_read, on_lost};
+    conn_set_state(c, CONN_CONNECTING);
+    conn_arm(c, c->o.connect_timeout_ms);
+    c->socket = socket_open(c->loop, &c->route.target, &callbacks, c);
+    if (!c->socket)
+        conn_lose(c, "out of memory", false);
+}
+
+static void on_found(const char *host, int port, void *arg)
+{
+    struct redis_conn *c = arg;
+    if (c->state != CONN_FINDING)
+        return;
+    if (route_aim_at(&c->route, host, port))
+        conn_lose(c, "the Sentinel's answer is too long", true);
+    else
+        open_socket(c);
+}
+
+static void on_not_found(const char *reason, void *arg)
+{
+    struct redis_conn *c = arg;
+    if (c->state == CONN_FINDING)
+        conn_lose(c, reason, true);
+}
+
+static void on_moved(const char *host, int port, void *arg)
+{
+    char text[HOST_SIZE + 64];
+    (void)snprintf(text, sizeof(text), "Sentinel says that the master is now %.255s:%d", host,
+                   port);
+    conn_lose(arg, text, false);
 }
 
 static void connect_now(struct redis_conn *c)
 {
-    static const struct socket_callbacks callbacks = {on_connected, on_read, on_lost};
-    c->state = CONN_CONNECTING;
     c->generation++;
-    c->why.text[0] = '\0';
     buf_reset(&c->out);
-    arm(c, c->o.connect_timeout_ms);
-    c->socket = socket_open(c->loop, c->o.endpoint, &callbacks, c);
-    if (!c->socket)
-        conn_lose(c, "out of memory");
+    if (c->o.leader) {
+        if (!redis_conn_is_up(c->o.leader)) {
+            conn_set_state(c, CONN_WAITING);
+            conn_arm(c, BACKOFF_MAX_MS);
+            return;
+        }
+        route_follow(&c->route, &c->o.leader->route);
+    } else if (c->sentinel) {
+        conn_set_state(c, CONN_FINDING); /* has deadlines of its own */
+        (void)uv_timer_stop(&c->timer);
+        sentinel_ask(c->sentinel);
+        return;
+    } else {
+        route_aim(&c->route);
+    }
+    open_socket(c);
+}
+
+/* A process that was frozen finds its deadlines passed although the answers lie in its sockets: one more turn. */
+static void check_oldest(struct redis_conn *c)
+{
+    if (oldest_deadline(c) > uv_now(c->loop)) {
+        arm_for_next(c);
+    } else if (!c->last_look) {
+        c->last_look = true;
+        conn_arm(c, 1);
+    } else {
+        conn_lose(c, "Timeout reading from server", c->state != CONN_UP);
+    }
 }
 
 static void on_timer(uv_timer_t *t)
@@ -446,12 +351,18 @@ static void on_timer(uv_timer_t *t)
     if (c->state == CONN_WAITING) {
         connect_now(c);
     } else if (c->state == CONN_CONNECTING) {
-        conn_lose(c, "Timeout connecting to server");
+        conn_lose(c,
+                  socket_in_handshake(c->socket)
+                      ? "Timeout connecting to server: no answer in TLS; is it the port for TLS?"
+                      : "Timeout connecting to server",
+                  true);
     } else if (!list_empty(&c->pending)) {
-        if (oldest_deadline(c) <= uv_now(c->loop))
-            conn_lose(c, "Timeout reading from server");
+        check_oldest(c);
+    } else if (c->state == CONN_UP) {
+        if (uv_now(c->loop) - c->read_ms >= (uint64_t)c->o.health_ms)
+            redis_commandv(c, NULL, NULL, "PING", NULL);
         else
-            arm_for_oldest(c);
+            arm_for_next(c);
     }
 }
 
@@ -463,22 +374,42 @@ static int64_t next_backoff(struct redis_conn *c)
     return ms + (int64_t)(uv_hrtime() / 1000 % (uint64_t)(ms / 4 + 1));
 }
 
-static void conn_lose(struct redis_conn *c, const char *reason)
+/* The pause before the next attempt; chooses its server. One that has held for a while has earned a quick return: a
+ * server that takes us and refuses every write does not. */
+static int64_t plan_retry(struct redis_conn *c, bool elsewhere)
+{
+    bool was_up = c->state == CONN_UP;
+    if (was_up && uv_now(c->loop) - c->up_ms > BACKOFF_MAX_MS)
+        c->backoff_ms = BACKOFF_FIRST_MS;
+    if (c->sentinel) {
+        if (c->state == CONN_GREETING && elsewhere)
+            sentinel_distrust(c->sentinel);
+        return next_backoff(c);
+    }
+    if (c->o.leader || (was_up && !elsewhere))
+        return next_backoff(c);
+    return route_next(&c->route) ? next_backoff(c) : 0;
+}
+
+void conn_lose(struct redis_conn *c, const char *reason, bool elsewhere)
 {
     if (c->state == CONN_WAITING || c->state == CONN_CLOSED || c->state == CONN_IDLE)
         return;
     struct err why = ERR_INIT;
     (void)err_set(&why, -EIO, "%s", reason); /* reason may lie in a reply that goes */
     c->busy++;
-    c->state = CONN_WAITING;
+    int64_t retry_ms = plan_retry(c, elsewhere || c->state == CONN_CONNECTING);
+    conn_set_state(c, CONN_WAITING);
     c->generation++;
     c->client_id = 0;
     c->version = 0;
     c->run_id[0] = '\0';
+    c->last_look = false;
     c->socket = socket_abandon(c->socket);
+    if (c->sentinel)
+        sentinel_rest(c->sentinel);
     buf_reset(&c->out);
-    int64_t retry_ms = next_backoff(c);
-    arm(c, retry_ms);
+    conn_arm(c, retry_ms);
     struct list lost;
     take_all(&c->pending, &lost);
     fail_all(&lost);
@@ -490,7 +421,13 @@ static void conn_lose(struct redis_conn *c, const char *reason)
 
 void redis_conn_drop(struct redis_conn *c, const char *reason)
 {
-    conn_lose(c, reason);
+    conn_lose(c, reason, false);
+}
+
+void redis_conn_hurry(struct redis_conn *c)
+{
+    if (c->state == CONN_WAITING)
+        conn_arm(c, 0);
 }
 
 /* ---- writing ---- */
@@ -498,13 +435,13 @@ void redis_conn_drop(struct redis_conn *c, const char *reason)
 void redis_conn_flush(struct redis_conn *c)
 {
     if (c->out.failed && c->socket) {
-        conn_lose(c, "out of memory");
+        conn_lose(c, "out of memory", false);
         return;
     }
     if (c->out.len == 0 || !c->socket || c->state == CONN_CONNECTING)
         return;
     if (socket_write(c->socket, &c->out))
-        conn_lose(c, "out of memory");
+        conn_lose(c, "out of memory", false);
     else if (c->out.cap > OUT_KEEP_BYTES)
         buf_deinit(&c->out);
 }
@@ -574,9 +511,41 @@ void redis_eval(struct redis_conn *c, const struct redis_script *s, redis_reply_
 
 /* ---- life ---- */
 
+/* What the endpoint says, else what the owner says, else the defaults. */
+static void settle_options(struct redis_conn *c)
+{
+    const struct redis_options *given = &c->o.endpoint->o;
+    struct redis_conn_options *o = &c->o;
+    if (given->connect_timeout_ms)
+        o->connect_timeout_ms = given->connect_timeout_ms;
+    if (given->reply_timeout_ms)
+        o->reply_timeout_ms = given->reply_timeout_ms;
+    if (given->health_ms)
+        o->health_ms = given->health_ms;
+    if (!o->connect_timeout_ms)
+        o->connect_timeout_ms = CONNECT_TIMEOUT_MS;
+    if (!o->reply_timeout_ms)
+        o->reply_timeout_ms = REPLY_TIMEOUT_MS;
+    if (!o->health_ms)
+        o->health_ms = HEALTH_MS;
+    while (o->scripts && o->scripts[c->n_scripts])
+        c->n_scripts++;
+}
+
+static void init_handles(struct redis_conn *c)
+{
+    (void)uv_timer_init(c->loop, &c->timer);
+    (void)uv_prepare_init(c->loop, &c->prepare);
+    c->timer.data = c->prepare.data = c;
+    c->n_handles = 2;
+    (void)uv_prepare_start(&c->prepare, on_prepare);
+    uv_unref((uv_handle_t *)&c->prepare);
+}
+
 struct redis_conn *redis_conn_new(uv_loop_t *loop, const struct redis_conn_options *o,
                                   const struct redis_callbacks *cb, void *arg)
 {
+    static const struct sentinel_callbacks sentinel = {on_found, on_not_found, on_moved};
     struct redis_conn *c = calloc(1, sizeof(*c));
     if (!c)
         return NULL;
@@ -585,25 +554,19 @@ struct redis_conn *redis_conn_new(uv_loop_t *loop, const struct redis_conn_optio
     c->cb = *cb;
     c->arg = arg;
     c->backoff_ms = BACKOFF_FIRST_MS;
-    if (!c->o.connect_timeout_ms)
-        c->o.connect_timeout_ms = CONNECT_TIMEOUT_MS;
-    if (!c->o.reply_timeout_ms)
-        c->o.reply_timeout_ms = REPLY_TIMEOUT_MS;
-    while (o->scripts && o->scripts[c->n_scripts])
-        c->n_scripts++;
+    settle_options(c);
+    route_init(&c->route, o->endpoint);
     c->shas = calloc(c->n_scripts + 1, sizeof(*c->shas));
-    if (!c->shas) {
+    if (c->shas && o->endpoint->sentinels && !o->leader)
+        c->sentinel = sentinel_new(loop, o->endpoint, &sentinel, c);
+    if (!c->shas || (o->endpoint->sentinels && !o->leader && !c->sentinel)) {
+        free(c->shas);
         free(c);
         return NULL;
     }
     list_init(&c->pending);
     list_init(&c->refused);
-    (void)uv_timer_init(loop, &c->timer);
-    (void)uv_prepare_init(loop, &c->prepare);
-    c->timer.data = c->prepare.data = c;
-    c->n_handles = 2;
-    (void)uv_prepare_start(&c->prepare, on_prepare);
-    uv_unref((uv_handle_t *)&c->prepare);
+    init_handles(c);
     return c;
 }
 
@@ -618,8 +581,9 @@ struct redis_conn *redis_conn_free(struct redis_conn *c)
     if (!c || c->state == CONN_CLOSED)
         return NULL;
     c->busy++;
-    c->state = CONN_CLOSED;
+    conn_set_state(c, CONN_CLOSED);
     c->socket = socket_abandon(c->socket);
+    c->sentinel = sentinel_free(c->sentinel);
     struct list lost;
     take_all(&c->pending, &lost);
     fail_all(&lost);
@@ -649,6 +613,11 @@ const char *redis_conn_run_id(const struct redis_conn *c)
 int redis_conn_version(const struct redis_conn *c)
 {
     return c->version;
+}
+
+const char *redis_conn_server(const struct redis_conn *c)
+{
+    return c->route.shown;
 }
 
 const char *redis_reply_error(const struct redis_reply *reply)

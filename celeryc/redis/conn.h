@@ -2,10 +2,11 @@
 #pragma once
 /* One Redis connection on a libuv loop: pipelined commands, scripts, pub/sub pushes, reconnect with backoff.
  *
- * The folder is the only user of hiredis (its reader; the socket is ours). States: down -> connecting -> greeting
- * (AUTH, SELECT, CLIENT SETNAME, CLIENT ID, INFO, SCRIPT LOAD) -> up -> down ... Every wait has a deadline. The errors
- * READONLY, LOADING, MASTERDOWN, NOAUTH, MISCONF, OOM and NOSCRIPT mean "not now": they drop the connection, which
- * comes back with backoff. Commands are for a connection that is up; one issued in another state gets reply NULL in
+ * The folder is the only user of hiredis (its reader; the socket and its TLS are ours). States: down -> connecting ->
+ * greeting (AUTH, SELECT, CLIENT SETNAME, CLIENT ID, INFO, SCRIPT LOAD) -> up -> down ... Every wait has a deadline, and a
+ * connection that is silent is asked whether it lives. The errors READONLY, LOADING, MASTERDOWN, NOAUTH, MISCONF, OOM,
+ * NOSCRIPT, NOREPLICAS, BUSY and CLUSTERDOWN mean "not now": they drop the connection, which comes back with backoff. An
+ * endpoint may be a list of servers, or a master that Sentinels know: each attempt finds out which server it is. Commands are for a connection that is up; one issued in another state gets reply NULL in
  * the same loop turn (never from inside the call). A command whose answer is lost with the connection gets reply NULL:
  * it may or may not have run. The program must ignore SIGPIPE (libuv writes without MSG_NOSIGNAL). */
 
@@ -47,7 +48,8 @@ typedef void (*redis_reply_fn)(const struct redis_reply *reply /* NULL: connecti
 
 struct redis_callbacks {
     void (*on_up)(struct redis_conn *c, void *arg);
-    /* Called once per loss or failed attempt, after every pending callback got NULL. retry_ms: next attempt. */
+    /* Called once per loss or failed attempt, after every pending callback got NULL. retry_ms: next attempt; 0: at once,
+     * at the next server of the list. */
     void (*on_down)(struct redis_conn *c, const char *reason, int64_t retry_ms, void *arg);
     /* A pub/sub push: kind "message", "pmessage", ... NULL when the connection is not used for pub/sub. A pub/sub
      * connection subscribes to one channel or pattern per command. */
@@ -58,10 +60,15 @@ struct redis_conn_options {
     const struct redis_endpoint *endpoint; /* borrowed for the life of the connection */
     const char *client_name;               /* CLIENT SETNAME, borrowed, may be NULL */
     const struct redis_script *const
-        *scripts;               /* loaded in the greeting; NULL-terminated, may be NULL */
-    int64_t connect_timeout_ms; /* 0: 4,000 */
+        *scripts; /* loaded in the greeting; NULL-terminated, may be NULL */
+    /* The endpoint's own options are stronger than these three. */
     int64_t
-        reply_timeout_ms; /* 0: 30,000; a longer silence with a command pending drops the connection */
+        connect_timeout_ms; /* 0: 4,000; of each step: asking a Sentinel, TLS included, greeting */
+    int64_t
+        reply_timeout_ms; /* 0: 10,000; a longer silence with a command pending drops the connection */
+    int64_t health_ms; /* 0: 5,000; < 0: never. A connection that is silent for so long is asked */
+    /* NULL, or one that outlives this: this one only goes where that one is up, to the very same server process. */
+    const struct redis_conn *leader;
 };
 
 struct redis_conn *redis_conn_new(uv_loop_t *loop, const struct redis_conn_options *o,
@@ -80,7 +87,10 @@ const char *redis_conn_run_id(
 int redis_conn_version(
     const struct redis_conn *c); /* 60204 for 6.2.4; 0 when down or not told by the server */
 void redis_conn_drop(struct redis_conn *c,
-                     const char *reason); /* closes the socket; reconnects by itself */
+                     const char *reason);    /* closes the socket; reconnects by itself */
+void redis_conn_hurry(struct redis_conn *c); /* down: the next attempt is made now */
+/* Masked URL of the server that it is at, or tries. Valid until the next attempt. */
+const char *redis_conn_server(const struct redis_conn *c);
 
 /* Issues one command. fn may be NULL (answer ignored). deadline_ms: 0 for the connection's; a blocking command gives
  * its own. Bytes leave in one write at the end of the loop turn. Out of memory: fn gets NULL. */

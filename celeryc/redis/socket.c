@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One attempt to reach a server and the stream that comes of it.
+/* One attempt to reach a server and the stream that comes of it, in TLS where the endpoint says so.
  *
- * Every address of a name is tried in turn. The object outlives its owner's interest: after socket_abandon it only
+ * Every address of a name is tried in turn; what comes after the connection (TLS) is not tried again. The object outlives its owner's interest: after socket_abandon it only
  * waits for libuv to give back what is under way, then frees itself. A handle that failed to connect is closed and
  * replaced for the next address, so the stream lies in an object of its own. */
 #include "celeryc/redis/socket.h"
@@ -11,8 +11,10 @@
 #include <string.h>
 
 #include "celeryc/base/err.h"
+#include "celeryc/redis/tls.h"
 
 #define READ_BYTES        (64u << 10)
+#define TLS_READ_BYTES    (16u << 10) /* one record */
 #define KEEPALIVE_SECONDS 20
 
 struct stream {
@@ -38,9 +40,12 @@ struct socket {
     uv_getaddrinfo_t resolve;
     struct addrinfo *list, *next; /* addresses not tried yet */
     struct stream *stream;
+    struct tls *tls;  /* NULL: in clear */
+    bool open;        /* on_connected was called */
     uv_timer_t defer; /* a failure inside socket_open is told from the loop */
     bool defer_open;
     int defer_error;
+    bool read_first;
 };
 
 struct write {
@@ -54,6 +59,7 @@ static void socket_release(struct socket *s)
         return;
     if (s->list)
         uv_freeaddrinfo(s->list);
+    tls_free(s->tls);
     free(s);
 }
 
@@ -76,7 +82,10 @@ static void drop_stream(struct socket *s)
 static void tell_lost(struct socket *s, int error)
 {
     char text[512];
-    if (s->ep->path)
+    if (s->open)
+        (void)snprintf(text, sizeof(text), "Error %d while writing to socket. %s.", -error,
+                       err_errno(error));
+    else if (s->ep->path)
         (void)snprintf(text, sizeof(text), "Error %d connecting to unix socket: %s. %s.", -error,
                        s->ep->path, err_errno(error));
     else
@@ -95,8 +104,14 @@ static void on_defer_closed(uv_handle_t *h)
 static void on_defer(uv_timer_t *t)
 {
     struct socket *s = t->data;
-    if (!s->abandoned)
+    if (s->abandoned)
+        return;
+    /* A second timer, not of this moment, has the loop poll in between. */
+    if (s->read_first)
+        (void)uv_timer_start(&s->defer, on_defer, 1, 0);
+    else
         tell_lost(s, s->defer_error);
+    s->read_first = false;
 }
 
 static void fail_later(struct socket *s, int error)
@@ -105,11 +120,114 @@ static void fail_later(struct socket *s, int error)
     (void)uv_timer_start(&s->defer, on_defer, 0, 0);
 }
 
+/* ---- writing ---- */
+
+static void lose(struct socket *s, const char *reason)
+{
+    drop_stream(s);
+    s->cb->on_lost(s->arg, reason);
+}
+
+static void on_written(uv_write_t *req, int status)
+{
+    struct write *w = CONTAINER_OF(req, struct write, req);
+    struct stream *st = CONTAINER_OF(req->handle, struct stream, stream);
+    free(w->data);
+    free(w);
+    /* What the server said before it hung up may still lie in the socket, and tells more: it is read first. */
+    if (status == 0 || !st->s || st->s->abandoned)
+        return;
+    st->s->read_first = true;
+    fail_later(st->s, status);
+}
+
+static int write_raw(struct socket *s, struct buf *b)
+{
+    uv_buf_t whole = uv_buf_init(b->data, (unsigned)b->len);
+    int n = b->len ? uv_try_write(&s->stream->stream, &whole, 1) : 0;
+    if (n < 0)
+        n = 0; /* a broken socket is told by uv_write */
+    if ((size_t)n == b->len) {
+        buf_reset(b);
+        return 0;
+    }
+    struct write *w = calloc(1, sizeof(*w));
+    if (!w)
+        return -ENOMEM;
+    size_t rest = b->len - (size_t)n;
+    w->data = buf_take(b);
+    uv_buf_t left = uv_buf_init(w->data + n, (unsigned)rest);
+    int r = uv_write(&w->req, &s->stream->stream, &left, 1, on_written);
+    if (r) {
+        free(w->data);
+        free(w);
+        fail_later(s, r);
+    }
+    return 0;
+}
+
+static int write_tls_output(struct socket *s)
+{
+    CLEANUP(buf_deinit) struct buf out = BUF_INIT;
+    tls_take_output(s->tls, &out);
+    return buf_ok(&out) ? -ENOMEM : write_raw(s, &out);
+}
+
+int socket_write(struct socket *s, struct buf *b)
+{
+    if (!s->stream) {
+        buf_reset(b);
+        return 0;
+    }
+    if (!s->tls)
+        return write_raw(s, b);
+    int r = tls_write(s->tls, buf_slice(b), NULL);
+    buf_reset(b);
+    if (r == -ENOMEM)
+        return r;
+    if (r)
+        fail_later(s, -EPIPE);
+    return write_tls_output(s);
+}
+
+/* ---- reading ---- */
+
 static void on_alloc(uv_handle_t *h, size_t size, uv_buf_t *ret_buf)
 {
     struct stream *st = CONTAINER_OF(h, struct stream, handle);
     (void)size;
     *ret_buf = uv_buf_init(st->in, sizeof(st->in));
+}
+
+static void lose_tls(struct socket *s, int code, struct err *e)
+{
+    struct err where = ERR_INIT;
+    (void)err_set(&where, -EIO, "%s:%d: %s", s->ep->host, s->ep->port, err_text(e, code));
+    lose(s, code == -EPIPE ? "Connection closed by server." : where.text);
+}
+
+/* Every call of the owner may abandon the socket; it lives until the loop turns. */
+static void read_tls(struct socket *s, const char *data, size_t len)
+{
+    char clear[TLS_READ_BYTES];
+    struct err e = ERR_INIT;
+    size_t n = 0;
+    int r = tls_feed(s->tls, data, len, &e);
+    int sent = write_tls_output(s); /* an alert of ours leaves even when the session has failed */
+    if (r == 0)
+        r = sent;
+    if (r == 0 && !s->open && tls_is_open(s->tls)) {
+        s->open = true;
+        s->cb->on_connected(s->arg);
+    }
+    while (r == 0 && !s->abandoned && s->stream && s->open) {
+        r = tls_read(s->tls, clear, sizeof(clear), &n, &e);
+        if (r || n == 0)
+            break;
+        s->cb->on_read(s->arg, clear, n);
+    }
+    if (r && !s->abandoned && s->stream)
+        lose_tls(s, r, &e);
 }
 
 static void on_stream_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
@@ -119,7 +237,10 @@ static void on_stream_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     if (!s || n == 0)
         return;
     if (n > 0) {
-        s->cb->on_read(s->arg, buf->base, (size_t)n);
+        if (s->tls)
+            read_tls(s, buf->base, (size_t)n);
+        else
+            s->cb->on_read(s->arg, buf->base, (size_t)n);
         return;
     }
     char text[128];
@@ -128,8 +249,19 @@ static void on_stream_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     else
         (void)snprintf(text, sizeof(text), "Error while reading from server: %s.",
                        err_errno((int)n));
-    drop_stream(s);
-    s->cb->on_lost(s->arg, text);
+    lose(s, text);
+}
+
+/* ---- connecting ---- */
+
+static void start_tls(struct socket *s)
+{
+    struct err e = ERR_INIT;
+    int r = tls_new(&s->ep->o.tls, s->ep->host, &s->tls, &e);
+    if (r == 0)
+        r = write_tls_output(s);
+    if (r)
+        lose_tls(s, r, &e);
 }
 
 static void try_next(struct socket *s, int last_error);
@@ -149,8 +281,13 @@ static void on_stream_connected(uv_connect_t *req, int status)
     }
     if (!s->ep->path) {
         (void)uv_tcp_nodelay(&st->tcp, 1);
-        (void)uv_tcp_keepalive(&st->tcp, 1, KEEPALIVE_SECONDS);
+        (void)uv_tcp_keepalive(&st->tcp, s->ep->o.keepalive != REDIS_NO, KEEPALIVE_SECONDS);
     }
+    if (!s->ep->path && s->ep->o.tls.on == REDIS_YES) {
+        start_tls(s);
+        return;
+    }
+    s->open = true;
     s->cb->on_connected(s->arg);
 }
 
@@ -245,6 +382,11 @@ struct socket *socket_open(uv_loop_t *loop, const struct redis_endpoint *ep,
     return s;
 }
 
+bool socket_in_handshake(const struct socket *s)
+{
+    return s->tls && !s->open;
+}
+
 struct socket *socket_abandon(struct socket *s)
 {
     if (!s)
@@ -255,49 +397,4 @@ struct socket *socket_abandon(struct socket *s)
         (void)uv_cancel((uv_req_t *)&s->resolve);
     uv_close((uv_handle_t *)&s->defer, on_defer_closed);
     return NULL;
-}
-
-static void on_written(uv_write_t *req, int status)
-{
-    struct write *w = CONTAINER_OF(req, struct write, req);
-    struct stream *st = CONTAINER_OF(req->handle, struct stream, stream);
-    free(w->data);
-    free(w);
-    struct socket *s = st->s;
-    if (status == 0 || !s)
-        return;
-    char text[128];
-    (void)snprintf(text, sizeof(text), "Error %d while writing to socket. %s.", -status,
-                   err_errno(status));
-    drop_stream(s);
-    s->cb->on_lost(s->arg, text);
-}
-
-int socket_write(struct socket *s, struct buf *b)
-{
-    if (!s->stream) {
-        buf_reset(b);
-        return 0;
-    }
-    uv_buf_t whole = uv_buf_init(b->data, (unsigned)b->len);
-    int n = uv_try_write(&s->stream->stream, &whole, 1);
-    if (n < 0)
-        n = 0; /* a broken socket is told by uv_write */
-    if ((size_t)n == b->len) {
-        buf_reset(b);
-        return 0;
-    }
-    struct write *w = calloc(1, sizeof(*w));
-    if (!w)
-        return -ENOMEM;
-    size_t rest = b->len - (size_t)n;
-    w->data = buf_take(b);
-    uv_buf_t left = uv_buf_init(w->data + n, (unsigned)rest);
-    int r = uv_write(&w->req, &s->stream->stream, &left, 1, on_written);
-    if (r) {
-        free(w->data);
-        free(w);
-        fail_later(s, r);
-    }
-    return 0;
 }

@@ -23,5 +23,8 @@ struct socket *socket_open(uv_loop_t *loop, const struct redis_endpoint *ep,
 /* No callback comes after this returns; the memory goes from the loop. NULL is taken. Returns NULL. */
 struct socket *socket_abandon(struct socket *s);
 
+/* The server has taken the connection and not yet agreed on TLS. */
+bool socket_in_handshake(const struct socket *s);
+
 /* Sends all of b and leaves it empty. 0 or -ENOMEM. Errors of the socket come by on_lost. */
 int socket_write(struct socket *s, struct buf *b) WARN_UNUSED;

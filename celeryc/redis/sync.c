@@ -13,6 +13,8 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/list.h"
 
+#define REPLY_TIMEOUT_MS 30000
+
 struct push {
     struct list link;
     struct arena *arena;
@@ -65,7 +67,8 @@ static struct redis_reply *copy_reply(struct arena *a, const struct redis_reply 
 static void on_up(struct redis_conn *c, void *arg)
 {
     struct redis_sync *s = arg;
-    (void)c;
+    if (c == s->conn && s->sub)
+        redis_conn_hurry(s->sub); /* it follows */
     uv_stop(&s->loop);
 }
 
@@ -73,7 +76,8 @@ static void on_down(struct redis_conn *c, const char *reason, int64_t retry_ms, 
 {
     struct redis_sync *s = arg;
     (void)c;
-    (void)retry_ms;
+    if (retry_ms == 0)
+        return; /* another server of the list is tried */
     s->failed = true;
     s->why.text[0] = '\0';
     (void)err_set(&s->why, -EIO, "%s", reason);
@@ -151,7 +155,10 @@ static struct redis_conn *connection(struct redis_sync *s,
                                      void (*push)(struct redis_conn *c,
                                                   const struct redis_reply *reply, void *arg))
 {
-    struct redis_conn_options o = {.endpoint = s->ep, .connect_timeout_ms = s->timeout_ms};
+    struct redis_conn_options o = {.endpoint = s->ep,
+                                   .connect_timeout_ms = s->timeout_ms,
+                                   .reply_timeout_ms = REPLY_TIMEOUT_MS,
+                                   .leader = push ? s->conn : NULL};
     struct redis_callbacks cb = {on_up, on_down, push};
     struct redis_conn *c = redis_conn_new(&s->loop, &o, &cb, s);
     if (c)

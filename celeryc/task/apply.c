@@ -37,28 +37,35 @@ static int send_now(struct celeryc_call *call, const struct canvas_effects *fx, 
     return rc;
 }
 
-int celeryc_apply(struct celeryc_call *call, struct celeryc_sig *s, const char *options,
-                  const char **ret_result)
+int call_apply(struct celeryc_call *call, const struct call_application *a,
+               struct slice *ret_result)
 {
     const struct canvas_settings settings = task_canvas_settings(call->registry, call->settings);
     const struct canvas_parent parent = {
         call->m->id, call->m->root_id.len ? call->m->root_id : call->m->id, call->m->priority};
     struct canvas_effects fx = canvas_effects_init(call->arena);
-    struct slice text = text_of(call, s), result = SLICE_NULL;
     struct err e = ERR_INIT;
-    if (!text.p)
-        return -1;
     /* Messages may borrow the signature's text, which is the caller's; they leave before we return. */
-    int rc = canvas_apply(&settings, text, 0, NULL, slice_str(options), &parent, &fx, &result, &e);
+    int rc = canvas_apply(&settings, a->signature, a->n, a->args, a->options, &parent, &fx,
+                          ret_result, &e);
     if (rc == 0)
         rc = send_now(call, &fx, &e);
     if (rc)
         return fail(call, rc, &e);
     call_add_children(call, fx.children);
-    if (ret_result) {
-        *ret_result = arena_strdup(call->arena, result);
-        call->failed_alloc |= !*ret_result;
-    }
+    return 0;
+}
+
+int celeryc_apply(struct celeryc_call *call, struct celeryc_sig *s, const char *options,
+                  const char **ret_result)
+{
+    const struct call_application a = {.signature = text_of(call, s),
+                                       .options = slice_str(options)};
+    struct slice result;
+    if (!a.signature.p || call_apply(call, &a, &result))
+        return -1;
+    if (ret_result)
+        *ret_result = result.p; /* canvas leaves a NUL behind it */
     return 0;
 }
 

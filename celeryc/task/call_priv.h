@@ -76,8 +76,28 @@ int exception_set_text(struct exception *ret_x, struct arena *a, const char *typ
 void exception_write_traceback(struct buf *dst, const struct exception *x,
                                const struct place *place, const char *task, const char *file);
 
+void call_write_retry_in(struct buf *dst, double countdown);
+
 /* Ends the call with an exception of celeryc's own. */
 void call_fail(struct celeryc_call *call, const char *type, struct slice text);
+
+/* What is applied: a signature, n arguments in front of its own, options over them (p NULL: none). */
+struct call_application {
+    struct slice signature;
+    size_t n;
+    const struct slice *args;
+    struct slice options;
+};
+
+/* Applies it now and lists it among the children; the result tuple lives in the arena. 0; -1: the call has failed. */
+int call_apply(struct celeryc_call *call, const struct call_application *a,
+               struct slice *ret_result) WARN_UNUSED;
+
+/* Calls the task's function; one that returns an error without an end fails the call. */
+void call_function(struct celeryc_call *call);
+
+/* Calls an errback of the new style for what failed in base. Whatever it does is no failure of the caller: 0, -ENOMEM. */
+int call_errback(const struct celeryc_call *base, const struct canvas_call *c) WARN_UNUSED;
 
 /* Turns an exception that the task's autoretry_for names into a retry. */
 void call_autoretry(struct celeryc_call *call);

@@ -17,7 +17,8 @@ static bool lookup(void *arg, struct slice task, struct canvas_defaults *ret)
                                     .ignore_result = t->ignore_result,
                                     .queue = slice_str(t->queue),
                                     .priority = t->priority,
-                                    .expires_s = t->expires};
+                                    .expires_s = t->expires,
+                                    .errback = t->has_errback};
     return true;
 }
 
@@ -27,6 +28,7 @@ struct canvas_settings task_canvas_settings(const struct task_registry *r,
     return (struct canvas_settings){
         .default_queue = slice_str(s->default_queue ? s->default_queue : "celery"),
         .node = slice_str(s->node),
+        .wire = s->wire,
         .inherit_priority = s->inherit_parent_priority,
         .result_extended = s->result_extended,
         .now_us = clock_wall_us(),
@@ -96,23 +98,7 @@ int call_follow_failure(struct celeryc_call *call, struct outcome *o)
     const struct canvas_exception failed = {x->type, x->module, x->args,
                                             o->traceback.len ? o->traceback : SLICE_NULL};
     int rc = canvas_failure(&s, call->m, call->body, &failed, false, o->store, &call->effects);
+    for (size_t i = 0; rc == 0 && i < call->effects.n_calls; i++)
+        rc = call_errback(call, &call->effects.calls[i]);
     return rc ? rc : call_take_effects(call, o);
-}
-
-/* NOLINTNEXTLINE(readability-function-size): a verdict is state, type, module and arguments */
-int task_verdict_effects(const struct task_registry *r, const struct task_settings *s,
-                         const struct message *m, bool revoked, const char *type,
-                         const char *module, struct slice args, struct canvas_effects *ret)
-{
-    const struct canvas_settings settings = task_canvas_settings(r, s);
-    const struct canvas_exception x = {slice_str(type), slice_str(module), args, SLICE_NULL};
-    struct message_body body;
-    struct err e = ERR_INIT;
-    if (!m->id.p || !m->properties.raw.p)
-        return 0; /* nothing of it could be read */
-    int rc = message_body(ret->arena, m, &body, &e);
-    if (rc)
-        return rc < 0 ? rc : 0;
-    const struct task_info *t = r ? task_registry_find(r, m->task) : NULL;
-    return canvas_failure(&settings, m, &body, &x, revoked, task_stores_error(s, t, m), ret);
 }

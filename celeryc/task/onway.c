@@ -108,6 +108,7 @@ int celeryc_send(struct celeryc_call *call, const char *name, const char *args_j
         .parent_id = call->m->id,
         .now_us = clock_wall_us(),
         .ignore_result = TRI_UNSET,
+        .wire = call->settings->wire,
     };
     if (n.task.len == 0 || n.task.len > LIMIT_TASK_NAME || n.id.len == 0 || n.queue.len == 0 ||
         !isfinite(countdown) || parse_arguments(args_json, JSON_K_ARRAY, &n.args) < 0 ||

@@ -20,8 +20,8 @@ static const struct task_entry unknown_task = {.info = {.name = "unknown"}};
 
 /* ---- which results are stored: wire-messages 3.6 ---- */
 
-static enum tristate effective_ignore(const struct task_settings *s, const struct task_info *t,
-                                      const struct message *m)
+enum tristate task_ignores_result(const struct task_settings *s, const struct task_info *t,
+                                  const struct message *m)
 {
     if (m->ignore_result != TRI_UNSET)
         return m->ignore_result;
@@ -31,7 +31,7 @@ static enum tristate effective_ignore(const struct task_settings *s, const struc
 bool task_stores_error(const struct task_settings *s, const struct task_info *t,
                        const struct message *m)
 {
-    return effective_ignore(s, t, m) == TRI_NO || s->store_errors_even_if_ignored ||
+    return task_ignores_result(s, t, m) == TRI_NO || s->store_errors_even_if_ignored ||
            (t && t->store_errors_even_if_ignored);
 }
 
@@ -130,15 +130,21 @@ static int end_reject(struct celeryc_call *call, struct end_bufs *b, struct outc
     return write_exception(call, b, o, "FAILURE", false);
 }
 
-/* "Retry in 1s: ValueError('x')": whole seconds without a fraction, as a Python int prints. */
-static void write_retry_text(struct buf *dst, const struct celeryc_call *call)
+/* "Retry in 1s": whole seconds without a fraction, as a Python int prints. */
+void call_write_retry_in(struct buf *dst, double countdown)
 {
     buf_append_str(dst, "Retry in ");
-    if (call->countdown == floor(call->countdown))
-        buf_appendf(dst, "%.0f", call->countdown);
+    if (countdown == floor(countdown))
+        buf_appendf(dst, "%.0f", countdown);
     else
-        json_write_f64(dst, call->countdown);
+        json_write_f64(dst, countdown);
     buf_append_char(dst, 's');
+}
+
+/* "Retry in 1s: ValueError('x')" */
+static void write_retry_text(struct buf *dst, const struct celeryc_call *call)
+{
+    call_write_retry_in(dst, call->countdown);
     if (call->has_cause) {
         buf_append_str(dst, ": ");
         record_write_exception_repr(dst, call->cause.type, call->cause.args);
@@ -278,7 +284,7 @@ static void send_started(struct celeryc_call *call)
         call->host->state(call->host->arg, buf_slice(&record));
 }
 
-static void call_function(struct celeryc_call *call)
+void call_function(struct celeryc_call *call)
 {
     const struct task_entry *t = call->task;
     if (!t->run_ctx && !t->run) {
@@ -313,7 +319,7 @@ static int prepare(struct celeryc_call *call, const struct task_registry *r,
         return MESSAGE_E_POISON;
     }
     call->task = t;
-    call->ignore_result = effective_ignore(call->settings, &t->info, call->m);
+    call->ignore_result = task_ignores_result(call->settings, &t->info, call->m);
     if (rc == MESSAGE_E_POISON) {
         call_fail(call, "DecodeError", slice_str(err_text(&e, -EINVAL)));
         return rc;
@@ -345,7 +351,7 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
         .effects = canvas_effects_init(a),
     };
     int64_t start_ns = clock_mono_ns();
-    int rc = message_parse(a, raw, &m, &e);
+    int rc = message_parse_as(a, s->wire, raw, &m, &e);
     if (rc == MESSAGE_E_POISON)
         call_fail(&call, "DecodeError", slice_str(err_text(&e, -EINVAL)));
     else if (rc == 0)
@@ -365,19 +371,4 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
     buf_deinit(&call.result);
     buf_deinit(&call.retry_options);
     return rc;
-}
-
-int task_write_verdict(struct buf *dst, const struct task_settings *s, const struct message *m,
-                       const char *status, const char *type, const char *module,
-                       struct slice args_json)
-{
-    CLEANUP(buf_deinit) struct buf result = BUF_INIT;
-    record_write_exception(&result, slice_str(type), args_json, slice_str(module));
-    if (buf_ok(&result) < 0)
-        return -ENOMEM;
-    struct celeryc_call call = {.settings = s, .m = m, .hostname = s->node};
-    struct record r = call_record(&call, status, SLICE_LIT("[]"));
-    r.result = buf_slice(&result);
-    r.done_us = clock_wall_us();
-    return record_write(dst, &r);
 }

@@ -21,6 +21,9 @@ struct task_settings {
     bool track_started;
     bool inherit_parent_priority;       /* task_inherit_parent_priority */
     double time_limit, soft_time_limit; /* of tasks that have none of their own, seconds; 0: none */
+    /* How messages are read and written: what to make it of, and what was made of it in this process. */
+    struct wire_options wire_options;
+    const struct wire *wire;
 };
 
 enum outcome_kind {
@@ -86,6 +89,13 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
              const struct task_host *h, struct arena *a, struct slice queue, struct slice raw,
              struct buf *dst) WARN_UNUSED;
 
+/* The text of a job that calls an errback of the new style, and running it: a job without a queue. The outcome says
+ * nothing. 0, -ENOMEM, -EINVAL not such a text. */
+int task_errback_write(struct buf *dst, const struct canvas_call *c) WARN_UNUSED;
+int task_run_errback(const struct task_registry *r, const struct task_settings *s,
+                     const struct task_host *h, struct arena *a, struct slice text,
+                     struct buf *dst) WARN_UNUSED;
+
 /* The records that the master writes for a task it did not run (unknown, lost, expired, timed out): exception by
  * type, module and JSON args; status "FAILURE" or "REVOKED". m may be only partly parsed. 0, -ENOMEM. */
 int task_write_verdict(struct buf *dst, const struct task_settings *s, const struct message *m,
@@ -98,10 +108,28 @@ int task_verdict_effects(const struct task_registry *r, const struct task_settin
                          const char *module, struct slice args,
                          struct canvas_effects *ret) WARN_UNUSED;
 
+/* The retry of a task that was lost with its child or node (retry_on_worker_lost; Celery 5.7, worker/request.py). */
+struct task_lost_retry {
+    struct buf message;
+    struct buf record; /* empty: not to be stored */
+    struct buf text;   /* for the log */
+};
+
+/* args: of the WorkerLostError, JSON array text. *ret is empty before. 0; -ENOMEM; MESSAGE_E_POISON: the body cannot be
+ * read, so there is nothing to retry. */
+int task_write_lost_retry(struct arena *a, const struct task_settings *s, const struct task_info *t,
+                          const struct message *m, struct slice args,
+                          struct task_lost_retry *ret) WARN_UNUSED;
+void task_lost_retry_deinit(struct task_lost_retry *r);
+DEFINE_CLEANUP_VALUE(struct task_lost_retry, task_lost_retry_deinit)
+
 /* Settings for canvas_* in a process that has the task table; both are borrowed. */
 struct canvas_settings task_canvas_settings(const struct task_registry *r,
                                             const struct task_settings *s);
 
+/* The effective ignore_result: the message's word, else the task's and the worker's. t may be NULL. */
+enum tristate task_ignores_result(const struct task_settings *s, const struct task_info *t,
+                                  const struct message *m);
 /* Is a FAILURE/REVOKED to be stored for m (wire-messages 3.6)? t may be NULL (unknown task). */
 bool task_stores_error(const struct task_settings *s, const struct task_info *t,
                        const struct message *m);

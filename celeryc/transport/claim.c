@@ -23,7 +23,7 @@
 #include "celeryc/transport/transport_priv.h"
 
 #define BLOCK_SECONDS     "5"
-#define BLOCK_DEADLINE_MS 15000
+#define BLOCK_DEADLINE_MS 10000
 #define CHECK_MS          30000
 #define UNBLOCK_RETRY_MS  50
 #define MAX_HOT_BYTES     4096
@@ -380,7 +380,10 @@ void claim_enter(struct transport *t)
         struct queue *q = &t->queues[i];
         q->dirty = q->woken = true;
         q->ready = false;
-        if (q->conn && redis_conn_is_up(q->conn))
+        if (!q->conn)
+            continue;
+        redis_conn_hurry(q->conn);
+        if (redis_conn_is_up(q->conn))
             kill_old_client(q);
     }
     tell_waiters(t);
@@ -460,7 +463,8 @@ int claim_setup(struct transport *t, const struct transport_options *o)
     t->order = calloc(t->n_queues, sizeof(*t->order));
     if (!t->queues || !t->order)
         return -ENOMEM;
-    struct redis_conn_options co = {.endpoint = t->endpoint, .client_name = "celeryc-wait"};
+    struct redis_conn_options co = {
+        .endpoint = t->endpoint, .client_name = "celeryc-wait", .leader = t->cmd};
     struct redis_callbacks cb = {on_waiter_up, on_waiter_down, NULL};
     for (size_t i = 0; i < t->n_queues; i++) {
         struct queue *q = &t->queues[i];

@@ -21,6 +21,7 @@
 #include "celeryc/base/num.h"
 #include "celeryc/message/json.h"
 #include "celeryc/message/message.h"
+#include "celeryc/transport/stored.h"
 #include "celeryc/transport/transport_priv.h"
 
 /* ---- claims that are ours ---- */
@@ -159,25 +160,17 @@ void transport_start_claim(struct transport *t, const struct claim *c, transport
               (struct slice[]){slice_str(c->field)});
 }
 
-/* celeryc:deaths:<id> */
-static struct buf deaths_key(const struct transport *t, struct slice id)
-{
-    struct buf key = BUF_INIT;
-    buf_append_str(&key, t->k_deaths);
-    buf_append(&key, id.p, MIN(id.len, MAX_ID_NOTED));
-    return key;
-}
-
 void transport_note_start(struct transport *t, const struct claim *c, struct slice id)
 {
-    struct slice argv[] = {slice_str(c->field), {id.p, MIN(id.len, MAX_ID_NOTED)}};
+    struct slice argv[] = {slice_str(c->field), {id.p, MIN(id.len, STORED_ID_BYTES)}};
     ops_issue(t, &(struct op){.kind = 'M', .seq = claim_seq(t, c)}, ARRAY_SIZE(argv), argv);
 }
 
 void transport_count_death(struct transport *t, const struct claim *c, struct slice id,
                            transport_done_fn fn, void *arg)
 {
-    CLEANUP(buf_deinit) struct buf key = deaths_key(t, id);
+    CLEANUP(buf_deinit) struct buf key = BUF_INIT;
+    stored_deaths_key(&key, t->prefix, id);
     char max[24];
     if (buf_ok(&key)) {
         transport_die(t, "out of memory");
@@ -190,7 +183,8 @@ void transport_count_death(struct transport *t, const struct claim *c, struct sl
 
 void transport_forget_deaths(struct transport *t, struct slice id)
 {
-    CLEANUP(buf_deinit) struct buf key = deaths_key(t, id);
+    CLEANUP(buf_deinit) struct buf key = BUF_INIT;
+    stored_deaths_key(&key, t->prefix, id);
     if (buf_ok(&key) == 0) /* else its time runs out */
         ops_issue(t, &(struct op){.kind = 'E'}, 1, (struct slice[]){buf_slice(&key)});
 }

@@ -135,6 +135,7 @@ void track_turn(struct transport *t)
 void track_enter(struct transport *t)
 {
     redis_conn_start(t->sub);
+    redis_conn_hurry(t->sub);
     subscribe(t);
 }
 
@@ -142,11 +143,13 @@ void track_down(struct transport *t)
 {
     t->tracking = false;
     forget_all(t);
+    redis_conn_drop(t->sub, "the command connection was lost"); /* it may be half-open, too */
 }
 
 int track_setup(struct transport *t)
 {
-    struct redis_conn_options co = {.endpoint = t->endpoint, .client_name = "celeryc-sub"};
+    struct redis_conn_options co = {
+        .endpoint = t->endpoint, .client_name = "celeryc-sub", .leader = t->cmd};
     struct redis_callbacks cb = {on_sub_up, on_sub_down, on_invalidated};
     t->sub = redis_conn_new(t->loop, &co, &cb, t);
     return t->sub ? 0 : -ENOMEM;

@@ -514,6 +514,11 @@ const char *transport_incarnation(const struct transport *t)
     return t->me;
 }
 
+const char *transport_server(const struct transport *t)
+{
+    return redis_conn_server(t->cmd);
+}
+
 static void on_closed(uv_handle_t *h)
 {
     struct transport *t = h->data;

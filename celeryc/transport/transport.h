@@ -132,6 +132,10 @@ struct transport *transport_new(uv_loop_t *loop, const struct transport_options 
                                 const struct transport_events *ev, void *arg);
 void transport_start(struct transport *t);
 const char *transport_incarnation(const struct transport *t);
+/* Masked URL of the server that is used, or tried. Valid until the loop turns. */
+const char *transport_server(const struct transport *t);
+/* The list of a queue and priority under these options. Freed by the caller; NULL: out of memory. */
+char *transport_list_key(const struct transport *t, const char *queue, int priority);
 
 /* How many more claims we could use now (0: none; stops and unblocks the waiters). Cheap, call at every change. */
 void transport_want(struct transport *t, size_t n_free);

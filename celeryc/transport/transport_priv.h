@@ -17,7 +17,6 @@
 #define CLAIM_BUDGET    (4u << 20) /* bytes of one claim's messages, roughly */
 #define RESTORE_BUDGET  (4u << 20)
 #define RESTORE_FIELDS  100
-#define MAX_ID_NOTED    1024 /* bytes of a task id that count */
 /* <me>:<seq>, 65 bytes: one more than Redis packs into a list pack by default. In one of those, every ZADD into the
  * index reads all scores before it (4 us a claim instead of 1). The scripts write the same. */
 #define FIELD_FORMAT      "%s:%048llu"
@@ -195,8 +194,7 @@ void args_i64(struct transport *t, int64_t v);
 void args_seconds(struct transport *t, int64_t ms);
 void args_eval(struct transport *t, const struct redis_script *s, redis_reply_fn fn, void *arg);
 
-char *key_of(const struct transport *t, const char *format, const char *name);        /* malloc */
-char *transport_list_key(const struct transport *t, const char *queue, int priority); /* malloc */
+char *key_of(const struct transport *t, const char *format, const char *name); /* malloc */
 bool is_gone(const struct redis_reply *reply); /* we are not registered any more */
 bool is_status(const struct redis_reply *reply, const char *word);
 void transport_enter(struct transport *t);

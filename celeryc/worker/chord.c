@@ -19,6 +19,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/message/record.h"
 #include "celeryc/result/chord.h"
+#include "celeryc/worker/errback.h"
 #include "celeryc/worker/join.h"
 #include "celeryc/worker/worker_priv.h"
 
@@ -52,7 +53,8 @@ struct chord {
     struct chord_note note;
     struct join *join; /* parts, and what was found of missing results */
     struct effects fx;
-    bool failed; /* FIRING: settle as an error */
+    struct canvas_effects calls; /* errbacks to be called when it has been fired */
+    bool failed;                 /* FIRING: settle as an error */
 };
 
 static void drop(struct chord *c)
@@ -71,17 +73,6 @@ static void drop_for_memory(struct chord *c)
     log_critical("out of memory: chord %.*s stays until its claim runs out", (int)c->note.group.len,
                  c->note.group.p);
     drop(c);
-}
-
-/* ---- the connection that holds the results ---- */
-
-static void eval(struct worker *w, const struct redis_script *s, redis_reply_fn fn, void *arg,
-                 size_t n, const struct slice *argv)
-{
-    if (w->backend)
-        result_backend_eval(w->backend, s, fn, arg, n, argv);
-    else
-        transport_eval(w->transport, s, fn, arg, n, argv);
 }
 
 static struct slice fire_key(const struct worker *w)
@@ -109,7 +100,7 @@ static void sent(enum transport_done done, void *arg)
     (void)done;
     const struct slice argv[] = {c->key, slice_str(c->token),
                                  c->failed ? SLICE_LIT("e") : SLICE_LIT("b"), fire_key(c->w)};
-    eval(c->w, &chord_settle, settled, c, ARRAY_SIZE(argv), argv);
+    lookup_eval(c->w, &chord_settle, settled, c, ARRAY_SIZE(argv), argv);
 }
 
 static void tell_lost(const struct chord *c)
@@ -128,6 +119,7 @@ static void begun(enum result_done done, void *arg)
     }
     if (done == RESULT_CLAIMED)
         chord_claimed(c->w, &c->fx);
+    errbacks_add(c->w, &c->calls);
     transport_publish_once(c->w->transport, c->note.nonce.p, c->fx.n_push, c->fx.push, sent, c);
 }
 
@@ -136,7 +128,9 @@ static void fired(enum transport_done done, void *arg)
     struct chord *c = arg;
     if (done == TRANSPORT_LOST)
         tell_lost(c);
-    else if (done == TRANSPORT_CLAIMED)
+    else
+        errbacks_add(c->w, &c->calls);
+    if (done == TRANSPORT_CLAIMED)
         chord_claimed(c->w, &c->fx);
     drop(c);
 }
@@ -179,10 +173,12 @@ static void fail(struct chord *c, const struct canvas_exception *x,
     record_write_exception_repr(&repr, x->type, x->args);
     log_error("Chord '%.*s' raised: %s", (int)c->note.group.len, c->note.group.p,
               repr.data ? repr.data : "");
-    if (canvas_fail_body(&s, c->note.body, x, cause, &p, &fx))
+    if (canvas_fail_body(&s, c->note.body, x, cause, &p, &fx)) {
         drop_for_memory(c);
-    else
-        fire(c, &fx, settle_failed);
+        return;
+    }
+    c->calls = fx;
+    fire(c, &fx, settle_failed);
 }
 
 /* ChordError("<what>: <text>") */
@@ -305,7 +301,7 @@ static void extended(const struct redis_reply *reply, void *arg)
         }
         result_args_add(&keys, (struct slice){copy, key.len});
     }
-    eval(w, &chord_leaves, looked, c, keys.n, keys.v);
+    lookup_eval(w, &chord_leaves, looked, c, keys.n, keys.v);
 }
 
 static void look(struct chord *c)
@@ -314,7 +310,7 @@ static void look(struct chord *c)
     c->state = CHORD_LOOKING;
     (void)snprintf(life, sizeof(life), "%d", WAIT_CLAIM_S);
     const struct slice argv[] = {c->key, slice_str(c->token), slice_str(life)};
-    eval(c->w, &chord_extend, extended, c, ARRAY_SIZE(argv), argv);
+    lookup_eval(c->w, &chord_extend, extended, c, ARRAY_SIZE(argv), argv);
 }
 
 static void on_parts(const struct redis_reply *reply, void *arg)
@@ -378,7 +374,7 @@ static void begin(struct worker *w, struct slice key, struct slice note, const c
     const struct slice argv[] = {c->key, slice_str(c->token),
                                  w->chords.ordered ? SLICE_LIT("1") : SLICE_LIT("0"),
                                  slice_str(limit)};
-    eval(w, &chord_read, on_parts, c, ARRAY_SIZE(argv), argv);
+    lookup_eval(w, &chord_read, on_parts, c, ARRAY_SIZE(argv), argv);
 }
 
 void chord_claimed(struct worker *w, const struct effects *e)
@@ -415,7 +411,7 @@ static void scan(struct worker *w)
     (void)snprintf(most, sizeof(most), "%d", SCAN_NOTES);
     const struct slice argv[] = {fire_key(w), slice_str(w->scan_token), slice_str(life),
                                  buf_slice(&w->note_start), slice_str(most)};
-    eval(w, &chord_scan, scanned, w, ARRAY_SIZE(argv), argv);
+    lookup_eval(w, &chord_scan, scanned, w, ARRAY_SIZE(argv), argv);
 }
 
 static void tick(uv_timer_t *t)

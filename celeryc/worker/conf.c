@@ -48,6 +48,14 @@ static void write_steps(struct buf *dst, const struct settings *s)
     buf_append_char(dst, ']');
 }
 
+static void write_content(struct buf *dst, const struct settings *s)
+{
+    CLEANUP(strv_deinit) struct strv names = {NULL, 0};
+    if (strv_add_commas(&names, s->accept_content ? s->accept_content : "json"))
+        dst->failed = true;
+    write_names(dst, &names);
+}
+
 static void write_table(struct buf *dst, const struct setting *table, const struct settings *s,
                         const struct settings *usual, bool all);
 
@@ -71,7 +79,11 @@ static bool write_value(struct buf *dst, const struct setting *t, const struct s
         write_double(dst, FIELD(s, t, double), t->kind == SETTING_EXPIRY);
         return FIELD(s, t, double) != FIELD(usual, t, double);
     case SETTING_STRING:
+    case SETTING_URLS:
         json_write_string_or_null(dst, slice_str(FIELD(s, t, char *)));
+        return FIELD(s, t, char *) != NULL;
+    case SETTING_SECRET:
+        json_write_string_or_null(dst, slice_str(FIELD(s, t, char *) ? "********" : NULL));
         return FIELD(s, t, char *) != NULL;
     case SETTING_SCALAR:
         write_scalar(dst, FIELD(s, t, char *));
@@ -83,8 +95,8 @@ static bool write_value(struct buf *dst, const struct setting *t, const struct s
         write_steps(dst, s);
         return s->n_priority_steps > 0;
     case SETTING_CONTENT:
-        buf_append_str(dst, "[\"json\"]");
-        return false;
+        write_content(dst, s);
+        return s->accept_content != NULL;
     case SETTING_BROKER_OPTS:
     case SETTING_BACKEND_OPTS:
         buf_append_char(dst, '{');
@@ -125,7 +137,7 @@ static void write_fixed(struct buf *dst, const struct worker_config *c, bool all
     write_names(dst, &c->apps);
     buf_append_str(dst, ", \"enable_utc\": true, \"timezone\": null, \"broker_heartbeat\": null, "
                         "\"worker_hijack_root_logger\": true, \"worker_log_color\": false, ");
-    if (!all)
+    if (!all && !c->settings.accept_content)
         buf_append_str(dst, "\"accept_content\": [\"json\"], ");
 }
 

@@ -29,7 +29,7 @@ static const struct opt worker_opts[] = {
     {.short_name = 'A', .name = "app", .kind = OPT_LIST, .arg = "PLUGIN", .group = "Application", .offset = AT(apps), .global = true,
      .help = "Plug-in with tasks (a shared object). May be repeated, or a comma-separated list."},
     {.short_name = 'b', .name = "broker", .kind = OPT_STRING, .arg = "URL", .group = "Application", .offset = AT(broker), .global = true,
-     .help = "Broker, redis://[user:password@]host[:port]/db or redis+socket:///path?virtual_host=db. Also CELERY_BROKER_URL.",
+     .help = "Broker: redis://[user:password@]host[:port]/db, rediss:// (TLS), redis+socket:///path?virtual_host=db, sentinel://host:26379/db, or several with ';' between. Also CELERY_BROKER_URL.",
      .initial = "redis://localhost:6379/0"},
     {.name = "result-backend", .kind = OPT_STRING, .arg = "URL", .group = "Application", .offset = AT(result_backend), .global = true,
      .help = "Where results are kept, a URL of the same forms. Also CELERY_RESULT_BACKEND.", .initial = "results disabled"},
@@ -125,11 +125,36 @@ static const char *first(const char *a, const char *b, const char *c)
     return b && *b ? b : c;
 }
 
+static int parse_url(const char *url, const struct redis_options *o, struct redis_endpoint *ret_ep,
+                     struct err *e)
+{
+    CLEANUP(redis_endpoint_deinit) struct redis_endpoint ep = {0};
+    int r = redis_endpoint_parse(url, &ep, e);
+    if (r == 0)
+        r = redis_endpoint_apply(&ep, o, e);
+    if (r)
+        return r;
+    *ret_ep = ep;
+    ep = (struct redis_endpoint){0};
+    return 0;
+}
+
+/* broker_connection_timeout, where neither the URL nor the transport options say one. */
+static void set_connect_timeout(struct redis_endpoint *ep, double seconds)
+{
+    for (; seconds > 0 && ep; ep = ep->next)
+        if (!ep->o.connect_timeout_ms)
+            ep->o.connect_timeout_ms =
+                MAX((int64_t)(MIN(seconds, LIMIT_TIMEOUT_SECONDS) * 1000), 1);
+}
+
 int config_broker(const char *option, const struct settings *s, struct redis_endpoint *ret_ep,
                   struct err *e)
 {
     const char *url = first(option, opt_env("CELERY_BROKER_URL"), s->broker_url);
-    int r = redis_endpoint_parse(url && *url ? url : "redis://localhost:6379/0", ret_ep, e);
+    int r = parse_url(url && *url ? url : "redis://localhost:6379/0", &s->broker_redis, ret_ep, e);
+    if (r == 0)
+        set_connect_timeout(ret_ep, s->connection_timeout);
     return r ? err_prefix(e, r, "broker") : 0;
 }
 
@@ -140,7 +165,7 @@ int config_backend(const char *option, const struct settings *s, struct redis_en
     *ret_has = url && *url && strncasecmp(url, "disabled", 8) != 0;
     if (!*ret_has)
         return 0;
-    int r = redis_endpoint_parse(url, ret_ep, e);
+    int r = parse_url(url, &s->backend_redis, ret_ep, e);
     return r ? err_prefix(e, r, "result backend") : 0;
 }
 
@@ -279,6 +304,12 @@ static int make_urls(const struct worker_options *o, struct worker_config *c, st
     return 0;
 }
 
+static int make_wire(struct worker_config *c, struct err *e)
+{
+    const struct wire_options o = settings_wire(&c->settings);
+    return wire_new(&o, &c->wire, e);
+}
+
 int config_make(struct worker_options *o, struct worker_config *ret_c, struct err *e)
 {
     CLEANUP(config_deinit) struct worker_config c = {.loglevel = LOG_WARNING};
@@ -288,6 +319,8 @@ int config_make(struct worker_options *o, struct worker_config *ret_c, struct er
         return err_set(e, r, "--workdir %s: %s", o->workdir, err_errno(r));
     }
     int r = o->config ? settings_load(&c.settings, o->config, e) : 0;
+    if (r == 0)
+        r = make_wire(&c, e);
     if (r == 0 && o->loglevel)
         r = log_level_parse(o->loglevel, &c.loglevel);
     if (r == 0)
@@ -317,6 +350,7 @@ int config_make(struct worker_options *o, struct worker_config *ret_c, struct er
 void config_deinit(struct worker_config *c)
 {
     settings_deinit(&c->settings);
+    wire_free(c->wire);
     redis_endpoint_deinit(&c->broker);
     redis_endpoint_deinit(&c->backend);
     strv_deinit(&c->apps);

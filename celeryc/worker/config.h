@@ -25,6 +25,7 @@ extern const struct opt_table worker_opt_table;
 struct worker_config {
     struct settings settings;
     struct redis_endpoint broker, backend;
+    struct wire *wire; /* how messages are read and written */
     bool has_backend;  /* false: results are disabled */
     bool same_backend; /* broker and backend are one server and database */
 

@@ -8,6 +8,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/message/record.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 
 #include <errno.h>
 #include <string.h>
@@ -23,8 +24,22 @@ static void ended(enum transport_done done, void *arg)
         chord_claimed(w, d->effects);
     if (done != TRANSPORT_LOST && d->forget_deaths)
         transport_forget_deaths(w->transport, d->m.id);
+    if (done != TRANSPORT_LOST && d->succeeded)
+        dedup_remember(d);
     delivery_free(d);
     shutdown_step(w);
+}
+
+void finish_discard(struct delivery *d)
+{
+    ended(TRANSPORT_LOST, d);
+}
+
+/* Once it leaves it may be asked about in the store before the end is told. */
+static void start_leaving(struct delivery *d)
+{
+    if (d->state != DELIVERY_LEAVING)
+        delivery_move(d, DELIVERY_LEAVING);
 }
 
 /* The full key in w->key; false when out of memory. */
@@ -107,13 +122,57 @@ static void end_elsewhere(struct delivery *d, const struct end *x,
     result_backend_apply(d->w->backend, record, d->effects ? &d->effects->x : NULL, stored, f);
 }
 
+/* ---- a compressed SUCCESS ---- */
+
+static void end(struct delivery *d, const struct end *x);
+
+/* An end that waits for a look at what is stored; lives in the delivery's arena. */
+struct looking {
+    struct delivery *d;
+    struct end x;
+};
+
+static void looked(const struct lookup_result *r, void *arg)
+{
+    struct looking *l = arg;
+    if (r->success)
+        l->x.record = SLICE_NULL;
+    end(l->d, &l->x);
+}
+
+/* The script that stores does not overwrite SUCCESS, but it cannot see it in a compressed record (result_compression of a
+ * Python worker). Only what was delivered before can have one. */
+static bool looks_first(struct delivery *d, const struct end *x)
+{
+    static const char success[] = "{\"status\": \"SUCCESS\"";
+    if (!d->m.redelivered || d->looked || !x->record.p || !lookup_possible(d) ||
+        (x->record.len >= sizeof(success) &&
+         memcmp(x->record.p, success, sizeof(success) - 1) == 0))
+        return false;
+    struct looking *l = arena_alloc(d->arena, sizeof(*l));
+    char *record = arena_strdup(d->arena, x->record);
+    char *reason = x->park_reason ? arena_strdup(d->arena, slice_str(x->park_reason)) : NULL;
+    if (!l || !record || (x->park_reason && !reason) ||
+        (d->effects && effects_keep(d->arena, d->effects))) {
+        end_for_memory(d);
+        return true;
+    }
+    *l = (struct looking){d, *x};
+    l->x.record.p = record;
+    l->x.park_reason = reason;
+    d->looked = true;
+    lookup_record(d, looked, l);
+    return true;
+}
+
 /* ---- all in one step ---- */
 
 static void end(struct delivery *d, const struct end *x)
 {
     struct worker *w = d->w;
-    if (d->state != DELIVERY_LEAVING) /* its death was counted first */
-        delivery_move(d, DELIVERY_LEAVING);
+    start_leaving(d);
+    if (looks_first(d, x))
+        return;
     /* Only what came back can have died before. A message that is set aside starts from zero if it is ever retried. */
     d->forget_deaths = d->m.id.p && !x->requeue && (d->m.redelivered || x->park_reason);
     bool keep = x->record.p && w->config->has_backend && d->m.id.p && make_key(w, d->m.id);
@@ -185,13 +244,18 @@ static int take_verdict(struct delivery *d, const char *status, const char *type
     struct canvas_effects fx = canvas_effects_init(d->arena);
     int r = task_verdict_effects(d->w->table, &d->w->settings, &d->m, str_eq(status, "REVOKED"),
                                  type, module, args_json, &fx);
-    return r ? r : take_effects(d, &fx);
+    if (r == 0)
+        r = take_effects(d, &fx);
+    if (r == 0)
+        errbacks_add(d->w, &fx);
+    return r;
 }
 
 /* ---- the ends ---- */
 
 void finish_outcome(struct delivery *d, const struct outcome *o)
 {
+    d->succeeded = o->kind == OUTCOME_SUCCESS;
     if (o->kind == OUTCOME_REJECT && o->requeue) {
         finish_return(d, false, true);
         return;
@@ -240,6 +304,27 @@ void finish_verdict(struct delivery *d, const char *status, const char *type, co
         end(d, &x);
 }
 
+void finish_failed(struct delivery *d, const char *type, struct slice args_json, bool requeue,
+                   const char *park_reason)
+{
+    struct end x = {.requeue = requeue, .park_reason = park_reason};
+    if (judge(d, "FAILURE", type, "billiard.exceptions", args_json, &x))
+        end(d, &x);
+}
+
+void finish_with(struct delivery *d, struct slice record, const struct canvas_effects *fx)
+{
+    if (take_effects(d, fx))
+        end_for_memory(d);
+    else
+        end(d, &(struct end){.record = record});
+}
+
+void finish_park_plain(struct delivery *d, const char *reason)
+{
+    end(d, &(struct end){.park_reason = reason});
+}
+
 static void one_text_argument(struct buf *dst, const char *text)
 {
     buf_append_char(dst, '[');
@@ -252,7 +337,9 @@ void finish_park(struct delivery *d, const char *reason)
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
     one_text_argument(&args, reason);
     struct end x = {.park_reason = reason};
-    if (judge(d, "FAILURE", "InvalidTaskError", "celery.exceptions", buf_slice(&args), &x))
+    const char *type = d->m.refused ? "ContentDisallowed" : "InvalidTaskError";
+    const char *module = d->m.refused ? "kombu.exceptions" : "celery.exceptions";
+    if (judge(d, "FAILURE", type, module, buf_slice(&args), &x))
         end(d, &x);
 }
 
@@ -267,101 +354,16 @@ void finish_park_outcome(struct delivery *d, const char *reason, const struct ou
     end(d, &x);
 }
 
-static bool requeues_when_lost(const struct delivery *d)
-{
-    return d->task && d->late &&
-           (d->task->reject_on_worker_lost || d->w->config->settings.reject_on_worker_lost);
-}
-
-static void fail_as_lost(struct delivery *d, const char *text, bool park)
-{
-    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    one_text_argument(&args, text);
-    struct end x = {.park_reason = park ? text : NULL};
-    if (judge(d, "FAILURE", "WorkerLostError", "billiard.exceptions", buf_slice(&args), &x))
-        end(d, &x);
-}
-
-void finish_poison(struct delivery *d, const char *text)
-{
-    CLEANUP(buf_deinit) struct buf why = BUF_INIT;
-    buf_appendf(&why, "%s It has died %d times while it ran.", text, TRANSPORT_MAX_DEATHS);
-    log_error("Task " DELIVERY_FMT " has died %d times while it ran: it has been set aside in "
-              "celeryc:dead:%s",
-              DELIVERY_ARGS(d), TRANSPORT_MAX_DEATHS, d->claim->queue);
-    fail_as_lost(d, why.data ? why.data : text, true);
-}
-
-static void death_counted(enum transport_done done, void *arg)
-{
-    struct delivery *d = arg;
-    struct worker *w = d->w;
-    if (done == TRANSPORT_POISON)
-        finish_poison(d, d->lost_text);
-    else if (done == TRANSPORT_DONE)
-        transport_return(w->transport, d->claim, false, true, ended, d);
-    else
-        ended(done, d);
-    shutdown_step(w);
-}
-
-/* It comes back, unless it has died too often. */
-static void return_the_lost(struct delivery *d, const char *text)
-{
-    d->lost_text = arena_strdup(d->arena, slice_str(text));
-    if (!d->lost_text) {
-        end_for_memory(d);
-        return;
-    }
-    delivery_move(d, DELIVERY_LEAVING);
-    transport_count_death(d->w->transport, d->claim, d->m.id, death_counted, d);
-}
-
-/* A hard limit leaves a record; with acks_on_timeout off the message goes back as well. */
-static void finish_timed_out(struct delivery *d)
-{
-    const struct settings *s = &d->w->config->settings;
-    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    buf_appendf(&args, "[%.15g]", d->limits.hard);
-    bool acks =
-        (s->acks_on_timeout >= 0 ? s->acks_on_timeout != 0 : s->acks_on_failure_or_timeout) &&
-        d->task->acks_on_failure;
-    struct end x = {.requeue = d->late && !acks};
-    if (judge(d, "FAILURE", "TimeLimitExceeded", "billiard.exceptions", buf_slice(&args), &x))
-        end(d, &x);
-}
-
-void finish_lost(struct delivery *d, const char *text)
-{
-    if (d->kill == KILL_TIME_LIMIT) {
-        finish_timed_out(d);
-        return;
-    }
-    if (d->kill == KILL_REVOKED) {
-        finish_verdict(d, "REVOKED", "TaskRevokedError", "celery.exceptions",
-                       SLICE_LIT("[\"terminated\"]"));
-        return;
-    }
-    if (d->kill != KILL_NONE && d->late) {
-        finish_return(d, true, true);
-        return;
-    }
-    if (requeues_when_lost(d))
-        return_the_lost(d, text);
-    else
-        fail_as_lost(d, text, false);
-}
-
 void finish_return(struct delivery *d, bool head, bool redelivered)
 {
-    delivery_move(d, DELIVERY_LEAVING);
+    start_leaving(d);
     transport_return(d->w->transport, d->claim, head, redelivered, ended, d);
 }
 
-void finish_delay(struct delivery *d)
+void finish_delay(struct delivery *d, int64_t due_us)
 {
     delivery_move(d, DELIVERY_LEAVING);
-    transport_delay(d->w->transport, d->claim, d->m.eta_us, ended, d);
+    transport_delay(d->w->transport, d->claim, due_us, ended, d);
 }
 
 void finish_store(struct delivery *d, struct slice record)

@@ -53,6 +53,8 @@ struct opt {
 struct opt_table {
     const char *command; /* "worker" */
     const char *usage;   /* "[OPTIONS]" */
+    const char *const
+        *words; /* what the first word after the command may be, for completion; NULL: anything */
     const char *about;
     const char *env_prefix; /* NULL: no environment */
     const struct opt *opts; /* ends with name NULL; fewer than OPT_MAX */

@@ -4,11 +4,13 @@
  * An early-ack task is handed to the pool only after Redis knows that it started; a late-ack task at once. Whatever
  * cannot be run leaves through finish.c, so that nothing stays claimed without a reason. */
 
+#include "celeryc/worker/watchdog.h"
 #include "celeryc/worker/worker_priv.h"
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/worker/errback.h"
 
 #include <errno.h>
 
@@ -111,7 +113,7 @@ static void admit(struct delivery *d)
         hold(d);
         return;
     case ADMISSION_DELAY:
-        finish_delay(d);
+        finish_delay(d, d->m.eta_us);
         return;
     case ADMISSION_UNKNOWN:
         refuse_unknown(d);
@@ -126,7 +128,7 @@ static void admit(struct delivery *d)
 static bool parse(struct delivery *d)
 {
     struct err e = ERR_INIT;
-    int r = message_parse(d->arena, raw_of(d->claim), &d->m, &e);
+    int r = message_parse_as(d->arena, d->w->settings.wire, raw_of(d->claim), &d->m, &e);
     if (r == 0)
         return true;
     if (r == MESSAGE_E_POISON) {
@@ -144,6 +146,7 @@ static bool parse(struct delivery *d)
 void receive_claim(struct claim *c_take, void *arg)
 {
     struct worker *w = arg;
+    watchdog_pat(w->watchdog);
     struct delivery *d = delivery_new(w, c_take);
     if (!d) {
         /* The lease brings the message back. */
@@ -164,7 +167,7 @@ bool receive_may_start(struct slice raw, void *arg)
         return false;
     struct message m;
     arena_reset(w->scratch);
-    if (message_parse(w->scratch, raw, &m, NULL))
+    if (message_parse_as(w->scratch, w->settings.wire, raw, &m, NULL))
         return false;
     const struct task_info *task = task_registry_find(w->table, m.task);
     return task && !acks_late(w, task) && decide(w, task, &m) == ADMISSION_NOW &&
@@ -235,7 +238,7 @@ static void hand_over(struct delivery *d, int64_t now_us)
         discard_expired(d);
         return;
     }
-    if (left_as_revoked(d))
+    if (left_as_revoked(d) || dedup_takes(d))
         return;
     if (d->late || d->claim->started) {
         submit(d);
@@ -265,6 +268,7 @@ void receive_pump(struct worker *w)
     if (w->pumping || !w->transport)
         return;
     w->pumping = true;
+    errbacks_pump(w);
     struct list *reserved = &w->lists[DELIVERY_RESERVED];
     struct capacity_facts f = capacity(w);
     if (!list_empty(reserved) && capacity_hand_over(&f)) {

@@ -7,6 +7,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
 #include "celeryc/message/record.h"
+#include "celeryc/worker/errback.h"
 
 #include <errno.h>
 #include <string.h>
@@ -181,6 +182,8 @@ static void on_done(uint64_t job, const struct outcome *o, int pid, const char *
     struct worker *w = arg;
     struct delivery *d = delivery_find(w, job);
     (void)pid;
+    if (errback_is(job))
+        errback_done(w, job);
     if (!d || (d->state != DELIVERY_RUNNING && d->state != DELIVERY_SENT))
         return;
     if (log_enabled(level_of(o->kind))) {
@@ -208,6 +211,8 @@ static void on_lost(uint64_t job, int pid, const char *text, bool oom, void *arg
 {
     struct worker *w = arg;
     struct delivery *d = delivery_find(w, job);
+    if (errback_is(job))
+        errback_lost(w, job, text);
     if (!d || (d->state != DELIVERY_RUNNING && d->state != DELIVERY_SENT))
         return;
     (void)pid;
@@ -225,6 +230,8 @@ static void on_recalled(uint64_t job, void *arg)
 {
     struct worker *w = arg;
     struct delivery *d = delivery_find(w, job);
+    if (errback_is(job))
+        errback_recalled(w, job);
     if (d && (d->state == DELIVERY_SENT || d->state == DELIVERY_RUNNING))
         delivery_move_back(d);
     receive_pump(w);

@@ -5,6 +5,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json.h"
+#include "celeryc/worker/settings_redis.h"
 #include "celeryc/worker/settings_table.h"
 
 #include <errno.h>
@@ -30,6 +31,7 @@ void settings_init(struct settings *s)
         .acks_on_failure_or_timeout = true,
         .acks_on_timeout = -1,
         .prefetch_multiplier = -1,
+        .watchdog_timeout = 60,
         .connection_retry = true,
         .connection_retry_on_startup = -1,
         .connection_max_retries = 100,
@@ -54,6 +56,16 @@ void settings_deinit(struct settings *s)
     free(s->unacked_key);
     free(s->unacked_index_key);
     free(s->unacked_mutex_key);
+    redis_options_deinit(&s->broker_redis);
+    redis_options_deinit(&s->backend_redis);
+    free(s->accept_content);
+    free(s->task_serializer);
+    free(s->task_compression);
+    free(s->security_key);
+    free(s->security_key_password);
+    free(s->security_certificate);
+    free(s->security_cert_store);
+    free(s->security_digest);
     strv_deinit(&s->warnings);
     *s = (struct settings){0};
 }
@@ -164,20 +176,48 @@ static int warn(const struct reader *rd, const char *name, const char *text)
     return r;
 }
 
+/* The names with commas between. */
 static int take_content(const struct reader *rd, const struct setting *t, struct json_val v)
 {
-    bool json = false, other = false;
+    CLEANUP(buf_deinit) struct buf names = BUF_INIT;
     struct json_iter it;
-    json_iter_init(&it, v);
-    while (json_next(&it)) {
-        bool is = slice_eq_str(it.val.raw, "\"json\"") ||
-                  slice_eq_str(it.val.raw, "\"application/json\"");
-        json |= is;
-        other |= !is;
+    if (v.kind != JSON_K_ARRAY || json_len(v) == 0)
+        return wrong(rd, t, v, "a list of serializers, [\"json\"]");
+    for (json_iter_init(&it, v); json_next(&it);) {
+        CLEANUP(mem_free) char *name = NULL;
+        if (it.val.kind != JSON_K_STRING || text_of(rd, it.val, &name) ||
+            !wire_knows_serializer(name))
+            return wrong(rd, t, it.val, "a serializer (json, msgpack, yaml, auth)");
+        if (str_eq(name, "pickle") || str_eq(name, "application/x-python-serialize")) {
+            int r = warn(rd, t->name, "pickle is never read, such messages are set aside");
+            if (r)
+                return r;
+            continue;
+        }
+        buf_append_str(&names, names.len ? "," : "");
+        buf_append_str(&names, name);
     }
-    if (v.kind != JSON_K_ARRAY || !json)
-        return wrong(rd, t, v, "a list with \"json\", the serializer that this worker reads");
-    return other ? warn(rd, t->name, "only json is read, other messages are set aside") : 0;
+    if (names.failed)
+        return -ENOMEM;
+    if (names.len == 0)
+        return wrong(rd, t, v, "a list with a serializer that this worker reads");
+    free(rd->s->accept_content);
+    rd->s->accept_content = buf_take(&names);
+    return rd->s->accept_content ? 0 : -ENOMEM;
+}
+
+struct wire_options settings_wire(const struct settings *s)
+{
+    return (struct wire_options){
+        .accept = s->accept_content,
+        .serializer = s->task_serializer,
+        .compression = s->task_compression,
+        .key = s->security_key,
+        .key_password = s->security_key_password,
+        .certificate = s->security_certificate,
+        .cert_store = s->security_cert_store,
+        .digest = s->security_digest,
+    };
 }
 
 /* Is v one of the JSON values between '|'? */
@@ -207,7 +247,7 @@ static int take_nested(struct reader *rd, const struct setting *t, struct json_v
 static int take_scalar(const struct reader *rd, const struct setting *t, struct json_val v,
                        char **at)
 {
-    if (v.kind == JSON_K_STRING || t->kind == SETTING_STRING) {
+    if (v.kind == JSON_K_STRING || t->kind != SETTING_SCALAR) {
         int r = text_of(rd, v, at);
         return r == -EINVAL ? wrong(rd, t, v, "a string") : r;
     }
@@ -219,6 +259,26 @@ static int take_scalar(const struct reader *rd, const struct setting *t, struct 
     free(*at);
     *at = copy;
     return 0;
+}
+
+static int take_redis(const struct reader *rd, const struct setting *t, struct json_val v, void *at)
+{
+    const char *name = arena_printf(rd->arena, "%s%s", rd->group, t->name);
+    if (!name)
+        return -ENOMEM;
+    const struct settings_place place = {rd->arena, name, rd->e};
+    switch (t->kind) {
+    case SETTING_REDIS_TLS:
+        return settings_take_tls(&place, at, v);
+    case SETTING_REDIS_SENTINEL:
+        return settings_take_sentinel(&place, at, v);
+    case SETTING_REDIS_STRATEGY:
+        return settings_take_strategy(&place, at, v);
+    case SETTING_URLS:
+        return settings_take_urls(&place, v, at);
+    default:
+        return settings_take_option(&place, at, t->only, v);
+    }
 }
 
 static int take_bool(const struct reader *rd, const struct setting *t, struct json_val v, void *at)
@@ -252,10 +312,18 @@ static int take(struct reader *rd, const struct setting *t, struct slice name, s
     case SETTING_EXPIRY:
         return take_number(rd, t, v, at);
     case SETTING_STRING:
+    case SETTING_SECRET:
     case SETTING_SCALAR:
         return take_scalar(rd, t, v, at);
     case SETTING_NAMES:
         return take_names(rd, t, v, at);
+    case SETTING_URLS:
+        return v.kind == JSON_K_STRING ? take_scalar(rd, t, v, at) : take_redis(rd, t, v, at);
+    case SETTING_REDIS:
+    case SETTING_REDIS_TLS:
+    case SETTING_REDIS_SENTINEL:
+    case SETTING_REDIS_STRATEGY:
+        return take_redis(rd, t, v, at);
     case SETTING_STEPS:
         return take_steps(rd, t, v);
     case SETTING_CONTENT:

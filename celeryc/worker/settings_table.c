@@ -7,6 +7,10 @@
 #include "celeryc/worker/settings.h"
 
 #define AT(field) offsetof(struct settings, field)
+#define REDIS(name, whose, option)                   \
+    {                                                \
+        name, SETTING_REDIS, AT(whose), option, NULL \
+    }
 #define MOOT(name)                        \
     {                                     \
         name, SETTING_MOOT, 0, NULL, NULL \
@@ -22,8 +26,6 @@
 
 static const char later[] = "not in this release";
 static const char in_url[] = "put it into the URL";
-static const char no_tls[] = "TLS is not in this release; use redis:// or redis+socket://";
-static const char no_sentinel[] = "Sentinel is not in this release";
 
 const struct setting settings_worker[] = {
     {"accept_content", SETTING_CONTENT, 0, NULL, NULL},
@@ -34,25 +36,28 @@ const struct setting settings_worker[] = {
     WARN("timezone", "\"UTC\"|\"utc\"", "times are written in UTC"),
     MOOT("beat_*"),
 
-    {"broker_url", SETTING_STRING, AT(broker_url), NULL, NULL},
+    /* Ours: Celery has no such setting. */
+    {"celeryc_watchdog_timeout", SETTING_SECONDS, AT(watchdog_timeout), NULL, NULL},
+
+    {"broker_url", SETTING_URLS, AT(broker_url), NULL, NULL},
     ONLY("broker_read_url", "", "only broker_url is read"),
     ONLY("broker_write_url", "", "only broker_url is read"),
     ONLY("broker_transport", "\"redis\"", "only Redis is spoken"),
     {"broker_transport_options", SETTING_BROKER_OPTS, 0, NULL, NULL},
-    MOOT("broker_connection_timeout"),
+    {"broker_connection_timeout", SETTING_SECONDS, AT(connection_timeout), NULL, NULL},
     {"broker_connection_retry", SETTING_BOOL, AT(connection_retry), NULL, NULL},
     {"broker_connection_retry_on_startup", SETTING_TRISTATE, AT(connection_retry_on_startup), NULL,
      NULL},
     {"broker_connection_max_retries", SETTING_EXPIRY, AT(connection_max_retries), NULL, NULL},
     MOOT("broker_channel_error_retry"),
-    MOOT("broker_failover_strategy"),
+    {"broker_failover_strategy", SETTING_REDIS_STRATEGY, AT(broker_redis), NULL, NULL},
     MOOT("broker_heartbeat"),
     MOOT("broker_heartbeat_checkrate"),
     MOOT("broker_login_method"),
     MOOT("broker_native_delayed_delivery_queue_type"),
     MOOT("broker_pool_limit"),
     MOOT("broker_pool_acquire_timeout"),
-    ONLY("broker_use_ssl", "false", no_tls),
+    {"broker_use_ssl", SETTING_REDIS_TLS, AT(broker_redis), NULL, NULL},
     ONLY("broker_host", "", in_url),
     ONLY("broker_port", "", in_url),
     ONLY("broker_user", "", in_url),
@@ -79,21 +84,22 @@ const struct setting settings_worker[] = {
     ONLY("event_serializer", "\"json\"", "events are written as JSON"),
     MOOT("event_*"),
 
-    ONLY("redis_backend_use_ssl", "false|{}", no_tls),
+    {"redis_backend_use_ssl", SETTING_REDIS_TLS, AT(backend_redis), NULL, NULL},
     ONLY("redis_db", "", in_url),
     ONLY("redis_host", "", in_url),
     ONLY("redis_username", "", in_url),
     ONLY("redis_password", "", in_url),
     ONLY("redis_port", "", in_url),
     MOOT("redis_max_connections"),
-    MOOT("redis_socket_timeout"),
-    MOOT("redis_socket_connect_timeout"),
-    MOOT("redis_retry_on_timeout"),
-    MOOT("redis_socket_keepalive"),
+    REDIS("redis_socket_timeout", backend_redis, "socket_timeout"),
+    REDIS("redis_socket_connect_timeout", backend_redis, "socket_connect_timeout"),
+    MOOT("redis_retry_on_timeout"), /* always */
+    REDIS("redis_socket_keepalive", backend_redis, "socket_keepalive"),
+    REDIS("redis_backend_health_check_interval", backend_redis, "health_check_interval"),
     MOOT("redis_client_name"),
     ONLY("redis_backend_credential_provider", "", "credential providers are Python objects"),
 
-    {"result_backend", SETTING_STRING, AT(result_backend), NULL, NULL},
+    {"result_backend", SETTING_URLS, AT(result_backend), NULL, NULL},
     MOOT("result_cache_max"),
     MOOT("result_compression"), /* readers take uncompressed records whatever it says */
     MOOT("result_exchange"),
@@ -113,11 +119,11 @@ const struct setting settings_worker[] = {
     MOOT("result_backend_base_sleep_between_retries_ms"),
     MOOT("result_backend_always_retry"),
 
-    ONLY("security_certificate", "", "signed messages are not in this release"),
-    ONLY("security_cert_store", "", "signed messages are not in this release"),
-    ONLY("security_key", "", "signed messages are not in this release"),
-    ONLY("security_key_password", "", "signed messages are not in this release"),
-    MOOT("security_digest"),
+    {"security_certificate", SETTING_STRING, AT(security_certificate), NULL, NULL},
+    {"security_cert_store", SETTING_STRING, AT(security_cert_store), NULL, NULL},
+    {"security_key", SETTING_SECRET, AT(security_key), NULL, NULL},
+    {"security_key_password", SETTING_SECRET, AT(security_key_password), NULL, NULL},
+    {"security_digest", SETTING_STRING, AT(security_digest), NULL, NULL},
 
     {"task_acks_late", SETTING_BOOL, AT(acks_late), NULL, NULL},
     {"task_acks_on_failure_or_timeout", SETTING_BOOL, AT(acks_on_failure_or_timeout), NULL, NULL},
@@ -125,11 +131,11 @@ const struct setting settings_worker[] = {
     {"task_acks_on_timeout", SETTING_TRISTATE, AT(acks_on_timeout), NULL, NULL},
     ONLY("task_always_eager", "false", "a worker cannot run eagerly"),
     ONLY("task_annotations", "{}|[]", "set the options in the plug-in (CELERYC_TASK)"),
-    WARN("task_compression", "", "messages that tasks send are not compressed"),
+    {"task_compression", SETTING_STRING, AT(task_compression), NULL, NULL},
     MOOT("task_create_missing_queues"),
     MOOT("task_create_missing_queue_type"),
     MOOT("task_create_missing_queue_exchange_type"),
-    WARN("task_inherit_parent_priority", "false", later),
+    {"task_inherit_parent_priority", SETTING_BOOL, AT(inherit_parent_priority), NULL, NULL},
     MOOT("task_default_delivery_mode"),
     {"task_default_queue", SETTING_STRING, AT(default_queue), NULL, NULL},
     MOOT("task_default_queue_type"),
@@ -148,13 +154,12 @@ const struct setting settings_worker[] = {
     {"task_queues", SETTING_NAMES, AT(queues), NULL, NULL},
     MOOT("task_queue_max_priority"),
     {"task_reject_on_worker_lost", SETTING_BOOL, AT(reject_on_worker_lost), NULL, NULL},
-    ONLY("task_retry_on_worker_lost", "false",
-         "not in this release; task_reject_on_worker_lost is"),
+    {"task_retry_on_worker_lost", SETTING_BOOL, AT(retry_on_worker_lost), NULL, NULL},
     WARN("task_remote_tracebacks", "false", "exceptions carry their traceback as text"),
     MOOT("task_repr_maxlevels"),
     WARN("task_routes", "{}|[]", "tasks that send tasks name the queue themselves"),
     WARN("task_send_sent_event", "false", "task events are not in this release"),
-    ONLY("task_serializer", "\"json\"", "messages are written as JSON"),
+    {"task_serializer", SETTING_STRING, AT(task_serializer), NULL, NULL},
     {"task_soft_time_limit", SETTING_SECONDS, AT(soft_time_limit), NULL, NULL},
     {"task_time_limit", SETTING_SECONDS, AT(time_limit), NULL, NULL},
     {"task_store_errors_even_if_ignored", SETTING_BOOL, AT(store_errors_even_if_ignored), NULL,
@@ -174,7 +179,7 @@ const struct setting settings_worker[] = {
          "Python components cannot be loaded"),
     ONLY("worker_direct", "false", later),
     MOOT("worker_disable_rate_limits"),
-    WARN("worker_deduplicate_successful_tasks", "false", later),
+    {"worker_deduplicate_successful_tasks", SETTING_BOOL, AT(deduplicate_successful), NULL, NULL},
     {"worker_enable_remote_control", SETTING_BOOL, AT(enable_remote_control), NULL, NULL},
     MOOT("worker_hijack_root_logger"),
     MOOT("worker_log_color"),
@@ -225,18 +230,22 @@ const struct setting settings_broker_options[] = {
     ONLY("fanout_prefix", "true", "channels are named as by default"),
     ONLY("fanout_patterns", "true", "channels are named as by default"),
     MOOT("polling_interval"),
+    REDIS("socket_timeout", broker_redis, "socket_timeout"),
+    REDIS("socket_connect_timeout", broker_redis, "socket_connect_timeout"),
+    REDIS("socket_keepalive", broker_redis, "socket_keepalive"),
     MOOT("socket_*"),
-    MOOT("retry_on_timeout"),
+    MOOT("retry_on_timeout"), /* always */
     MOOT("max_connections"),
-    MOOT("health_check_interval"),
+    REDIS("health_check_interval", broker_redis, "health_check_interval"),
     MOOT("reauth_check_interval"),
     MOOT("client_name"),
     MOOT("body_encoding"),
     MOOT("deadletter_queue"),
-    ONLY("master_name", "", no_sentinel),
-    ONLY("min_other_sentinels", "", no_sentinel),
-    ONLY("sentinel_kwargs", "", no_sentinel),
-    MOOT("sentinel_fanout_compat"),
+    REDIS("master_name", broker_redis, "master_name"),
+    WARN("min_other_sentinels", "0", "the first Sentinel that answers is believed"),
+    {"sentinel_kwargs", SETTING_REDIS_SENTINEL, AT(broker_redis), NULL, NULL},
+    WARN("sentinel_fanout_compat", "false",
+         "channels are named as by kombu since 5.4, the old names are not served"),
     MOOT("max_retries"),
     MOOT("interval_*"),
     MOOT("connect_retries_timeout"),
@@ -253,7 +262,9 @@ const struct setting settings_backend_options[] = {
     MOOT("max_connections"),
     MOOT("health_check_interval"),
     MOOT("client_name"),
-    ONLY("master_name", "", no_sentinel),
-    ONLY("sentinel_kwargs", "", no_sentinel),
+    MOOT("additional_connection_errors"),
+    REDIS("master_name", backend_redis, "master_name"),
+    WARN("min_other_sentinels", "0", "the first Sentinel that answers is believed"),
+    {"sentinel_kwargs", SETTING_REDIS_SENTINEL, AT(backend_redis), NULL, NULL},
     {0},
 };

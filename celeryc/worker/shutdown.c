@@ -14,6 +14,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 
 #include <signal.h>
 #include <string.h>
@@ -139,6 +140,9 @@ void shutdown_step(struct worker *w)
         return_unstarted(w);
     if (w->n[DELIVERY_RESERVED] + w->n[DELIVERY_HELD] + w->n[DELIVERY_STARTING] +
         w->n[DELIVERY_SENT] + w->n[DELIVERY_RUNNING])
+        return;
+    errbacks_pump(w);
+    if (w->n_errbacks && w->phase < PHASE_COLD)
         return;
     start_leaving(w);
     if (w->pool_gone && w->n[DELIVERY_LEAVING] == 0) {
@@ -348,7 +352,7 @@ static void interrupt(struct worker *w)
     cold(w, 1);
 }
 
-static void tell_state(const struct worker *w)
+void shutdown_tell_state(const struct worker *w)
 {
     log_warning("worker: %s; reserved=%zu held=%zu starting=%zu sent=%zu running=%zu leaving=%zu "
                 "room=%zu free=%zu",
@@ -376,7 +380,7 @@ static void on_signal(uv_signal_t *s, int signum)
         log_warning("SIGHUP: restarting in place is not in this release; the worker goes on");
         return;
     case SIGUSR1:
-        tell_state(w);
+        shutdown_tell_state(w);
         return;
     default:
         return;

@@ -9,10 +9,13 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/task/builtins.h"
 #include "celeryc/worker/banner.h"
 #include "celeryc/worker/chord.h"
+#include "celeryc/worker/errback.h"
 #include "celeryc/worker/pidfile.h"
 #include "celeryc/worker/queues.h"
+#include "celeryc/worker/watchdog.h"
 #include "celeryc/worker/worker_priv.h"
 
 #include <errno.h>
@@ -21,111 +24,6 @@
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
-
-/* ---- the broker connection ---- */
-
-/* Whoever reads this may send a task or a command: both are heard, or it was said why not. */
-void worker_say_ready(struct worker *w)
-{
-    if (w->said_ready || !w->was_up || !w->control_settled)
-        return;
-    w->said_ready = true;
-    log_info("%s ready.", w->config->node);
-}
-
-static void on_up(void *arg)
-{
-    struct worker *w = arg;
-    w->was_up = true;
-    w->connect_tries = 0;
-    log_info("Connected to %s", w->config->broker.masked);
-    worker_say_ready(w);
-    if (w->config->has_backend && w->phase == PHASE_RUNNING)
-        chord_watch(w);
-    receive_pump(w);
-}
-
-static bool may_retry(const struct worker *w)
-{
-    const struct settings *s = &w->config->settings;
-    if (!w->was_up && s->connection_retry_on_startup >= 0)
-        return s->connection_retry_on_startup != 0;
-    return s->connection_retry;
-}
-
-static void on_down(const char *reason, int64_t retry_ms, void *arg)
-{
-    struct worker *w = arg;
-    double max = w->config->settings.connection_max_retries;
-    if (w->phase > PHASE_RUNNING)
-        return;
-    if (w->was_up && w->connect_tries == 0)
-        log_warning(
-            "consumer: Connection to broker lost. Trying to re-establish the connection...");
-    w->connect_tries++;
-    if (!may_retry(w) || (max > 0 && w->connect_tries > max)) {
-        log_critical("consumer: Cannot connect to %s: %s.", w->config->broker.masked, reason);
-        shutdown_broken(w, 1);
-        return;
-    }
-    char of[32] = "";
-    if (max > 0)
-        (void)snprintf(of, sizeof(of), "/%.0f", max);
-    log_error("consumer: Cannot connect to %s: %s.\nTrying again in %.2f seconds... (%u%s)",
-              w->config->broker.masked, reason, (double)retry_ms / 1000, w->connect_tries, of);
-}
-
-static void on_transport_fatal(const char *reason, void *arg)
-{
-    struct worker *w = arg;
-    log_critical("worker: %s", reason);
-    w->exit_code = 1;
-    w->phase = PHASE_GONE;
-    uv_stop(&w->loop);
-}
-
-static int start_transport(struct worker *w)
-{
-    static const struct transport_events events = {
-        .on_claim = receive_claim,
-        .may_start = receive_may_start,
-        .on_orphan = receive_orphan,
-        .on_up = on_up,
-        .on_down = on_down,
-        .on_fatal = on_transport_fatal,
-    };
-    const struct worker_config *c = w->config;
-    const struct settings *s = &c->settings;
-    const struct transport_options o = {
-        .endpoint = &c->broker,
-        .node = c->node,
-        .key_prefix = s->broker_keyprefix ? s->broker_keyprefix : "",
-        .queues = (const char *const *)c->queues.v,
-        .priority_steps = s->n_priority_steps ? s->priority_steps : NULL,
-        .n_priority_steps = s->n_priority_steps,
-        .sep = s->sep,
-        .unacked_key = s->unacked_key,
-        .unacked_index_key = s->unacked_index_key,
-        .unacked_mutex_key = s->unacked_mutex_key,
-        .visibility_timeout_ms = (int64_t)(s->visibility_timeout * 1000),
-        .lease_ms = 30000,
-        .beat_ms = 3000,
-        .dead_after_ms = 12000,
-    };
-    int r = remote_start(w);
-    if (r)
-        return r;
-    w->transport = transport_new(&w->loop, &o, &events, w);
-    if (!w->transport)
-        return -ENOMEM;
-    if (c->has_backend && !c->same_backend) {
-        w->backend = result_backend_new(&w->loop, &c->backend);
-        if (!w->backend)
-            return -ENOMEM;
-    }
-    transport_start(w->transport);
-    return 0;
-}
 
 /* ---- the pool ---- */
 
@@ -161,12 +59,20 @@ static void warn_of_options(const struct worker *w)
     }
 }
 
+static bool has_own_tasks(const struct task_registry *table)
+{
+    for (size_t i = 0; i < task_registry_len(table); i++)
+        if (!task_is_builtin(task_registry_at(table, i)->name))
+            return true;
+    return false;
+}
+
 void worker_pool_ready(struct worker *w, const struct task_registry *table)
 {
     if (w->phase != PHASE_STARTING)
         return;
     w->table = table;
-    if (task_registry_len(table) == 0) {
+    if (!has_own_tasks(table)) {
         /* It would fail every message as unregistered. */
         worker_pool_failed(w, "no tasks: name a plug-in that has some with -A plugin.so", 1);
         return;
@@ -175,7 +81,7 @@ void worker_pool_ready(struct worker *w, const struct task_registry *table)
         write_banner(w);
     warn_of_options(w);
     w->phase = PHASE_RUNNING;
-    if (start_transport(w)) {
+    if (broker_start(w)) {
         log_critical("worker: out of memory");
         shutdown_broken(w, 1);
     }
@@ -260,14 +166,18 @@ static int init(struct worker *w)
         .ignore_result = s->ignore_result || !w->config->has_backend,
         .store_errors_even_if_ignored = s->store_errors_even_if_ignored && w->config->has_backend,
         .track_started = s->track_started,
+        .inherit_parent_priority = s->inherit_parent_priority,
         .time_limit = w->config->time_limit,
         .soft_time_limit = w->config->soft_time_limit,
+        .wire = w->config->wire,
+        .wire_options = settings_wire(s),
     };
     for (size_t i = 0; i < DELIVERY_STATES; i++)
         list_init(&w->lists[i]);
     list_init(&w->spare);
+    list_init(&w->errbacks);
     w->scratch = arena_new();
-    if (!w->scratch || remote_init(w))
+    if (!w->scratch || remote_init(w) || dedup_init(w))
         return -ENOMEM;
     int rc = chord_setup(w);
     if (rc)
@@ -294,8 +204,10 @@ static void deinit(struct worker *w)
     w->pool = pool_free(w->pool);
     w->control = control_free(w->control);
     w->transport = transport_free(w->transport);
+    w->watchdog = watchdog_free(w->watchdog);
     w->backend = result_backend_free(w->backend);
     chord_teardown(w);
+    errbacks_drop(w);
     for (size_t s = DELIVERY_RESERVED; s < DELIVERY_STATES; s++)
         while (!list_empty(&w->lists[s]))
             delivery_free(LIST_ENTRY(w->lists[s].next, struct delivery, node));
@@ -306,6 +218,7 @@ static void deinit(struct worker *w)
         log_debug("worker: loop: %s", uv_strerror(r));
     delivery_drop_spare(w);
     due_deinit(&w->due);
+    dedup_deinit(w);
     remote_deinit(w);
     arena_free(w->scratch);
     free(w->jobs);
@@ -378,6 +291,7 @@ int worker_run(const struct worker_config *c, const char *program, const char *v
     int code = 1;
     if (w) {
         w->config = c;
+        w->outage = OUTAGE_NONE;
         w->program = program;
         w->version = version;
         code = run(w);

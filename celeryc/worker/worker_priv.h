@@ -6,6 +6,8 @@
 #include "celeryc/base/list.h"
 #include "celeryc/base/map.h"
 #include "celeryc/control/control.h"
+#include "celeryc/control/revoked.h"
+#include "celeryc/message/record.h"
 #include "celeryc/pool/pool.h"
 #include "celeryc/result/result.h"
 #include "celeryc/transport/transport.h"
@@ -13,6 +15,7 @@
 #include "celeryc/worker/config.h"
 #include "celeryc/worker/due.h"
 #include "celeryc/worker/effects.h"
+#include "celeryc/worker/outage.h"
 
 #include <uv.h>
 
@@ -57,6 +60,9 @@ struct delivery {
     bool forget_deaths;    /* LEAVING: earlier deaths of the message do not count any more */
     const char *lost_text; /* LEAVING: why it was lost, while its death is counted; in the arena */
     struct effects *effects; /* LEAVING: what follows from its end, NULL: nothing; in the arena */
+    bool succeeded;          /* LEAVING */
+    bool looked;             /* what is stored for it was looked at before its end */
+    bool asked;              /* it was asked whether it has succeeded before */
 };
 
 enum phase {
@@ -108,6 +114,11 @@ struct worker {
     uint64_t next_scan_ms; /* the loop's clock */
     bool scanning;
     char scan_token[RESULT_TOKEN_SIZE];
+    struct revoked *successes; /* ids of late-ack tasks that succeeded here; NULL: not kept */
+
+    struct list errbacks; /* of the new style, for failures that were decided here */
+    size_t n_errbacks;
+    uint64_t next_errback;
 
     struct due_heap due;
     uv_timer_t due_timer;
@@ -122,8 +133,9 @@ struct worker {
     uv_signal_t signals[N_SIGNALS];
 
     bool was_up;
-    unsigned connect_tries;
-    struct buf key, text; /* scratch of one call */
+    struct outage outage;
+    struct watchdog *watchdog; /* NULL: not yet, or switched off */
+    struct buf key, text;      /* scratch of one call */
     struct arena *scratch;
     bool pumping;
 };
@@ -161,14 +173,45 @@ void finish_outcome(struct delivery *d, const struct outcome *o);
 /* A task that did not end by itself: status FAILURE or REVOKED with an exception. */
 void finish_verdict(struct delivery *d, const char *status, const char *type, const char *module,
                     struct slice args_json);
-void finish_lost(struct delivery *d, const char *text);
-void finish_poison(struct delivery *d, const char *text); /* lost once too often: set aside */
+/* FAILURE with an exception of billiard's; requeue: the message goes back to the tail as well; park_reason may be NULL. */
+void finish_failed(struct delivery *d, const char *type, struct slice args_json, bool requeue,
+                   const char *park_reason);
+/* The record (p NULL: none) and what follows. */
+void finish_with(struct delivery *d, struct slice record, const struct canvas_effects *fx);
+void finish_discard(struct delivery *d); /* the claim was lost */
+/* Set aside, with no record and no consequences. */
+void finish_park_plain(struct delivery *d, const char *reason);
 void finish_return(struct delivery *d, bool head, bool redelivered);
-void finish_delay(struct delivery *d);
+void finish_delay(struct delivery *d, int64_t due_us);
 void finish_park(struct delivery *d, const char *reason);
 /* The body could not be decoded: set aside with the record that the child wrote. */
 void finish_park_outcome(struct delivery *d, const char *reason, const struct outcome *o);
 void finish_store(struct delivery *d, struct slice record); /* mid-task state */
+
+/* ---- lost.c: its child or its node died ---- */
+void finish_lost(struct delivery *d, const char *text);
+void finish_poison(struct delivery *d, const char *text); /* lost once too often: set aside */
+
+/* ---- lookup.c: what is stored for a task ---- */
+struct lookup_result {
+    bool known;                /* false: the store cannot be asked now */
+    bool success;              /* SUCCESS is there; record is then readable */
+    struct record_view record; /* in the delivery's arena */
+};
+
+typedef void (*lookup_fn)(const struct lookup_result *r, void *arg);
+bool lookup_possible(const struct delivery *d); /* results are kept, and it has an id */
+/* fn comes from the loop, once. The delivery must stay until then: LEAVING or STARTING. */
+void lookup_record(struct delivery *d, lookup_fn fn, void *arg);
+/* Runs a script of result/chord.h where the results are. */
+void lookup_eval(struct worker *w, const struct redis_script *s, redis_reply_fn fn, void *arg,
+                 size_t n, const struct slice *argv);
+
+/* ---- dedup.c: worker_deduplicate_successful_tasks ---- */
+int dedup_init(struct worker *w) WARN_UNUSED;
+void dedup_deinit(struct worker *w);
+bool dedup_takes(struct delivery *d); /* true: it is asked for, or has left */
+void dedup_remember(struct delivery *d);
 
 /* ---- run.c: the pool's events ---- */
 extern const struct pool_events run_pool_events;
@@ -187,6 +230,7 @@ void limits_tick(uv_timer_t *t);
 
 /* ---- shutdown.c ---- */
 int shutdown_listen(struct worker *w) WARN_UNUSED;
+void shutdown_tell_state(const struct worker *w); /* one line in the log */
 void shutdown_step(struct worker *w); /* goes on when something changed; nothing while running */
 void shutdown_started(
     struct delivery *d); /* a job began to run: stop it when that is where we are */
@@ -194,6 +238,9 @@ void shutdown_warm(struct worker *w);
 void shutdown_cold(struct worker *w);
 /* Something that cannot go on: ends as fast as it can be done without losing messages. */
 void shutdown_broken(struct worker *w, int exit_code);
+
+/* ---- broker.c ---- */
+int broker_start(struct worker *w) WARN_UNUSED; /* transport, result backend, remote control */
 
 /* ---- worker.c ---- */
 void worker_say_ready(struct worker *w); /* once, when broker and mailbox are there */

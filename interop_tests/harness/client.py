@@ -94,7 +94,9 @@ class Client:
         return task_id
 
     def get(self, task_id: str, timeout: float = DEFAULT_TIMEOUT_S) -> Outcome:
-        return Outcome(self.request("get", task_id=task_id, timeout=timeout))
+        return Outcome(
+            self.request("get", max(60.0, timeout + 5.0), task_id=task_id, timeout=timeout)
+        )
 
     def call(
         self,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task, signature
+from celery.exceptions import Ignore, Reject
 
 warnings.simplefilter("default")
 
@@ -111,6 +112,27 @@ def hold_retry(self: Task[Any, Any], path: str, line: str, seconds: float) -> in
     return starts
 
 
+def note_run(path: str, line: str, seconds: float) -> None:
+    append_line(path, f"s {line} {os.getpid()}")
+    time.sleep(seconds)
+    append_line(path, f"e {line} {os.getpid()}")
+
+
+@app.task(name="interop.note")
+def note(path: str, line: str, seconds: float) -> None:
+    note_run(path, line, seconds)
+
+
+@app.task(name="interop.note_late", acks_late=True)
+def note_late(path: str, line: str, seconds: float) -> None:
+    note_run(path, line, seconds)
+
+
+@app.task(name="interop.note_failure", acks_late=True)
+def note_failure(failed_id: str, path: str) -> None:
+    append_line(path, failed_id)
+
+
 @app.task(name="interop.die")
 def die(number: int) -> None:
     os.kill(os.getpid(), number)
@@ -125,6 +147,57 @@ def die_requeue(path: str, n: int) -> int:
     if starts < n:
         os.kill(os.getpid(), signal.SIGKILL)
     return starts
+
+
+@app.task(name="interop.die_retry", retry_on_worker_lost=True, max_retries=2, default_retry_delay=1)
+def die_retry(path: str, n: int) -> int:
+    """With retry_on_worker_lost, a death is a retry."""
+    return int(die_requeue(path, n))
+
+
+@app.task(
+    name="interop.die_retry_late",
+    retry_on_worker_lost=True,
+    max_retries=2,
+    default_retry_delay=1,
+    acks_late=True,
+    reject_on_worker_lost=True,
+)
+def die_retry_late(path: str, n: int) -> int:
+    return int(die_requeue(path, n))
+
+
+@app.task(name="interop.leave")
+def leave(code: int) -> None:
+    sys.exit(code)
+
+
+@app.task(name="interop.ignore")
+def ignore() -> None:
+    raise Ignore
+
+
+@app.task(name="interop.ignore_late", acks_late=True)
+def ignore_late() -> None:
+    raise Ignore
+
+
+def reject_twice(path: str, requeue: bool) -> int:
+    append_line(path, "start")
+    starts = len(Path(path).read_text().splitlines())
+    if starts < 3:
+        raise Reject("not now", requeue=requeue)
+    return starts
+
+
+@app.task(name="interop.reject")
+def reject(path: str, requeue: bool) -> int:
+    return reject_twice(path, requeue)
+
+
+@app.task(name="interop.reject_late", acks_late=True)
+def reject_late(path: str, requeue: bool) -> int:
+    return reject_twice(path, requeue)
 
 
 @app.task(name="interop.progress", bind=True)
@@ -214,3 +287,10 @@ def flaky_file(self: Task[Any, Any], good: int) -> int:
     if self.request.retries < good:
         raise FileNotFoundError("not yet")
     return int(self.request.retries)
+
+
+@app.task(name="interop.on_error")
+def on_error(request: Any, exc: BaseException, _traceback: Any, path: str) -> None:
+    """A new style errback: a line with what it was told."""
+    append_line(path, f"{request.id} {type(exc).__name__} {json.dumps(exc.args)}")
+    raise RuntimeError("an errback's own failure changes nothing")

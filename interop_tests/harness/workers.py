@@ -27,28 +27,32 @@ PYTHONS = {
 READY_S = 30.0
 
 
-def build_plugin(folder: Path) -> Path:
-    """interop.so from interop_tests/plugin, with the public headers and nothing else."""
-    out = folder / "interop.so"
-    subprocess.run(
-        [
-            "cc",
-            "-std=c11",
-            "-D_GNU_SOURCE",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            "-I",
-            str(ROOT / "celeryc/include"),
-            *map(str, sorted((ROOT / "interop_tests/plugin").glob("*.c"))),
-            "-o",
-            str(out),
-        ],
-        check=True,
-    )
+def compile_plugin(out: Path, folder: Path, *libraries: str) -> Path:
+    """From the sources of a folder, with the public headers and nothing else of the project."""
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    include = ROOT / "celeryc/include"
+    sources = sorted(folder.glob("*.c"))
+    subprocess.run(["cc", *flags, "-I", include, *sources, "-o", out, *libraries], check=True)
     return out
+
+
+def build_plugin(folder: Path) -> Path:
+    return compile_plugin(folder / "interop.so", ROOT / "interop_tests/plugin")
+
+
+def celeryc(
+    *args: str | Path, env: dict[str, str] | None = None, timeout: float = 20
+) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CELERY_", "SCATTER_"))}
+    return subprocess.run(
+        [str(CELERYC), *map(str, args)],
+        env=clean | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 class Worker:
@@ -101,6 +105,7 @@ class WorkerFactory:
         app: str = "interop_app",
         gossip: bool = False,
         mingle: bool = False,
+        wrapper: Sequence[str] = (),
         wait: bool = True,
     ) -> Worker:
         self.counter += 1
@@ -151,7 +156,7 @@ class WorkerFactory:
             full_env["PYTHONPATH"] = str(HERE.parent)
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
-        worker = Worker(kind, node, Process(name, argv, folder, full_env))
+        worker = Worker(kind, node, Process(name, [*wrapper, *argv], folder, full_env))
         self.workers.append(worker)
         return worker.wait_ready() if wait else worker
 

@@ -3,7 +3,10 @@
 
 #include <celeryc/client.h>
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static int type_error(struct celeryc_call *call)
 {
@@ -104,3 +107,21 @@ static int flaky_file(struct celeryc_call *call)
 }
 CELERYC_TASK("interop.flaky_file", flaky_file, .autoretry_for = "OSError", .max_retries = 2,
              .default_retry_delay = 0.01)
+
+/* A new style errback: a line with what it was told. */
+static int on_error(struct celeryc_call *call, const struct celeryc_failure *f)
+{
+    const char *path;
+    char line[1024];
+    int fd, n;
+
+    if (celeryc_args(call, "s", &path))
+        return type_error(call);
+    n = snprintf(line, sizeof line, "%s %s %s\n", f->task_id, f->exc_type, f->exc_args);
+    fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0 || write(fd, line, (size_t)n) != n)
+        return celeryc_raise(call, "OSError", "%s cannot be written", path);
+    close(fd);
+    return celeryc_raise(call, "RuntimeError", "an errback's own failure changes nothing");
+}
+CELERYC_TASK("interop.on_error", NULL, .errback = on_error)

@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -93,6 +95,69 @@ static int hold_retry(struct celeryc_call *call)
 }
 CELERYC_TASK("interop.hold_retry", hold_retry, .acks_late = true)
 
+/* Notes "s <line> <pid>" at its start and "e <line> <pid>" at its end. */
+static int note(struct celeryc_call *call)
+{
+    const char *path, *line;
+    char text[256];
+    double seconds;
+
+    if (celeryc_args(call, "ssd", &path, &line, &seconds))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    snprintf(text, sizeof text, "s %s %d", line, (int)getpid());
+    if (append_line(path, text))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    pause_for(seconds);
+    text[0] = 'e';
+    if (append_line(path, text))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    return celeryc_return_none(call);
+}
+CELERYC_TASK("interop.note", note)
+CELERYC_TASK("interop.note_late", note, .acks_late = true)
+
+/* Leaves a process behind that ends when its parent is gone; returns its pid. */
+static int orphan(struct celeryc_call *call)
+{
+    int pipes[2];
+    pid_t left = 0;
+
+    if (pipe(pipes))
+        return celeryc_raise(call, "OSError", "pipe: %s", strerror(errno));
+    pid_t child = fork();
+    if (child == 0) {
+        pid_t parent = getpid();
+        left = fork();
+        if (left == 0) {
+            close(pipes[0]);
+            while (getppid() == parent)
+                usleep(1000);
+            _exit(0);
+        }
+        _exit(write(pipes[1], &left, sizeof left) == sizeof left ? 0 : 1);
+    }
+    if (child < 0 || waitpid(child, NULL, 0) != child ||
+        read(pipes[0], &left, sizeof left) != sizeof left)
+        return celeryc_raise(call, "OSError", "%s", strerror(errno));
+    close(pipes[0]);
+    close(pipes[1]);
+    return celeryc_return_int(call, left);
+}
+CELERYC_TASK("interop.orphan", orphan)
+
+/* An errback: notes the id of the task that failed. */
+static int note_failure(struct celeryc_call *call)
+{
+    const char *failed, *path;
+
+    if (celeryc_args(call, "ss", &failed, &path))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (append_line(path, failed))
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    return celeryc_return_none(call);
+}
+CELERYC_TASK("interop.note_failure", note_failure, .acks_late = true)
+
 static int die(struct celeryc_call *call)
 {
     int64_t number;
@@ -119,6 +184,44 @@ static int die_requeue(struct celeryc_call *call)
     return celeryc_return_int(call, starts);
 }
 CELERYC_TASK("interop.die_requeue", die_requeue, .acks_late = true, .reject_on_worker_lost = true)
+
+/* With retry_on_worker_lost, a death is a retry. */
+CELERYC_TASK("interop.die_retry", die_requeue, .retry_on_worker_lost = true, .max_retries = 2,
+             .default_retry_delay = 1)
+CELERYC_TASK("interop.die_retry_late", die_requeue, .retry_on_worker_lost = true, .max_retries = 2,
+             .default_retry_delay = 1, .acks_late = true, .reject_on_worker_lost = true)
+
+static int leave(struct celeryc_call *call)
+{
+    int64_t code;
+
+    if (celeryc_args(call, "i", &code))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    exit((int)code);
+}
+CELERYC_TASK("interop.leave", leave)
+
+static int ignore(struct celeryc_call *call)
+{
+    return celeryc_ignore(call);
+}
+CELERYC_TASK("interop.ignore", ignore)
+CELERYC_TASK("interop.ignore_late", ignore, .acks_late = true)
+
+static int reject(struct celeryc_call *call)
+{
+    const char *path;
+    bool requeue;
+    int64_t starts;
+
+    if (celeryc_args(call, "sb", &path, &requeue))
+        return celeryc_raise(call, "TypeError", "%s", celeryc_args_error(call));
+    if (append_line(path, "start") || (starts = count_lines(path, NULL)) < 0)
+        return celeryc_raise(call, "OSError", "%s: %s", path, strerror(errno));
+    return starts < 3 ? celeryc_reject(call, "not now", requeue) : celeryc_return_int(call, starts);
+}
+CELERYC_TASK("interop.reject", reject)
+CELERYC_TASK("interop.reject_late", reject, .acks_late = true)
 
 static int progress(struct celeryc_call *call)
 {

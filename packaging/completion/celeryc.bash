@@ -4,7 +4,7 @@ _celeryc()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= word
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
-        worker|call|result|purge|tasks|completion|help) command=$word; break ;;
+        worker|call|result|purge|dead|tasks|completion|help) command=$word; break ;;
         esac
     done
     case $command in
@@ -66,6 +66,15 @@ _celeryc()
         --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         esac
         COMPREPLY=($(compgen -W " -f --force -Q --queues -X --exclude-queues -b --broker --result-backend --config --help" -- "$cur")) ;;
+    dead)
+        case $prev in
+        -Q|--queues) return ;;
+        --limit) return ;;
+        -b|--broker) return ;;
+        --result-backend) return ;;
+        --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        esac
+        COMPREPLY=($(compgen -W " -Q --queues --limit --all --json -f --force -b --broker --result-backend --config --help list show retry purge" -- "$cur")) ;;
     tasks)
         case $prev in
         -b|--broker) return ;;
@@ -81,7 +90,7 @@ _celeryc()
         esac
         COMPREPLY=($(compgen -W " -b --broker --result-backend --config --help bash zsh man" -- "$cur")) ;;
     *)
-        COMPREPLY=($(compgen -W "worker call result purge tasks completion help --app --broker --result-backend --config --workdir --quiet --version --help" -- "$cur")) ;;
+        COMPREPLY=($(compgen -W "worker call result purge dead tasks completion help --app --broker --result-backend --config --workdir --quiet --version --help" -- "$cur")) ;;
     esac
 }
 complete -F _celeryc celeryc

@@ -251,9 +251,9 @@ static const struct {
     {"{\"body\": " GOOD_BODY
      ", \"content-type\": \"application/x-python-serialize\", \"headers\": " HEADERS(
          "") ", \"properties\": " PLAIN_PROPS "}",
-     "application/x-python-serialize is not supported", true},
-    {ENVELOPE(HEADERS(", \"compression\": \"application/x-bz2\""), PROPS, GOOD_BODY),
-     "compression application/x-bz2 is not supported", true},
+     "content of type pickle (application/x-python-serialize): celeryc does not", true},
+    {ENVELOPE(HEADERS(", \"compression\": \"application/x-nonsense\""), PROPS, GOOD_BODY),
+     "compression application/x-nonsense is not supported", true},
     {ENVELOPE(HEADERS(", \"compression\": 1"), PROPS, GOOD_BODY), "compression is not a string",
      true},
     {ENVELOPE(HEADERS(", \"compression\": \"zlib\""), PROPS, "\"AAAA\""), "damaged zlib", true},

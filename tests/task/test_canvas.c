@@ -410,3 +410,77 @@ Test(retry, by_itself)
     cr_assert_eq(autoretry("OSError", "FileNotFoundError", 0, &countdown), OUTCOME_FAILURE);
     cr_assert_eq(autoretry(NULL, NULL, 0, &countdown), OUTCOME_FAILURE);
 }
+
+/* ---- errbacks of the new style ---- */
+
+static char told[1024];
+
+static int note_failure(struct celeryc_call *call, const struct celeryc_failure *f)
+{
+    const char *extra;
+    if (celeryc_args(call, "s", &extra))
+        return -1;
+    size_t len = strlen(told);
+    (void)snprintf(told + len, sizeof told - len, "%s|%s|%s|%s|%s|%s|%s;", celeryc_task_id(call),
+                   f->task_id, f->task, f->exc_type, f->exc_module, f->exc_args, extra);
+    return celeryc_raise(call, "RuntimeError", "changes nothing");
+}
+
+static int boom(struct celeryc_call *call)
+{
+    return celeryc_raise(call, "ValueError", "boom");
+}
+
+static const char with_errbacks[] = "{\"callbacks\": null, \"errbacks\": [" SIG(
+    "tasks.add", "[\"x\"]") ", " SIG("tasks.old", "[]") "], \"chain\": null, \"chord\": null}";
+
+Test(errback, is_called_with_the_failure)
+{
+    told[0] = '\0';
+    struct run r = start(boom, "[]", "{}");
+    r.task.errback = note_failure;
+    r.message.embed = slice_str(with_errbacks);
+    run(&r);
+    cr_assert_eq(r.o.kind, OUTCOME_FAILURE);
+    EXPECT_TEXT(text(&r.repr), "ValueError('boom')");
+    EXPECT_TEXT(told, ID "|" ID "|tasks.add|ValueError|builtins|[\"boom\"]|x;");
+    cr_assert_eq(r.o.n_messages, 1); /* the other one is sent */
+    cr_assert_not_null(memmem(r.o.messages[0].raw.p, r.o.messages[0].raw.len, "tasks.old", 9));
+    end(&r);
+}
+
+Test(errback, is_called_as_a_job)
+{
+    told[0] = '\0';
+    CLEANUP(task_registry_free) struct task_registry *table = task_registry_new();
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf job = BUF_INIT;
+    CLEANUP(buf_deinit) struct buf done = BUF_INIT;
+    const struct celeryc_task task = {.name = "tasks.errback", .errback = note_failure};
+    const struct task_settings settings = {.node = "w1@host", .default_queue = "celery"};
+    const struct task_host host = {.arg = NULL};
+    const struct canvas_call c = {.errback = slice_str(SIG("tasks.errback", "[\"x\"]")),
+                                  .task_id = SLICE_LIT(ID),
+                                  .task = SLICE_LIT("t"),
+                                  .x = {.type = SLICE_LIT("WorkerLostError"),
+                                        .module = SLICE_LIT("billiard.exceptions"),
+                                        .args = SLICE_LIT("[1]")}};
+    struct err e = ERR_INIT;
+    cr_assert_eq(task_registry_add(table, &task, NULL, NULL, &e), 0, "%s", e.text);
+    cr_assert_eq(task_errback_write(&job, &c), 0);
+    cr_assert_eq(task_run_errback(table, &settings, &host, a, buf_slice(&job), &done), 0);
+    EXPECT_TEXT(told, ID "|" ID "|t|WorkerLostError|billiard.exceptions|[1]|x;");
+    struct outcome o;
+    cr_assert_eq(outcome_decode(a, buf_slice(&done), &o, &e), 0);
+    cr_assert_eq(o.kind, OUTCOME_IGNORE);
+}
+
+Test(errback, is_no_task)
+{
+    struct run r = start(NULL, "[]", "{}");
+    r.task.errback = note_failure;
+    run(&r);
+    cr_assert_eq(r.o.kind, OUTCOME_FAILURE);
+    cr_assert_not_null(strstr(text(&r.repr), "TypeError("));
+    end(&r);
+}

@@ -171,7 +171,7 @@ Test(config, usage_errors)
 Test(config, other_brokers_and_backends_are_refused)
 {
     static const char *const lines[] = {"-b amqp://h//",
-                                        "-b sentinel://h:1",
+                                        "-b redis+sentinel://h:1",
                                         "--result-backend rpc://",
                                         "--result-backend db+sqlite:///x",
                                         "--result-backend cache+memcached://h",

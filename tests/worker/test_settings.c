@@ -59,6 +59,43 @@ Test(settings, values_of_every_kind_are_read)
     cr_assert_eq(s.warnings.n, 0);
 }
 
+Test(settings, how_redis_is_reached)
+{
+    CLEANUP(settings_deinit) struct settings s;
+    struct err e;
+    const char *text =
+        "{\"broker_url\": [\"redis://a/1\", \"redis://b/1\"], \"result_backend\": \"redis://c\","
+        " \"broker_failover_strategy\": \"shuffle\", \"broker_connection_timeout\": 2.5,"
+        " \"broker_use_ssl\": {\"ssl_cert_reqs\": \"CERT_REQUIRED\", \"ssl_ca_certs\": \"/ca\"},"
+        " \"redis_backend_use_ssl\": {\"ssl_cert_reqs\": 0, \"ssl_check_hostname\": false},"
+        " \"redis_socket_timeout\": 120.0, \"redis_socket_connect_timeout\": null,"
+        " \"redis_socket_keepalive\": false, \"redis_backend_health_check_interval\": 25,"
+        " \"broker_transport_options\": {\"socket_timeout\": 3, \"master_name\": \"m\","
+        " \"sentinel_kwargs\": {\"password\": \"pw\", \"ssl\": true}},"
+        " \"result_backend_transport_options\": {\"master_name\": \"r\"}}";
+    cr_assert_eq(parse(text, &s, &e), 0, "%s", e.text);
+    cr_assert_str_eq(s.broker_url, "redis://a/1;redis://b/1");
+    cr_assert_str_eq(s.result_backend, "redis://c");
+    cr_assert_eq(s.connection_timeout, 2.5);
+    const struct redis_options *b = &s.broker_redis, *r = &s.backend_redis;
+    cr_assert_eq(b->shuffle, REDIS_YES);
+    cr_assert_eq(b->tls.on, REDIS_YES);
+    cr_assert_eq(b->tls.verify, REDIS_YES);
+    cr_assert_str_eq(b->tls.text[REDIS_TLS_CA_CERTS], "/ca");
+    cr_assert_eq(b->reply_timeout_ms, 3000);
+    cr_assert_str_eq(b->master_name, "m");
+    cr_assert_str_eq(b->sentinel_password, "pw");
+    cr_assert_eq(b->sentinel_tls.on, REDIS_YES);
+    cr_assert_eq(r->tls.verify, REDIS_NO);
+    cr_assert_eq(r->tls.check_host, REDIS_NO);
+    cr_assert_eq(r->reply_timeout_ms, 120000);
+    cr_assert_eq(r->connect_timeout_ms, 0);
+    cr_assert_eq(r->keepalive, REDIS_NO);
+    cr_assert_eq(r->health_ms, 25000);
+    cr_assert_str_eq(r->master_name, "r");
+    cr_assert_eq(s.warnings.n, 0);
+}
+
 Test(settings, null_is_the_default_and_for_result_expires_never)
 {
     CLEANUP(settings_deinit) struct settings s;
@@ -93,14 +130,33 @@ Test(settings, refusals_name_the_setting)
         {"{\"task_queues\": [1]}", "task_queues"},
         {"{\"task_queues\": {\"a\": {}}}", "task_queues"},
         {"{\"accept_content\": [\"pickle\"]}", "accept_content"},
-        {"{\"task_serializer\": \"yaml\"}", "task_serializer"},
+        {"{\"accept_content\": [\"nonsense\"]}", "accept_content"},
+        {"{\"accept_content\": []}", "accept_content"},
+        {"{\"task_serializer\": 1}", "task_serializer"},
         {"{\"result_serializer\": \"pickle\"}", "result_serializer"},
-        {"{\"broker_use_ssl\": true}", "TLS"},
+        {"{\"broker_use_ssl\": 1}",
+         "setting broker_use_ssl: 1 is neither true, false nor an object"},
+        {"{\"broker_use_ssl\": {\"ca_certs\": \"/x\"}}",
+         "unknown setting broker_use_ssl.ca_certs: for Redis the names begin with ssl_"},
+        {"{\"broker_use_ssl\": {\"ssl_cert_reqs\": \"maybe\"}}",
+         "setting broker_use_ssl: ssl_cert_reqs: \"maybe\" is not one of required, optional, none"},
+        {"{\"redis_backend_use_ssl\": {\"ssl_ca\": \"/x\"}}",
+         "unknown setting redis_backend_use_ssl.ssl_ca"},
+        {"{\"redis_socket_timeout\": -1}", "setting redis_socket_timeout: socket_timeout"},
+        {"{\"redis_socket_timeout\": []}", "setting redis_socket_timeout: [] is not"},
+        {"{\"broker_failover_strategy\": \"random\"}", "round-robin"},
+        {"{\"broker_url\": []}", "setting broker_url: the list is empty"},
+        {"{\"broker_url\": [1]}", "setting broker_url: the list holds something else than URLs"},
+        {"{\"broker_url\": {}}", "broker_url"},
+        {"{\"broker_transport_options\": {\"sentinel_kwargs\": \"pw\"}}",
+         "setting broker_transport_options.sentinel_kwargs: \"pw\" is not an object"},
+        {"{\"broker_transport_options\": {\"sentinel_kwargs\": {\"passwd\": \"pw\"}}}",
+         "unknown setting broker_transport_options.sentinel_kwargs.passwd"},
         {"{\"task_annotations\": {\"*\": {\"rate_limit\": \"1/s\"}}}", "task_annotations"},
         {"{\"worker_max_memory_per_child\": 1000}", "worker_max_memory_per_child"},
         {"{\"broker_transport_options\": {\"visibilty_timeout\": 5}}",
          "broker_transport_options.visibilty_timeout (did you mean visibility_timeout?)"},
-        {"{\"broker_transport_options\": {\"master_name\": \"m\"}}", "Sentinel"},
+        {"{\"broker_transport_options\": {\"master_name\": [\"m\"]}}", "master_name"},
         {"{\"broker_transport_options\": {\"priority_steps\": [3, 6]}}", "priority_steps"},
         {"{\"broker_transport_options\": {\"priority_steps\": [0, 0]}}", "priority_steps"},
         {"{\"broker_transport_options\": []}", "broker_transport_options"},

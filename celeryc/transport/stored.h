@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* What celeryc keeps in Redis beside kombu's keys, read back from bytes. docs/REDIS_KEYS.md lists the formats. */
+
+#include "celeryc/base/arena.h"
+#include "celeryc/base/err.h"
+#include "celeryc/message/json.h"
+
+/* Written by another version of celeryc: to be left alone. */
+#define STORED_E_VERSION 1
+
+/* An element of celeryc:dead:<queue>: {"v": 1, "reason", "time", "queue", "raw": base64}. */
+#define DEAD_VERSION 1
+
+struct dead_entry {
+    struct slice reason, time, queue; /* NUL-terminated */
+    struct slice raw;                 /* the message as it was, any bytes */
+};
+
+/* Everything lives in the arena. 0; -ENOMEM; -EINVAL no such entry, with the defect in e; STORED_E_VERSION. */
+int dead_entry_parse(struct arena *a, struct slice text, struct dead_entry *ret_d,
+                     struct err *e) WARN_UNUSED;
+
+/* <prefix>celeryc:deaths:<id>, where a message's deaths are counted. */
+#define STORED_ID_BYTES 1024 /* of an id that count */
+void stored_deaths_key(struct buf *dst, const char *prefix, struct slice id);

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How tasks end that do not simply return: lost children, retries, rejects, limits; and what settings change about it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.client import Client, Outcome
+from harness.fleet import Fleet, nothing_left
+from harness.messages import message
+from harness.redis_server import RedisServer
+from harness.waiting import wait_until
+from harness.workers import WorkerFactory
+
+MakeClient = Callable[..., Client]
+KINDS = ["python", "celeryc"]
+
+
+class World:
+    """A Redis with one worker of a kind, and a client."""
+
+    def __init__(
+        self, kind: str, redis: RedisServer, workers: WorkerFactory, make_client: MakeClient
+    ) -> None:
+        self.kind = kind
+        self.redis = redis
+        self.workers = workers
+        self.url = redis.socket_url()
+        self.client = make_client(self.url)
+        self.r = redis.client()
+
+    def start(self, **options: Any) -> None:
+        self.workers.start(self.kind, self.url, concurrency=1, **options)
+
+    def record(self, task_id: str) -> dict[str, Any] | None:
+        text = self.r.get(f"celery-task-meta-{task_id}")
+        return None if text is None else dict(json.loads(text))
+
+    def wait_state(self, task_id: str, state: str) -> Outcome:
+        wait_until(lambda: self.client.meta(task_id).state == state, f"{state} is stored")
+        return self.client.meta(task_id)
+
+    def push(self, element: dict[str, Any]) -> str:
+        self.r.lpush("celery", json.dumps(element))
+        return str(element["headers"]["id"])
+
+
+@pytest.fixture(params=KINDS)
+def world(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: MakeClient,
+) -> World:
+    return World(request.param, redis_server, workers, make_client)
+
+
+def again(element: dict[str, Any]) -> dict[str, Any]:
+    """The element as a restore puts it back."""
+    element["headers"]["redelivered"] = True
+    element["properties"]["delivery_info"]["redelivered"] = True
+    return element
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+# ---- lost children
+
+
+@pytest.mark.parametrize("task", ["interop.die_retry", "interop.die_retry_late"])
+def test_lost_child_is_retried(world: World, tmp_path: Path, task: str) -> None:
+    path = tmp_path / "lines"
+    task_id = str(uuid.uuid4())
+    seen: list[dict[str, Any]] = []
+    pubsub = world.r.pubsub(ignore_subscribe_messages=True)
+    pubsub.subscribe(f"celery-task-meta-{task_id}")
+    sent = world.push(
+        message(task_id, task, [str(path), 2], parent_id=None, tenant="x", ignore_result=None)
+    )
+    with world.r.monitor() as monitor:
+        world.start()
+        for command in monitor.listen():
+            words = command["command"].split(" ", 2)
+            if words[0].upper() == "LPUSH" and task_id in command["command"]:
+                pushed = json.loads(words[2])
+                break
+    assert world.client.get(sent).value == 2
+    headers = pushed["headers"]
+    assert (headers["id"], headers["retries"], headers["tenant"]) == (task_id, 1, "x")
+    assert headers["parent_id"] is None
+    assert headers["root_id"] == task_id
+    assert headers["eta"]
+    assert headers["ignore_result"] is False
+    assert pushed["properties"]["origin"]
+
+    def all_seen() -> bool:
+        published = pubsub.get_message(timeout=0.05)
+        if published is not None:
+            seen.append(json.loads(published["data"]))
+        return bool(seen) and seen[-1]["status"] == "SUCCESS"
+
+    wait_until(all_seen, "the records are published")
+    pubsub.close()
+    retry = seen[0]
+    assert retry["status"] == "RETRY"
+    assert retry["result"]["exc_type"] == "WorkerLostError"
+    assert retry["result"]["exc_module"] == "billiard.exceptions"
+    assert "signal 9 (SIGKILL)" in retry["result"]["exc_message"][0]
+    assert retry["children"] == []
+    assert retry["date_done"] is None
+    assert {s["status"] for s in seen[:-1]} == {"RETRY"}
+    nothing_left(world.redis)
+
+
+def test_lost_too_often(world: World, tmp_path: Path) -> None:
+    """Used up: FAILURE and an ack, although the task would be rejected on a lost worker as well."""
+    world.start()
+    path = tmp_path / "lines"
+    outcome = world.client.call("interop.die_retry_late", str(path), 9)
+    assert (outcome.state, outcome.exc_type) == ("FAILURE", "WorkerLostError")
+    assert lines(path) == 3
+    nothing_left(world.redis)
+
+
+def test_setting_retries_lost_tasks(world: World, tmp_path: Path) -> None:
+    world.start(settings={"task_retry_on_worker_lost": True})
+    task_id = world.client.send("interop.die", 9)
+    outcome = world.wait_state(task_id, "RETRY")
+    assert outcome.exc_type == "WorkerLostError"
+    assert world.record(task_id)
+
+
+# Celery 5.2 with Debian's billiard runs into the end of its own child.
+@pytest.mark.fleets("python", "celeryc")
+@pytest.mark.clients("celery-5.7")
+def test_exit_of_a_task_is_a_lost_worker(fleet: Fleet, client: Client) -> None:
+    outcome = client.call("interop.leave", 3)
+    assert (outcome.state, outcome.exc_type) == ("FAILURE", "WorkerLostError")
+    assert outcome.exc_args is not None
+    assert "exitcode 3" in outcome.exc_args[0]
+
+
+def test_success_before_the_loss(world: World, tmp_path: Path) -> None:
+    """SUCCESS is there: a death after it is no failure, and nobody's errback is called."""
+    path = tmp_path / "lines"
+    task_id = str(uuid.uuid4())
+    world.r.set(
+        f"celery-task-meta-{task_id}",
+        json.dumps({"status": "SUCCESS", "result": 5, "children": [], "task_id": task_id}),
+    )
+    errback: dict[str, Any] = {
+        "task": "examples.echo",
+        "args": [],
+        "options": {"queue": "errors"},
+        "kwargs": {},
+        "subtask_type": None,
+        "immutable": False,
+    }
+    world.push(message(task_id, "interop.die", [9], embed={"errbacks": [errback]}))
+    world.start()
+    assert world.client.call("examples.append", str(path), "x").state == "SUCCESS"
+    nothing_left(world.redis)
+    record = world.record(task_id)
+    assert record is not None
+    assert (record["status"], record["result"]) == ("SUCCESS", 5)
+    assert world.r.llen("errors") == 0
+
+
+# ---- deduplication
+
+DEDUP = {"worker_deduplicate_successful_tasks": True, "task_acks_late": True}
+
+
+def step(task_id: str, queue: str = "steps") -> dict[str, Any]:
+    return {
+        "task": "examples.echo",
+        "args": [],
+        "kwargs": {},
+        "options": {"task_id": task_id, "queue": queue},
+        "subtask_type": None,
+        "immutable": False,
+    }
+
+
+@pytest.mark.parametrize("children", [True, False], ids=["sent", "not sent"])
+def test_successful_task_is_not_run_again(world: World, tmp_path: Path, children: bool) -> None:
+    """A redelivered message whose result is stored: its chain goes on from the stored value unless it did already."""
+    path = tmp_path / "lines"
+    task_id, next_id = str(uuid.uuid4()), str(uuid.uuid4())
+    record = {
+        "status": "SUCCESS",
+        "result": [1, {"é": 2}],
+        "traceback": None,
+        "children": [[[next_id, None], None]] if children else [],
+        "date_done": "2026-01-01T00:00:00+00:00",
+        "task_id": task_id,
+    }
+    world.r.set(f"celery-task-meta-{task_id}", json.dumps(record))
+    element = message(
+        task_id,
+        "interop.hold_late",
+        [str(path), "x", 0],
+        embed={"chain": [step(next_id)], "callbacks": [step("callback")]},
+    )
+    world.push(again(element))
+    world.start(settings=DEDUP)
+    assert world.client.call("examples.add", 1, 1).value == 2
+    nothing_left(world.redis)
+    assert lines(path) == 0
+    assert world.record(task_id) == record
+    sent = [json.loads(e) for e in world.r.lrange("steps", 0, -1)]
+    if children:
+        assert sent == []
+        return
+    assert {e["headers"]["id"] for e in sent} == {next_id, "callback"}
+    for e in sent:
+        assert json.loads(base64.b64decode(e["body"]))[0] == [[1, {"é": 2}]]
+        assert e["headers"]["parent_id"] == task_id
+
+
+def test_what_has_not_succeeded_runs_again(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    world.r.set(
+        f"celery-task-meta-{ids[1]}",
+        json.dumps({"status": "STARTED", "result": None, "children": [], "task_id": ids[1]}),
+    )
+    for task_id in ids:
+        element = message(task_id, "interop.hold_late", [str(path), task_id, 0])
+        world.push(element if task_id == ids[2] else again(element))
+    world.r.set(
+        f"celery-task-meta-{ids[2]}",
+        json.dumps({"status": "SUCCESS", "result": 7, "children": [], "task_id": ids[2]}),
+    )
+    world.start(settings=DEDUP)
+    for task_id in ids[:2]:
+        assert world.client.get(task_id).value == 1
+    nothing_left(world.redis)
+    assert lines(path) == 3, "a message that was not delivered before is not asked about"
+
+
+@pytest.mark.parametrize("world", ["celeryc"], indirect=True)
+def test_success_of_an_ignored_result_is_remembered(world: World, tmp_path: Path) -> None:
+    """Better than Celery with prefork, where the master remembers and the child, which would skip it, does not know."""
+    path = tmp_path / "lines"
+    world.start(settings=DEDUP)
+    element = message(
+        str(uuid.uuid4()), "interop.hold_late", [str(path), "x", 0], ignore_result=True
+    )
+    world.push(element)
+    wait_until(lambda: lines(path) == 1, "it runs")
+    nothing_left(world.redis)
+    world.push(again(element))
+    assert world.client.call("examples.add", 1, 1).value == 2
+    nothing_left(world.redis)
+    assert lines(path) == 1
+
+
+# ---- ends that a task chooses
+
+
+def test_reject_without_requeue_is_a_failure(world: World, tmp_path: Path) -> None:
+    world.start()
+    for task in ("interop.reject", "interop.reject_late"):
+        outcome = world.client.call(task, str(tmp_path / task), False)
+        assert (outcome.state, outcome.exc_type) == ("FAILURE", "Reject")
+        assert outcome.exc_args == ["not now", False]
+    nothing_left(world.redis)
+
+
+def test_reject_with_requeue(world: World, tmp_path: Path) -> None:
+    world.start()
+    path = tmp_path / "lines"
+    assert world.client.call("interop.reject_late", str(path), True).value == 3
+    nothing_left(world.redis)
+
+
+def test_ignore_stores_nothing(world: World) -> None:
+    world.start()
+    ids = [world.client.send(task) for task in ("interop.ignore", "interop.ignore_late")]
+    assert world.client.call("examples.add", 1, 1).value == 2
+    nothing_left(world.redis)
+    assert [world.record(i) for i in ids] == [None, None]
+
+
+def test_text_of_used_up_retries(world: World) -> None:
+    world.start()
+    task_id = world.client.send("interop.give_up", False)
+    outcome = world.client.get(task_id)
+    assert outcome.exc_type == "MaxRetriesExceededError"
+    assert outcome.exc_module == "celery.exceptions"
+    assert outcome.exc_args == [f"Can't retry interop.give_up[{task_id}] args:(False,) kwargs:{{}}"]
