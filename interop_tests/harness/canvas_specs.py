@@ -15,7 +15,7 @@ from typing import Any
 
 from .canvas import Spec, chain, chord, group, task
 
-MAX_TASKS = 40
+MAX_TASKS = 24
 
 VALUES = [
     0,
@@ -77,6 +77,7 @@ class Specs:
         self.random = random.Random(seed)
         self.profile = profile or PROFILES[seed % len(PROFILES)]
         self.n = 0
+        self.joined = 0  # how many groups and headers are around: somebody waits for the result
 
     def chance(self, p: float) -> bool:
         return self.random.random() < p
@@ -88,6 +89,14 @@ class Specs:
     def _mark(self) -> str:
         self.n += 1
         return f"c{self.seed}.{self.n}"
+
+    def replacement(self) -> Spec:
+        """Its end gets the id of what it replaces, so it must not have one of its own."""
+        sig = last = self.canvas(2)
+        while last["kind"] in ("chain", "chord"):
+            last = last["members"][-1] if last["kind"] == "chain" else last["body"]
+        last["options"].pop("task_id", None)
+        return sig
 
     def errback(self) -> Spec:
         return task("canvas.errback", kwargs={"mark": self._mark()})
@@ -112,6 +121,8 @@ class Specs:
         mark, name = self._mark(), self._name()
         args = [r.choice(VALUES) for _ in range(r.randrange(3))]
         options = dict(r.choice(OPTIONS)) if self.chance(self.profile.options) else {}
+        if self.joined:
+            options.pop("ignore_result", None)  # a join waits for ever for what is not stored
         if self.chance(self.profile.expired):
             options["expires"] = -5
         kwargs: dict[str, Any] = {"mark": mark}
@@ -119,7 +130,7 @@ class Specs:
         if name == "again":
             kwargs["n"] = r.randrange(1, 3)
         elif name in ("swap", "join"):
-            sig = self.canvas(2 if name == "swap" else 0)
+            sig = self.replacement() if name == "swap" else self.canvas(0)
         elif self.chance(0.2):
             kwargs["k"] = r.choice(VALUES)
         made = task(
@@ -141,14 +152,19 @@ class Specs:
         """celery.starmap: one message, whose task calls another function in place."""
         r = self.random
         calls = [[r.choice(VALUES) for _ in range(r.randrange(3))] for _ in range(r.randrange(4))]
-        return {"kind": "starmap", "name": "canvas.sum", "it": calls, "options": self._id()} | {
-            "links": [],
-            "errbacks": [],
-        }
+        kwargs = {"mark": self._mark()}  # for us alone
+        made = task("canvas.sum", kwargs=kwargs, **self._id())
+        return made | {"kind": "starmap", "it": calls}
 
     def members(self, depth: int) -> list[Spec]:
         most = 4 if self.n < MAX_TASKS else 2
         return [self.canvas(depth - 1) for _ in range(self.random.randrange(1, most))]
+
+    def joined_members(self, depth: int) -> list[Spec]:
+        self.joined += 1
+        made = self.members(depth)
+        self.joined -= 1
+        return made
 
     def canvas(self, depth: int) -> Spec:
         kind = self.random.choice(["plain", "chain", "chain", "group", "chord"])
@@ -158,9 +174,9 @@ class Specs:
         if kind == "chain":
             made = chain(*self.members(depth))
         elif kind == "group":
-            made = group(*self.members(depth))
+            made = group(*self.joined_members(depth))
         else:
-            made = chord(self.members(depth), self.canvas(depth - 1))
+            made = chord(self.joined_members(depth), self.canvas(depth - 1))
         if kind != "group" and self.chance(0.1):
             made["errbacks"].append(self.errback())
         return made
@@ -172,6 +188,10 @@ class Specs:
             made = self.canvas(1 + self.seed % 4)
             if self.n > 1:
                 return made
+
+
+def marks(spec: Spec) -> set[str]:
+    return {s["kwargs"]["mark"] for s in every(spec) if "kwargs" in s}
 
 
 def every(spec: Spec) -> list[Spec]:
