@@ -26,7 +26,7 @@ SEED = re.compile(r"\bc(\d+)\.\d+")
 RECORD_KEYS = ("status", "result", "children")
 SETTLED_S = 1.0
 STUCK_S = 8.0
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 AT_ONCE = 300
 
 
@@ -137,12 +137,13 @@ class CanvasFleet:
         names = Names()
         names.take_specs(specs.values())
         names.take_runs(runs)
+        kinds = {worker.node: worker.kind for worker in self.factory.workers}
         endings = {seed: Ending() for seed in specs}
         for seed, key in sent.items():
             if key is not None:
                 endings[seed].get = names.rename(gets[key])
         for run in runs:
-            self.shares[run.node.partition("@")[0].rstrip("0123456789")] += 1
+            self.shares[kinds[run.node]] += 1
             args = names.rename(run.args) if UUID.search(run.args) else run.digest
             line = f"{run.mark}, {run.retries} retries, {args}"
             endings[seed_of(run.mark)].runs[line] += 1

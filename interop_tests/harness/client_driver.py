@@ -63,7 +63,8 @@ class Driver:
                 spec["name"], args=spec["args"], kwargs=kwargs, immutable=spec["immutable"]
             )
         elif kind == "starmap":
-            sig = xstarmap(self.app.signature(spec["name"]), spec["it"], app=self.app)
+            called: Any = self.app.signature(spec["name"])
+            sig = xstarmap(called, spec["it"], app=self.app)
         elif kind == "chord":
             body = self.build(spec["body"])
             sig = chord([self.build(m) for m in spec["members"]], body, app=self.app)
@@ -102,7 +103,7 @@ class Driver:
     def op_active(self, n_workers: int) -> dict[str, str]:
         """The ids of the tasks that run now, with the nodes that run them."""
         control = self.app.control
-        replies = control.broadcast("active", reply=True, timeout=10.0, limit=n_workers)
+        replies: Any = control.broadcast("active", reply=True, timeout=10.0, limit=n_workers)
         assert len(replies) == n_workers, replies
         found = [
             (task["id"], node) for reply in replies for node, ts in reply.items() for task in ts
@@ -119,7 +120,7 @@ class Driver:
 
     def pending(self, result: Any) -> bool:
         if isinstance(result, GroupResult):
-            return any(self.pending(r) for r in result.results)
+            return any(self.pending(r) for r in result.results or [])
         failed = result.failed()
         parent = result.parent
         return not result.ready() or (parent is not None and not failed and self.pending(parent))
