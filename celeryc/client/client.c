@@ -9,6 +9,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
 #include "celeryc/canvas/canvas.h"
+#include "celeryc/client/client.h"
 #include "celeryc/result/result.h"
 #include "celeryc/worker/config.h"
 #include "celeryc/worker/queues.h"
@@ -24,13 +25,10 @@
 /* ---- the client ---- */
 
 static int configure(struct celeryc_client *c, const char *broker, const char *backend,
-                     const char *options, struct err *e)
+                     bool environment, struct err *e)
 {
-    settings_init(&c->settings);
-    int r = options ? settings_parse(&c->settings, slice_str(options), e) : 0;
-    if (r == 0)
-        r = config_broker(broker, &c->settings, &c->broker, e);
-    if (r == 0 && (backend || c->settings.result_backend))
+    int r = config_broker(broker, &c->settings, &c->broker, e);
+    if (r == 0 && (backend || environment || c->settings.result_backend))
         r = config_backend(backend, &c->settings, &c->backend, &c->has_backend, e);
     if (r == 0) {
         const struct wire_options wire = settings_wire(&c->settings);
@@ -40,6 +38,20 @@ static int configure(struct celeryc_client *c, const char *broker, const char *b
     return r;
 }
 
+/* r: of making it so far. A mistake is kept for whoever wants to send. */
+static struct celeryc_client *made(struct celeryc_client *c, int r, struct err *e)
+{
+    if (r == -ENOMEM) {
+        celeryc_client_free(c);
+        return NULL;
+    }
+    if (r) {
+        (void)client_fail(c, r, e);
+        c->broken = true;
+    }
+    return c;
+}
+
 struct celeryc_client *celeryc_client_new(const char *broker, const char *backend,
                                           const char *options)
 {
@@ -47,16 +59,23 @@ struct celeryc_client *celeryc_client_new(const char *broker, const char *backen
     struct err e = ERR_INIT;
     if (!c)
         return NULL;
-    int r = configure(c, broker, backend, options, &e);
-    if (r == -ENOMEM) {
-        celeryc_client_free(c);
+    settings_init(&c->settings);
+    int r = options ? settings_parse(&c->settings, slice_str(options), &e) : 0;
+    if (r == 0)
+        r = configure(c, broker, backend, false, &e);
+    return made(c, r, &e);
+}
+
+struct celeryc_client *client_of_settings(struct settings *s_take, const char *broker,
+                                          const char *backend)
+{
+    struct celeryc_client *c = calloc(1, sizeof(*c));
+    struct err e = ERR_INIT;
+    if (!c)
         return NULL;
-    }
-    if (r) {
-        (void)client_fail(c, r, &e);
-        c->broken = true;
-    }
-    return c;
+    c->settings = *s_take;
+    *s_take = (struct settings){.broker_url = NULL};
+    return made(c, configure(c, broker, backend, true, &e), &e);
 }
 
 void celeryc_client_free(struct celeryc_client *c)
@@ -84,6 +103,11 @@ int client_fail(struct celeryc_client *c, int code, struct err *e)
     if (!c->broken)
         (void)snprintf(c->error.text, sizeof(c->error.text), "%s", err_text(e, code));
     return code;
+}
+
+bool client_has_backend(const struct celeryc_client *c)
+{
+    return c->has_backend;
 }
 
 const char *client_result_prefix(const struct celeryc_client *c)

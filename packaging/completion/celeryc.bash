@@ -37,6 +37,7 @@ _celeryc()
         case $prev in
         -a|--args) return ;;
         -k|--kwargs) return ;;
+        --canvas) return ;;
         --countdown) return ;;
         --eta) return ;;
         --expires) return ;;
@@ -48,7 +49,7 @@ _celeryc()
         --result-backend) return ;;
         --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W " -a --args -k --kwargs --countdown --eta --expires --priority --task-id -Q --queue --wait --timeout -b --broker --result-backend --config --help" -- "$cur")) ;;
+        COMPREPLY=($(compgen -W " -a --args -k --kwargs --canvas --countdown --eta --expires --priority --task-id -Q --queue --wait --timeout -b --broker --result-backend --config --help" -- "$cur")) ;;
     result)
         case $prev in
         --timeout) return ;;
