@@ -240,6 +240,16 @@ def test_stalls_no_more(
 
 @pytest.mark.fleets("celeryc")
 @pytest.mark.clients("celery-5.7")
+def test_expired_step_in_front_of_a_chord(fleet: Fleet, client: Client) -> None:
+    """Better than Celery, where nothing is said of what will not run, and whoever waits for the body waits for ever."""
+    body = str(uuid.uuid4())
+    client.apply(chain(add(1, 1, expires=-5), group(add(1), add(2)), echo(task_id=body), echo()))
+    wait_until(lambda: client.meta(body).state == "REVOKED", "the body is revoked")
+    assert client.meta(body).exc_args == ["expired"]
+
+
+@pytest.mark.fleets("celeryc")
+@pytest.mark.clients("celery-5.7")
 def test_one_signature_twice(fleet: Fleet, client: Client) -> None:
     """Better than Celery, where two members of one id with equal results are one element of the zset."""
     twice = add(2, 2, task_id=str(uuid.uuid4()))

@@ -7,6 +7,7 @@
 
 #include "celeryc/control/io_priv.h"
 
+#include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
 
 #include <errno.h>
@@ -405,6 +406,12 @@ void control_leave(struct control *c, int64_t deadline_ms, void (*fn)(void *arg)
 bool control_revoked_id(const struct control *c, struct slice id)
 {
     return revoked_has(c->panel.ids, id);
+}
+
+void control_flag_revoked(struct control *c, struct slice id)
+{
+    if (revoked_add(c->panel.ids, id, clock_mono_ns()))
+        log_error("out of memory: an id is not flagged as revoked");
 }
 
 bool control_revoked(const struct control *c, const struct message *m, struct buf *log_text)
