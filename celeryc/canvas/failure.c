@@ -109,10 +109,12 @@ static void call_errbacks(struct canvas *c, const struct values *errbacks, const
 
 /* ---- what will not run ---- */
 
+#define IGNORED "IGNORED"
+
 struct walk {
     struct slice exception; /* JSON */
     struct slice traceback;
-    const char *state; /* FAILURE or REVOKED */
+    const char *state; /* FAILURE, REVOKED or IGNORED */
     bool store;
     bool bare; /* records without a word on the task: what Celery writes for the body of a chord */
 };
@@ -187,7 +189,7 @@ static void fail_part(struct canvas *c, const struct walk *w, struct json_val op
                                         .score = canvas_score(json_get(options, "group_index")),
                                         .member = canvas_member(c, id, w->state, w->exception),
                                         .body = chord.raw,
-                                        .failed = true});
+                                        .failed = !str_eq(w->state, IGNORED)});
 }
 
 static bool is_type(struct json_val sig, const char *type)
@@ -261,6 +263,23 @@ int canvas_failure(const struct canvas_settings *s, const struct message *m,
         errbacks = values_of(&c, &(struct value){.kind = VALUE_RAW, .raw = b->errbacks});
         call_errbacks(&c, &errbacks, &(struct failed){m->id, parent.root_id, m->task, x});
     }
+    return canvas_end(&c);
+}
+
+int canvas_ignored(const struct canvas_settings *s, const struct message *m,
+                   const struct message_body *b, struct canvas_effects *ret)
+{
+    const struct canvas_parent parent = canvas_parent_of(m);
+    const struct walk w = {.exception = SLICE_LIT("null"), .state = IGNORED};
+    struct err e = ERR_INIT;
+    struct canvas c = canvas_begin(s, &parent, ret, &e);
+
+    if (!b || (json_is_null(b->chain) && json_is_null(b->chord)))
+        return 0;
+    const struct mark before = mark(&c);
+    canvas_own_part(&c, m, b, IGNORED, w.exception);
+    (void)undo(&c, &before);
+    fail_all(&c, &w, b->chain);
     return canvas_end(&c);
 }
 

@@ -335,10 +335,16 @@ static void one_text_argument(struct buf *dst, const char *text)
 void finish_park(struct delivery *d, const char *reason)
 {
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    one_text_argument(&args, reason);
     struct end x = {.park_reason = reason};
-    const char *type = d->m.refused ? "ContentDisallowed" : "InvalidTaskError";
-    const char *module = d->m.refused ? "kombu.exceptions" : "celery.exceptions";
+    const char *type = "InvalidTaskError", *module = "celery.exceptions";
+    if (d->m.refused) {
+        type = "ContentDisallowed";
+        module = "kombu.exceptions";
+    } else if (d->m.eta_out_of_range) { /* the one such failure that Celery stores */
+        type = "OverflowError";
+        module = "builtins";
+    }
+    one_text_argument(&args, d->m.eta_out_of_range ? "date value out of range" : reason);
     if (judge(d, "FAILURE", type, module, buf_slice(&args), &x))
         end(d, &x);
 }
