@@ -265,9 +265,21 @@ def drop_packets(line: Line, seconds: float) -> Callable[[Site], float]:
 
 
 def fail_over(sentinels: Sentinels) -> Callable[[Site], float]:
+    """Every connection leaves the old master on the Sentinels' word alone; it has not hung up."""
+    switched = 0.0
+
+    def moved(old: RedisServer) -> None:
+        nonlocal switched
+        switched = time.monotonic()
+
+        def left() -> bool:
+            return not any(c["name"].startswith("celeryc") for c in old.client().client_list())
+
+        wait_until(left, "every connection has left the old master", BACK_WITHIN_S)
+
     def fault(site: Site) -> float:
-        sentinels.fail_over_cleanly()
-        return time.monotonic()
+        sentinels.fail_over_cleanly(moved)
+        return switched
 
     return fault
 

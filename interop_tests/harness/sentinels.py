@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ class Sentinels:
         master = self.master()
         return next(s for s in self.servers if s is not master)
 
-    def fail_over_cleanly(self) -> RedisServer:
-        """Writes are held on the master and all of them are at the replica before it takes over: nothing can be lost."""
+    def fail_over_cleanly(self, meanwhile: Callable[[RedisServer], None]) -> RedisServer:
+        """Writes are held on the master and all of them are at the replica before it takes over: nothing can be lost.
+        `meanwhile` is given the old master, which nobody has told yet."""
         old, new = self.master(), self.replica()
         wait_until(self._settled, "the Sentinels are settled", 60.0)
         old.client().execute_command("CLIENT", "PAUSE", "60000", "WRITE")
@@ -96,6 +97,12 @@ class Sentinels:
         wait_until(
             lambda: self.master_port() == new.port, "the Sentinels name the new master", 30.0
         )
+        meanwhile(old)
+        # The pause holds up the Sentinels' own REPLICAOF, too. In one piece: what waits on the old master finds a replica.
+        pipeline = old.client().pipeline(transaction=False)
+        pipeline.execute_command("CLIENT", "UNPAUSE")
+        pipeline.execute_command("REPLICAOF", new.host, str(new.port))
+        pipeline.execute()
         return new
 
     def url(self, db: int = 0) -> str:
