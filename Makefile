@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON := build/venv/bin/python
 NINJA := ninja
 PROGRAMS := celeryc scatter-plan examples.so migrations.so
+LIBRARY := libceleryc.so
 
 .PHONY: help setup build test conformance chaos bench lint format demo clean
 
@@ -16,10 +17,10 @@ help: ## list the targets
 setup: ## install Debian packages and build/venv (quick when nothing is missing)
 	@tools/setup
 
-build: setup ## build/celeryc, build/scatter-plan and the example plug-ins
+build: setup ## build/celeryc, build/scatter-plan, build/libceleryc.so and the example plug-ins
 	@[ -e build/obj/build.ninja ] || meson setup build/obj
-	@$(NINJA) -C build/obj $(addprefix packaging/,$(PROGRAMS))
-	@ln -sf $(addprefix obj/packaging/,$(PROGRAMS)) build/
+	@$(NINJA) -C build/obj $(addprefix packaging/,$(PROGRAMS) $(LIBRARY).1.0.0)
+	@ln -sf $(addprefix obj/packaging/,$(PROGRAMS) $(LIBRARY)) build/
 
 test: setup ## unit tests (ASan, UBSan), include directions, Django package, interop
 	@$(PYTHON) tools/run_tests.py $(TESTS)

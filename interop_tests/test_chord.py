@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.canvas import Spec, add, chain, chord, echo, fail, group, task
 from harness.client import Client, Outcome
-from harness.fleet import Fleet
+from harness.fleet import Fleet, nothing_left
+from harness.redis_server import RedisServer
 from harness.waiting import wait_until
+from harness.workers import WorkerFactory
 
 
 def chord_keys(fleet: Fleet, group_id: str) -> set[str]:
@@ -150,9 +155,116 @@ def test_failing_inner_header(fleet: Fleet, client: Client) -> None:
     assert f"Dependency {inner} raised ChordError(" in outcome.exc_args[0]
 
 
+# ---- the same beside Python workers: whoever counts last, what celeryc counted is enough
+
+
+def on(queue: str, spec: Spec) -> Spec:
+    return {**spec, "options": {**spec["options"], "queue": queue}}
+
+
+def stalls() -> dict[str, tuple[Callable[[], Spec], str | list[Any]]]:
+    """Members that end on celeryc in a way after which Celery's chords wait for ever; and how the chord ends now: a list,
+    or a word of the ChordError. Two more members run on the queue of the worker that is last."""
+    return {
+        "unregistered": (lambda: on("c", task("no.such")), "no.such"),
+        "ignored": (lambda: on("c", task("interop.ignore")), [None, 6, 8]),
+        "ignored in a chain": (
+            lambda: chain(on("c", task("interop.ignore")), on("c", echo())),
+            [None, 6, 8],
+        ),
+        "expired before the last step": (
+            lambda: chain(on("c", add(1, 1, expires=-5)), on("c", echo())),
+            "TaskRevokedError('expired')",
+        ),
+        "inner header fails": (
+            lambda: chord([on("c", add(1, 1)), on("c", fail("boom"))], on("c", echo())),
+            "ChordError(",
+        ),
+        "step in front of an inner chord fails": (
+            lambda: chain(
+                on("c", fail("boom")), group(on("c", add(1)), on("c", add(2))), on("c", echo())
+            ),
+            "ValueError('boom')",
+        ),
+        "step in front of an inner chord expired": (
+            lambda: chain(
+                on("c", add(1, 1, expires=-5)),
+                group(on("c", add(1)), on("c", add(2))),
+                on("c", echo()),
+            ),
+            "TaskRevokedError('expired')",
+        ),
+        "step in front of a group fails": (
+            lambda: chain(on("c", fail("boom")), group(on("c", add(1)), on("c", add(2)))),
+            "ValueError('boom')",
+        ),
+        "inner header ends in a group": (
+            lambda: chain(on("c", add(1, 1)), group(on("c", add(1)), on("c", add(2)))),
+            [[3, 4], 6, 8],
+        ),
+    }
+
+
+@pytest.mark.parametrize("last", ["python", "debian", "celeryc"])
+@pytest.mark.parametrize("case", stalls())
+def test_stalls_no_more(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: Callable[..., Client],
+    case: str,
+    last: str,
+) -> None:
+    """Better than Celery, which counts no part for these, so that the chord waits for ever; also where the last part is
+    counted by a Python worker, old or new."""
+    url = redis_server.socket_url()
+    client = make_client(url)
+    r = redis_server.client()
+    make, expected = stalls()[case]
+    gid, body = str(uuid.uuid4()), str(uuid.uuid4())
+    members = [make(), on("last", add(3, 3)), on("last", add(4, 4))]
+    client.apply(chord(members, on("bodies", echo(task_id=body)), task_id=gid))
+    first = workers.start("celeryc", url, queues=["c", "bodies"])
+    nothing_left(redis_server, queue="c")
+    workers.start(last, url, queues=["last"])
+    wait_until(lambda: client.meta(body).state in {"SUCCESS", "FAILURE"}, "the chord ends")
+    outcome = client.meta(body)
+    if isinstance(expected, list):
+        assert outcome.value == expected
+    else:
+        assert outcome.exc_type == "ChordError"
+        assert outcome.exc_args is not None
+        assert expected in outcome.exc_args[0]
+    assert first.process.alive
+    assert not r.hlen("celeryc:fire")
+
+
 @pytest.mark.fleets("celeryc")
 @pytest.mark.clients("celery-5.7")
 def test_one_signature_twice(fleet: Fleet, client: Client) -> None:
     """Better than Celery, where two members of one id with equal results are one element of the zset."""
     twice = add(2, 2, task_id=str(uuid.uuid4()))
     assert client.get(client.apply(chord([twice, add(1, 1), twice], echo()))).value == [4, 2, 4]
+
+
+@pytest.mark.fleets("celeryc")  # Celery leaves the outer chord waiting
+def test_shared_errback_is_called_once(fleet: Fleet, client: Client, tmp_path: Path) -> None:
+    """chord.link_error() links what it is given to the chords in the header too. The outer chord fails with its member,
+    and calls the errback that both have; one that only the inner has is called by the inner."""
+    inner, outer = str(uuid.uuid4()), str(uuid.uuid4())
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    errback = task("interop.quiet", str(shared), immutable=True)
+    inner_errbacks = [errback, task("interop.quiet", str(own), immutable=True)]
+    client.apply(
+        chord(
+            [
+                chord([add(1, 1), fail("boom")], echo(task_id=inner, errbacks=inner_errbacks)),
+                add(2, 2),
+            ],
+            echo(task_id=outer, errbacks=[errback]),
+        )
+    )
+    assert wait_failed(client, outer).exc_type == "ChordError"
+    assert wait_failed(client, inner).exc_type == "ChordError"
+    fleet.settle()
+    assert shared.read_text() == "ran\n"
+    assert own.read_text() == "ran\n"

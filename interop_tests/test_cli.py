@@ -9,8 +9,10 @@ import subprocess
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from celery import Celery, chain, chord, group
 from harness.client import Client
 from harness.redis_server import RedisServer, free_port, queue_key
 from harness.waiting import wait_until
@@ -119,6 +121,54 @@ def test_call_is_run_by_celery(redis_server: RedisServer, workers: WorkerFactory
     task_failed(done, "KeyError")
 
 
+def test_call_of_a_canvas(
+    redis_server: RedisServer, workers: WorkerFactory, tmp_path: Path
+) -> None:
+    """As a user has it from json.dumps(canvas) in Python."""
+    url = redis_server.socket_url()
+    app = Celery(set_as_current=False)
+
+    def add(*args: int) -> Any:
+        return app.signature("examples.add", args=args)
+
+    echo = app.signature("examples.echo")
+    env = both_urls(url)
+    workers.start("python", url)
+    workers.start("celeryc", url)
+    for canvas, printed in (
+        (add(2, 3), 5),
+        (chain(add(1, 2), add(10), add(100)), 113),
+        (group([add(1, 1), add(2, 2)], app=app), [2, 4]),
+        (chord([add(1, 1), add(2, 2)], echo, app=app), [2, 4]),
+    ):
+        done = celeryc("call", "--canvas", json.dumps(canvas), "--wait", env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout) == printed
+    path = tmp_path / "canvas.json"
+    path.write_text(json.dumps(chain(add(1, 2), add(10))))
+    done = celeryc("call", "--canvas", f"@{path}", "--task-id", "the-last", env=env)
+    assert (done.returncode, done.stdout) == (0, "the-last\n")
+    done = celeryc("result", "the-last", "--wait", env=env)
+    assert done.stdout == "13\n"
+    failing = chain(app.signature("examples.fail", args=("ValueError", "boom")), echo)
+    done = celeryc("call", "--canvas", json.dumps(failing), "--wait", env=env)
+    task_failed(done, "ValueError", "boom")
+    later = celeryc(
+        "call",
+        "--canvas",
+        json.dumps(add(1, 1)),
+        "--countdown",
+        "30",
+        "--wait",
+        "--timeout",
+        "0.1",
+        env=env,
+    )
+    assert (later.returncode, later.stdout) == (3, "")
+    assert "no result yet" in later.stderr
+    redis_server.client().flushdb()
+
+
 def test_purge(redis_server: RedisServer, make_client: MakeClient) -> None:
     url = redis_server.socket_url()
     client = make_client(url)
@@ -177,6 +227,16 @@ def test_version_and_help() -> None:
         (["call", "examples.add", "--args", "7"], ["--args"]),
         (["call", "examples.add", "--kwargs", "[]"], ["--kwargs"]),
         (["call", "examples.add", "-b", "http://localhost"], ["http"]),
+        (["call", "--canvas", "{"], ["--canvas"]),
+        (["call", "--canvas", "[]"], ["--canvas", "signature"]),
+        (
+            ["call", "--canvas", "@/nonexistent/canvas.json"],
+            ["--canvas", "/nonexistent/canvas.json"],
+        ),
+        (["call", "--canvas", '{"task": "t"}', "--args", "[1]"], ["--args"]),
+        (["call", "--canvas", '{"task": "t"}', "t"], ["extra"]),
+        (["call", "--canvas", '{"task": "t"}', "--wait"], ["--wait", "--result-backend"]),
+        (["call", "--canvas", '{"task": "t"}', "--eta", "soon"], ["--eta"]),
         (["result"], ["id"]),
         (["purge", "-f", "-b", "amqp://localhost"], ["amqp"]),
         (["fly"], ["fly"]),

@@ -6,15 +6,18 @@ from __future__ import annotations
 import base64
 import json
 import uuid
+import zlib
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.canvas import add, chain, echo, group
 from harness.client import Client, Outcome
 from harness.fleet import Fleet, nothing_left
 from harness.messages import message
-from harness.redis_server import RedisServer
+from harness.redis_server import SEP, RedisServer
 from harness.waiting import wait_until
 from harness.workers import WorkerFactory
 
@@ -298,3 +301,311 @@ def test_text_of_used_up_retries(world: World) -> None:
     assert outcome.exc_type == "MaxRetriesExceededError"
     assert outcome.exc_module == "celery.exceptions"
     assert outcome.exc_args == [f"Can't retry interop.give_up[{task_id}] args:(False,) kwargs:{{}}"]
+
+
+# ---- retries
+
+
+def pushed_again(world: World, element: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Runs the element in a fresh worker; the message of its retry."""
+    task_id = element["headers"]["id"]
+    world.push(element)
+    with world.r.monitor() as monitor:
+        world.start(**options)
+        for command in monitor.listen():
+            words = command["command"].split(" ", 2)
+            if words[0].upper() == "LPUSH" and task_id in command["command"]:
+                return dict(json.loads(words[2]))
+    raise AssertionError("unreachable")
+
+
+def soon(seconds: float) -> str:
+    return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_retry_of_a_root_task(world: World) -> None:
+    """A root becomes its own parent; the deadline stays, its rest is counted again; ignore_result is carried."""
+    expires = soon(100)
+    task_id = str(uuid.uuid4())
+    element = message(
+        task_id, "examples.flaky", ["k", 2], expires=expires, parent_id=None, ignore_result=True
+    )
+    element["properties"]["expiration"] = "100000"
+    retried = pushed_again(world, element)
+    headers, properties = retried["headers"], retried["properties"]
+    assert headers["expires"] == expires
+    assert 90_000 < int(properties["expiration"]) < 100_000
+    assert headers["ignore_result"] is True
+    assert headers["parent_id"] == task_id
+    assert headers["retries"] == 1
+    assert properties["origin"]
+    nothing_left(world.redis)
+    assert world.record(task_id) is None
+
+
+def test_a_retry_expires(world: World) -> None:
+    """The deadline is not moved by a retry."""
+    world.start()
+    outcome = world.client.call("interop.hold_retry", "/dev/null", "x", 0, expires=-1)
+    assert outcome.state == "REVOKED"
+
+
+# ---- limits
+
+HOURS = 3600.0
+
+
+def errback(queue: str = "errors") -> dict[str, Any]:
+    return step(str(uuid.uuid4()), queue)
+
+
+@pytest.mark.parametrize("world", ["celeryc"], indirect=True)
+def test_hard_limit_is_told_once(world: World, tmp_path: Path) -> None:
+    """Better than Celery, which stores the failure, calls the errbacks and sends the event twice."""
+    world.start()
+    element = message(
+        str(uuid.uuid4()),
+        "interop.hold_late",
+        [str(tmp_path / "lines"), "x", HOURS],
+        timelimit=[0.3, None],
+        embed={"errbacks": [errback()]},
+    )
+    task_id = world.push(element)
+    outcome = world.wait_state(task_id, "FAILURE")
+    assert (outcome.exc_type, outcome.exc_args) == ("TimeLimitExceeded", [0.3])
+    assert outcome.traceback is None
+    nothing_left(world.redis)
+    assert world.r.llen("errors") == 1
+
+
+def test_timeout_that_is_not_acked(world: World, tmp_path: Path) -> None:
+    """The failure is stored, and the message goes back all the same."""
+    world.start(settings={"task_acks_on_timeout": False})
+    path = tmp_path / "lines"
+    task_id = str(uuid.uuid4())
+    world.push(
+        message(task_id, "interop.hold_late", [str(path), "x", HOURS], timelimit=[0.3, None])
+    )
+    wait_until(lambda: lines(path) == 2, "it runs again")
+    assert world.wait_state(task_id, "SUCCESS").value == 2
+    nothing_left(world.redis)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task_acks_on_failure_or_timeout": False},
+        {"task_acks_on_failure": False},
+        {"task_acks_on_failure_or_timeout": False, "task_acks_on_timeout": True},
+    ],
+    ids=["both", "failure", "timeout acked"],
+)
+def test_failure_that_is_not_acked(world: World, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """On Redis a reject without requeue removes the message as an ack does."""
+    world.start(settings={"task_acks_late": True, **settings})
+    outcome = world.client.call("examples.fail", "ValueError", "boom")
+    assert (outcome.state, outcome.exc_args) == ("FAILURE", ["boom"])
+    nothing_left(world.redis)
+
+
+def test_eta_out_of_range(world: World, tmp_path: Path) -> None:
+    """A failure, with errbacks, and the message is gone from the queue; it does not run."""
+    path = tmp_path / "lines"
+    world.start()
+    task_id = world.push(
+        message(
+            str(uuid.uuid4()),
+            "examples.append",
+            [str(path), "x"],
+            eta="0001-01-01T00:00:00+23:59",
+            embed={"errbacks": [errback()]},
+        )
+    )
+    outcome = world.wait_state(task_id, "FAILURE")
+    assert (outcome.exc_type, outcome.exc_args) == ("OverflowError", ["date value out of range"])
+    wait_until(lambda: world.r.llen("errors") == 1, "the errback is called")
+    nothing_left(world.redis)
+    assert not path.exists()
+
+
+# ---- what settings change
+
+
+def test_extended_record_with_stamps(world: World) -> None:
+    world.start(settings={"result_extended": True})
+    task_id = str(uuid.uuid4())
+    world.push(
+        message(
+            task_id,
+            "examples.add",
+            [1, 2],
+            stamped_headers=["tenant", "unset", "n"],
+            stamps={"tenant": "ž", "n": [1, None], "not named": 1, "unset": None},
+        )
+    )
+    assert world.client.get(task_id).value == 3
+    record = world.record(task_id)
+    assert record is not None
+    assert {k: record[k] for k in ("name", "args", "kwargs", "retries", "queue")} == {
+        "name": "examples.add",
+        "args": [1, 2],
+        "kwargs": {},
+        "retries": 0,
+        "queue": "celery",
+    }
+    assert record["worker"].endswith("@interop")
+    extra = {k: v for k, v in record.items() if k in {"tenant", "n", "unset", "not named"}}
+    assert (record.get("stamped_headers"), extra) == (
+        ["tenant", "unset", "n"],
+        {"tenant": "ž", "n": [1, None], "unset": None},
+    )
+
+
+@pytest.mark.parametrize("inherit", [True, False])
+def test_inherited_priority(world: World, inherit: bool) -> None:
+    world.start(settings={"task_inherit_parent_priority": inherit})
+    element = message(
+        str(uuid.uuid4()),
+        "examples.add",
+        [1, 2],
+        embed={"chain": [step("next")], "callbacks": [step("callback")]},
+    )
+    element["properties"]["priority"] = 6
+    world.push(element)
+    key = f"steps{SEP}6" if inherit else "steps"
+    wait_until(lambda: world.r.llen(key) == 2, "the steps are sent")
+    for sent in world.r.lrange(key, 0, -1):
+        assert json.loads(sent)["properties"]["priority"] == (6 if inherit else 0)
+
+
+def test_life_of_records(world: World) -> None:
+    """result_failure_expires for failures, result_chord_expires for what counts a chord."""
+    world.start(
+        settings={"result_expires": 1000, "result_failure_expires": 50, "result_chord_expires": 200}
+    )
+    good = world.client.send("examples.add", 1, 2)
+    assert world.client.get(good).value == 3
+    bad = world.client.send("examples.fail", "ValueError", "boom")
+    assert world.client.get(bad).state == "FAILURE"
+    assert 900 < world.r.ttl(f"celery-task-meta-{good}") <= 1000
+    assert 0 < world.r.ttl(f"celery-task-meta-{bad}") <= 50
+    world.client.apply(chain(add(1, 2), group(add(1), echo(queue="nobody")), echo()))
+    wait_until(lambda: world.r.keys("celery-taskset-meta-*.j"), "a part is counted")
+    for end in (".s", ".j", ".d"):
+        (key,) = world.r.keys(f"celery-taskset-meta-*{end}")
+        assert 0 < world.r.ttl(key) <= 200
+
+
+def test_states_of_ignored_results(world: World) -> None:
+    """Nothing is stored but an error, with task_store_errors_even_if_ignored; never STARTED."""
+    world.start(
+        settings={
+            "task_ignore_result": True,
+            "task_store_errors_even_if_ignored": True,
+            "task_track_started": True,
+        }
+    )
+    good = world.client.send("examples.add", 1, 2, ignore_result=None)
+    bad = world.client.send("examples.fail", "ValueError", "boom", ignore_result=None)
+    told = world.client.send("examples.add", 3, 4, ignore_result=False)
+    assert world.client.get(told).value == 7
+    assert world.wait_state(bad, "FAILURE").exc_args == ["boom"]
+    nothing_left(world.redis)
+    assert world.record(good) is None
+
+
+def test_compressed_success_is_kept(world: World) -> None:
+    """SUCCESS is final also when it lies there compressed (result_compression of a Python worker)."""
+    task_id = str(uuid.uuid4())
+    record = {"status": "SUCCESS", "result": 5, "children": [], "task_id": task_id}
+    stored = b"\0celery-compressed\0application/x-gzip\0" + zlib.compress(
+        json.dumps(record).encode()
+    )
+    world.r.set(f"celery-task-meta-{task_id}", stored)
+    settings = {"result_compression": "gzip", "task_track_started": True}
+    world.push(again(message(task_id, "examples.fail", ["ValueError", "boom"])))
+    world.start(settings=settings)
+    assert world.client.call("examples.add", 1, 1).value == 2
+    nothing_left(world.redis)
+    assert world.r.get(f"celery-task-meta-{task_id}") == stored
+
+
+# Celery 5.2 calls the link twice.
+@pytest.mark.fleets("python", "celeryc", "both")
+@pytest.mark.clients("celery-5.7")
+def test_link_of_a_replaced_task_runs_once(fleet: Fleet, client: Client, tmp_path: Path) -> None:
+    """Up to 5.6 Celery calls it twice when the replacement is a chain."""
+    path = tmp_path / "lines"
+    callback = step(str(uuid.uuid4()), "celery") | {
+        "task": "examples.append",
+        "args": [str(path), "called"],
+        "immutable": True,
+    }
+    signatures = [
+        {**step("", "celery"), "task": "examples.add", "args": args, "options": {}}
+        for args in ([1, 2], [3])
+    ]
+    inner = {
+        "task": "celery.chain",
+        "args": [],
+        "kwargs": {"tasks": signatures},
+        "options": {},
+        "subtask_type": "chain",
+        "immutable": False,
+    }
+    task_id = str(uuid.uuid4())
+    element = message(task_id, "interop.replace", [inner], embed={"callbacks": [callback]})
+    fleet.redis.client(fleet.db).lpush("celery", json.dumps(element))
+    assert client.get(task_id).value == 6
+    fleet.settle()
+    assert lines(path) == 1
+
+
+def test_default_priority(world: World) -> None:
+    """Of tasks that the sending worker has, where nobody says otherwise."""
+    world.start(settings={"task_default_priority": 3})
+    own = step("own")
+    own["options"]["priority"] = 6
+    world.push(
+        message(
+            str(uuid.uuid4()),
+            "examples.add",
+            [1, 2],
+            embed={"chain": [step("next")], "callbacks": [own]},
+        )
+    )
+    wait_until(lambda: world.r.llen(f"steps{SEP}3") == 1, "the step is sent")
+    wait_until(lambda: world.r.llen(f"steps{SEP}6") == 1, "the callback is sent")
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
+@pytest.mark.parametrize("header", [True, False])
+def test_errbacks_of_a_header(world: World, header: bool) -> None:
+    """task_allow_error_cb_on_chord_header: an errback that a worker links to a chord goes to the header's members too."""
+    world.start(settings={"task_allow_error_cb_on_chord_header": header})
+    members = [
+        {**step("", "celery"), "task": "examples.fail", "args": ["ValueError", "boom"]},
+        {**step("", "celery"), "task": "examples.echo", "args": [1]},
+    ]
+    body = step("", "celery")
+    for signature in (*members, body):
+        signature["options"] = {}
+    inner = {
+        "task": "celery.chord",
+        "args": [],
+        "kwargs": {"header": members, "body": body, "kwargs": {}},
+        "options": {},
+        "subtask_type": "chord",
+        "immutable": False,
+    }
+    task_id = world.push(
+        message(
+            str(uuid.uuid4()), "interop.replace", [inner], embed={"errbacks": [errback("errors")]}
+        )
+    )
+    assert world.wait_state(task_id, "FAILURE").exc_type == "ChordError"
+    nothing_left(world.redis)
+    called = [json.loads(e) for e in world.r.lrange("errors", 0, -1)]
+    failed = {json.loads(base64.b64decode(e["body"]))[0][0] for e in called}
+    assert task_id in failed
+    assert len(called) == len(failed) == (2 if header else 1)

@@ -148,3 +148,11 @@ def test_retried_by_itself(fleet: Fleet, client: Client) -> None:
         assert client.call("interop.flaky_file", 2).value == 2
         outcome = client.call("interop.flaky_file", 3)
         assert (outcome.state, outcome.exc_type) == ("FAILURE", "FileNotFoundError")
+
+
+@pytest.mark.parametrize("n", [2, 50])
+def test_examples(fleet: Fleet, client: Client, n: int) -> None:
+    for _ in range(fleet.rounds):
+        assert client.call("examples.fan_out", n).value == n * (n - 1)
+        value = client.call("examples.start", n).value
+        assert result_of(fleet, value[0][0]) == n * (n - 1)

@@ -13,6 +13,7 @@
 #define LIMIT_TASK_NAME        255          /* a task's name */
 #define LIMIT_CLAIM_BATCH      500          /* messages of one claim script */
 #define LIMIT_ETA_HELD         1000         /* near ETAs that one worker holds claimed */
+#define LIMIT_ETA_HELD_BYTES   (64u << 20)  /* and how large they are together */
 #define LIMIT_DATABASE_ALIASES 64           /* --database options of one worker */
 #define LIMIT_CHILDREN         1024         /* children of one worker */
 #define LIMIT_THREADS          1024         /* threads of one child */
@@ -26,6 +27,7 @@
 #define LIMIT_CONTROL_REPLY    (16u << 20)  /* and the reply to it */
 #define LIMIT_CONTROL_ARGS     (1u << 20)   /* a task's body that is shown decoded */
 #define LIMIT_CONTROL_NAME     1024         /* a task id or stamp that can be revoked */
+#define LIMIT_CONTROL_DELAYED  1000         /* delayed messages that `inspect scheduled` shows */
 #define LIMIT_CONTROL_STAMPS   10000        /* stamps of one command */
 #define LIMIT_CONTROL_PATTERN  1024         /* a pattern for node names */
 #define LIMIT_LATE_RESULTS     100000       /* results remembered for late subscribers */

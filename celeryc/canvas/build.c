@@ -130,6 +130,14 @@ static void put(struct work *w, struct celeryc_sig *s, const struct sig *tree)
     s->json = b;
 }
 
+static bool is_immutable(const struct celeryc_sig *s)
+{
+    struct json_val v;
+
+    return json_scan(buf_slice(&s->json), &v, NULL) == 0 &&
+           json_get(v, "immutable").kind == JSON_K_TRUE;
+}
+
 static struct sig *get(struct work *w, const struct celeryc_sig *s)
 {
     struct sig *tree = NULL;
@@ -138,6 +146,8 @@ static struct sig *get(struct work *w, const struct celeryc_sig *s)
         (void)canvas_fail(&w->canvas, err_set(&w->e, CANVAS_E_BAD, "%s", celeryc_sig_error(s)));
     else if (sig_read_text(&w->canvas, buf_slice(&s->json), &tree))
         return NULL;
+    if (tree && tree->type == SIG_CHAIN) /* Celery's reading forgets it, its methods do not */
+        tree->immutable = is_immutable(s);
     return tree;
 }
 

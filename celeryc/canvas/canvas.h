@@ -37,6 +37,8 @@ struct canvas_settings {
     struct slice node;          /* for extended records */
     const struct wire *wire;    /* how messages are written; NULL: JSON */
     bool inherit_priority;      /* task_inherit_parent_priority */
+    int default_priority;       /* task_default_priority: of tasks that are registered here */
+    bool header_errbacks;       /* task_allow_error_cb_on_chord_header */
     bool result_extended;
     int64_t now_us; /* wall clock; countdown and expires count from it */
     /* True and *ret when the task is registered here. NULL: none is. */
@@ -140,6 +142,11 @@ int canvas_success(const struct canvas_settings *s, const struct message *m,
 int canvas_failure(const struct canvas_settings *s, const struct message *m,
                    const struct message_body *b, const struct canvas_exception *x, bool revoked,
                    bool store, struct canvas_effects *ret) WARN_UNUSED;
+
+/* After a task that ended by Ignore: its part, and those of the steps that will not run, count as null under the state
+ * IGNORED, which peers take for a value. Celery counts nothing, and the chord waits for ever. */
+int canvas_ignored(const struct canvas_settings *s, const struct message *m,
+                   const struct message_body *b, struct canvas_effects *ret) WARN_UNUSED;
 
 /* ---- chords ---- */
 

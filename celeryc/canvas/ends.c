@@ -104,12 +104,13 @@ void canvas_own_part(struct canvas *c, const struct message *m, const struct mes
 {
     if (b->chord.kind != JSON_K_OBJECT || !m->group.len || !m->id.len)
         return;
-    effect_part(c, (struct canvas_part){.group_id = m->group,
-                                        .task_id = m->id,
-                                        .score = canvas_score(m->group_index),
-                                        .member = canvas_member(c, m->id, state, result),
-                                        .body = b->chord.raw,
-                                        .failed = !str_eq(state, "SUCCESS")});
+    effect_part(
+        c, (struct canvas_part){.group_id = m->group,
+                                .task_id = m->id,
+                                .score = canvas_score(m->group_index),
+                                .member = canvas_member(c, m->id, state, result),
+                                .body = b->chord.raw,
+                                .failed = str_eq(state, "FAILURE") || str_eq(state, "REVOKED")});
 }
 
 int canvas_success(const struct canvas_settings *s, const struct message *m,

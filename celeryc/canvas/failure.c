@@ -109,10 +109,12 @@ static void call_errbacks(struct canvas *c, const struct values *errbacks, const
 
 /* ---- what will not run ---- */
 
+#define IGNORED "IGNORED"
+
 struct walk {
     struct slice exception; /* JSON */
     struct slice traceback;
-    const char *state; /* FAILURE or REVOKED */
+    const char *state; /* FAILURE, REVOKED or IGNORED */
     bool store;
     bool bare; /* records without a word on the task: what Celery writes for the body of a chord */
 };
@@ -187,7 +189,7 @@ static void fail_part(struct canvas *c, const struct walk *w, struct json_val op
                                         .score = canvas_score(json_get(options, "group_index")),
                                         .member = canvas_member(c, id, w->state, w->exception),
                                         .body = chord.raw,
-                                        .failed = true});
+                                        .failed = !str_eq(w->state, IGNORED)});
 }
 
 static bool is_type(struct json_val sig, const char *type)
@@ -264,21 +266,41 @@ int canvas_failure(const struct canvas_settings *s, const struct message *m,
     return canvas_end(&c);
 }
 
+int canvas_ignored(const struct canvas_settings *s, const struct message *m,
+                   const struct message_body *b, struct canvas_effects *ret)
+{
+    const struct canvas_parent parent = canvas_parent_of(m);
+    const struct walk w = {.exception = SLICE_LIT("null"), .state = IGNORED};
+    struct err e = ERR_INIT;
+    struct canvas c = canvas_begin(s, &parent, ret, &e);
+
+    if (!b || (json_is_null(b->chain) && json_is_null(b->chord)))
+        return 0;
+    const struct mark before = mark(&c);
+    canvas_own_part(&c, m, b, IGNORED, w.exception);
+    (void)undo(&c, &before);
+    fail_all(&c, &w, b->chain);
+    return canvas_end(&c);
+}
+
 /* ---- a chord ---- */
+
+static bool has_value(struct canvas *c, const struct values *list, const struct value *v)
+{
+    for (size_t i = 0; i < list->n; i++)
+        if (value_equal(c, &list->v[i], v))
+            return true;
+    return false;
+}
 
 /* dict's `not in`, for the errbacks that a member and its group share. */
 static void add_distinct(struct canvas *c, struct values *to, struct json_val list)
 {
     struct values more = values_of(c, &(struct value){.kind = VALUE_RAW, .raw = list});
 
-    for (size_t i = 0; i < more.n; i++) {
-        bool there = false;
-
-        for (size_t k = 0; k < to->n && !there; k++)
-            there = value_equal(c, &to->v[k], &more.v[i]);
-        if (!there)
+    for (size_t i = 0; i < more.n; i++)
+        if (!has_value(c, to, &more.v[i]))
             values_add(c, to, more.v[i]);
-    }
 }
 
 /* The errbacks of a member of a group body, and the id under which its result is awaited: a chord's are its body's. */
@@ -298,6 +320,26 @@ static struct slice member_errbacks(struct canvas *c, struct json_val sig, struc
     return text_of(c, json_get(sig, "options"), "task_id");
 }
 
+/* Drops the errbacks that the chord around calls too: it fails with its member, and chord.link_error() links what it is
+ * given to the chords in the header and to the body. Celery calls them here and leaves the chord around waiting. */
+static void leave_to_outer(struct canvas *c, struct values *errbacks, struct json_val options)
+{
+    struct json_val outer = json_get(options, "chord");
+    struct values later = {0};
+    size_t n = 0;
+
+    if (!text_of(c, options, "task_id").p || !text_of(c, options, "group_id").p)
+        return; /* has no part in it */
+    for (int depth = 0; outer.kind == JSON_K_OBJECT && depth < LIMIT_JSON_DEPTH; depth++) {
+        (void)member_errbacks(c, outer, &later);
+        outer = json_get(json_get(outer, "options"), "chord");
+    }
+    for (size_t i = 0; i < errbacks->n; i++)
+        if (!has_value(c, &later, &errbacks->v[i]))
+            errbacks->v[n++] = errbacks->v[i];
+    errbacks->n = n;
+}
+
 static void call_member_errbacks(struct canvas *c, struct json_val group,
                                  const struct canvas_exception *x)
 {
@@ -309,6 +351,7 @@ static void call_member_errbacks(struct canvas *c, struct json_val group,
         struct slice id = member_errbacks(c, it.val, &errbacks);
 
         add_distinct(c, &errbacks, own);
+        leave_to_outer(c, &errbacks, json_get(it.val, "options"));
         if (id.p)
             call_errbacks(c, &errbacks, &(struct failed){id, id, text_of(c, it.val, "task"), x});
     }
@@ -322,6 +365,7 @@ static void call_body_errbacks(struct canvas *c, struct json_val body,
     struct values errbacks = values_of(c, &(struct value){.kind = VALUE_RAW, .raw = list});
     struct slice id = text_of(c, options, "task_id");
 
+    leave_to_outer(c, &errbacks, options);
     if (!id.p)
         id = canvas_uuid(c);
     call_errbacks(c, &errbacks, &(struct failed){id, id, text_of(c, body, "task"), x});

@@ -316,6 +316,8 @@ int task_send(struct canvas *c, const struct sig *s, const struct partial *parti
 {
     struct canvas_defaults d = {0};
     bool registered = c->s->lookup && c->s->lookup(c->s->arg, s->task, &d);
+    if (registered && d.priority == 0)
+        d.priority = c->s->default_priority;
     struct sig call = *s;
     struct slice id = option_text(c, options, "task_id");
     struct result *r;

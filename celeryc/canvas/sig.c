@@ -449,7 +449,10 @@ void sig_link_error(struct canvas *c, struct sig *s, struct value errback)
         option_append(c, &s->options, "link_error", errback);
         return;
     }
+    /* A chord in the header gets it in any case, and links it on by the same rule. */
     for (size_t i = 0; !s->header && i < s->tasks->n; i++) {
+        if (c->s->header_errbacks)
+            sig_link_error(c, s->tasks->v[i], errback);
         if (s->tasks->v[i]->type == SIG_CHORD)
             sig_link_error(c, s->tasks->v[i], errback);
     }

@@ -11,8 +11,9 @@
 #include <strings.h>
 #include <unistd.h>
 
-#define CONNECT_MS 4000
-#define MAX_WORDS  16
+#define CONNECT_MS  4000
+#define MAX_WORDS   16
+#define PLAIN_BYTES 255
 
 int cli_broker_open(struct cli_broker *b, const struct cli_common *o, struct err *e)
 {
@@ -149,7 +150,36 @@ int cli_keys(struct cli_broker *b, const char *start, struct strv *ret_keys, str
     return 0;
 }
 
+/* ---- workers ---- */
+
+static const struct redis_script live_script = {
+    .name = "live",
+    .source = "local t = redis.call('TIME')\n"
+              "return redis.call('ZCOUNT', ARGV[1], t[1] * 1000 - 15000, '+inf')\n",
+};
+
+int cli_live_workers(struct cli_broker *b, int64_t *ret_n, struct err *e)
+{
+    CLEANUP(mem_free) char *key = cli_key(b, "celeryc:workers");
+    const struct redis_reply *reply;
+    if (!key)
+        return -ENOMEM;
+    const struct slice argv[] = {slice_str(key)};
+    int r = redis_sync_eval(b->redis, &live_script, 1, argv, &reply, e);
+    if (r == 0)
+        *ret_n = reply->integer;
+    return r;
+}
+
 /* ---- people ---- */
+
+void cli_write_plain(struct buf *dst, struct slice s)
+{
+    for (size_t i = 0; i < s.len && i < PLAIN_BYTES; i++)
+        buf_append_char(dst, (unsigned char)s.p[i] < ' ' || s.p[i] == 127 ? ' ' : s.p[i]);
+    if (s.len > PLAIN_BYTES)
+        buf_append_str(dst, "...");
+}
 
 void cli_progress(struct cli_broker *b, const char *what, uint64_t done, uint64_t total)
 {

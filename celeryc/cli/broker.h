@@ -35,6 +35,12 @@ int cli_keys(struct cli_broker *b, const char *start, struct strv *ret_keys,
 /* A key of ours: prefix, then the format. NULL: out of memory. Freed by the caller. */
 char *cli_key(const struct cli_broker *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* How many celeryc workers have beaten within the last 15 s. */
+int cli_live_workers(struct cli_broker *b, int64_t *ret_n, struct err *e) WARN_UNUSED;
+
+/* Text of a message for a terminal: control characters as blanks, cut at 255 bytes. */
+void cli_write_plain(struct buf *dst, struct slice s);
+
 /* "123 of 1000 what" when stderr is a terminal, once a second; the last call has done == total and ends the line. */
 void cli_progress(struct cli_broker *b, const char *what, uint64_t done, uint64_t total);
 

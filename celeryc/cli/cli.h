@@ -19,7 +19,7 @@ struct command {
 
 extern const struct command cli_commands[]; /* ends with name NULL */
 extern const struct opt_table cli_call_table, cli_result_table, cli_purge_table, cli_tasks_table,
-    cli_completion_table, cli_dead_table;
+    cli_completion_table, cli_dead_table, cli_delayed_table;
 
 int cmd_worker(int argc, char **argv);
 int cmd_zygote(int argc, char **argv);
@@ -28,6 +28,7 @@ int cmd_result(int argc, char **argv);
 int cmd_purge(int argc, char **argv);
 int cmd_tasks(int argc, char **argv);
 int cmd_dead(int argc, char **argv);
+int cmd_delayed(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 
@@ -66,3 +67,16 @@ int cli_fail(struct err *e, int code);                      /* prints; gives CLI
 /* Prints a stored record: the result as JSON on stdout; a failure's exception and traceback on stderr.
  * Gives the exit code. */
 int cli_print_record(struct slice record);
+
+/* ---- celeryc call --canvas ---- */
+struct canvas_call_options {
+    const char *broker, *backend; /* NULL: not given */
+    const char *signature;        /* JSON, "@file" or "-" */
+    const char *options;          /* JSON object */
+    bool wait;
+    double timeout_s; /* negative: for ever */
+};
+
+/* Sends it and prints its id, or what comes of it. 0 with the exit code; OPT_E_USAGE, -Exxx with a text. */
+int cli_call_canvas(const struct canvas_call_options *o, struct settings *s_take, struct err *e,
+                    int *ret_code) WARN_UNUSED;

@@ -18,7 +18,7 @@
 
 struct call_options {
     struct cli_common common;
-    char *args, *kwargs, *queue, *task_id, *eta, *expires;
+    char *args, *kwargs, *queue, *task_id, *eta, *expires, *canvas;
     struct opt_num countdown, priority, timeout;
     bool wait;
 };
@@ -29,6 +29,7 @@ struct call_options {
 static const struct opt opts[] = {
     {.short_name = 'a', .name = "args", .kind = OPT_STRING, .arg = "JSON", .group = "Calling Options", .offset = AT(args), .help = "Positional arguments, a JSON array.", .initial = "[]"},
     {.short_name = 'k', .name = "kwargs", .kind = OPT_STRING, .arg = "JSON", .group = "Calling Options", .offset = AT(kwargs), .help = "Keyword arguments, a JSON object.", .initial = "{}"},
+    {.name = "canvas", .kind = OPT_STRING, .arg = "JSON", .group = "Calling Options", .offset = AT(canvas), .help = "Instead of NAME: a signature as Celery writes it (task, chain, group or chord); @FILE reads it from a file, - from standard input."},
     {.name = "countdown", .kind = OPT_FLOAT, .arg = "SECONDS", .group = "Calling Options", .offset = AT(countdown), .help = "Run it so many seconds from now."},
     {.name = "eta", .kind = OPT_STRING, .arg = "TIME", .group = "Calling Options", .offset = AT(eta), .help = "Run it at this time (ISO 8601, UTC unless it says otherwise)."},
     {.name = "expires", .kind = OPT_STRING, .arg = "WHEN", .group = "Calling Options", .offset = AT(expires), .help = "Do not run it after so many seconds, or after this time."},
@@ -48,7 +49,7 @@ static const struct opt opts[] = {
 const struct opt_table cli_call_table = {
     .command = "call",
     .usage = "[OPTIONS] NAME",
-    .about = "Send a task by name and print its id.",
+    .about = "Send a task by name, or a canvas, and print its id.",
     .opts = opts,
 };
 
@@ -188,6 +189,58 @@ static int call(const struct call_options *o, const struct settings *s, const ch
     return 0;
 }
 
+/* Options of the call by their Celery names. */
+static int write_options(const struct call_options *o, struct buf *dst, struct err *e)
+{
+    int64_t when;
+    buf_append_str(dst, "{\"task_id\": ");
+    json_write_string_or_null(dst, slice_str(o->task_id));
+    buf_append_str(dst, ", \"queue\": ");
+    json_write_string_or_null(dst, slice_str(o->queue));
+    if (o->priority.set)
+        buf_appendf(dst, ", \"priority\": %d", (int)o->priority.v);
+    if (o->countdown.set) {
+        buf_append_str(dst, ", \"countdown\": ");
+        json_write_f64(dst, o->countdown.v);
+    }
+    if (o->eta) {
+        if (clock_iso_parse(slice_str(o->eta), &when))
+            return err_set(e, OPT_E_USAGE, "Invalid value for '--eta': '%s' is no ISO 8601 time.",
+                           o->eta);
+        buf_append_str(dst, ", \"eta\": ");
+        json_write_string(dst, slice_str(o->eta));
+    }
+    if (o->expires) {
+        char text[CLOCK_ISO_SIZE];
+        int r = parse_when(o->expires, clock_wall_us(), "--expires", &when, e);
+        if (r)
+            return r;
+        clock_iso_format(when, text);
+        buf_append_str(dst, ", \"expires\": ");
+        json_write_string(dst, slice_str(text));
+    }
+    buf_append_char(dst, '}');
+    return buf_ok(dst);
+}
+
+static int call_canvas(const struct call_options *o, struct settings *s, struct err *e,
+                       int *ret_code)
+{
+    CLEANUP(buf_deinit) struct buf options = BUF_INIT;
+    if (o->args || o->kwargs)
+        return err_set(e, OPT_E_USAGE, "A canvas brings its arguments: leave --args and --kwargs.");
+    int r = write_options(o, &options, e);
+    if (r)
+        return r;
+    const struct canvas_call_options c = {.broker = o->common.broker,
+                                          .backend = o->common.result_backend,
+                                          .signature = o->canvas,
+                                          .options = options.data,
+                                          .wait = o->wait,
+                                          .timeout_s = o->timeout.set ? o->timeout.v : -1};
+    return cli_call_canvas(&c, s, e, ret_code);
+}
+
 int cmd_call(int argc, char **argv)
 {
     struct call_options o = {.args = NULL};
@@ -196,11 +249,11 @@ int cmd_call(int argc, char **argv)
     struct err e = ERR_INIT;
     int code = CLI_EX_FAILED;
     if (cli_begin(&cli_call_table, argc, argv, &o, &words, &code) == 0) {
-        if (words.n != 1) {
+        if (words.n != (o.canvas ? 0 : 1)) {
             code = cli_usage(&cli_call_table, words.n ? "Got unexpected extra arguments."
                                                       : "Missing argument 'NAME'.");
         } else if (cli_settings(&o.common, &s) == 0) {
-            int r = call(&o, &s, words.v[0], &e, &code);
+            int r = o.canvas ? call_canvas(&o, &s, &e, &code) : call(&o, &s, words.v[0], &e, &code);
             if (r)
                 code = r == OPT_E_USAGE ? cli_usage(&cli_call_table, err_text(&e, -EINVAL))
                                         : cli_fail(&e, r);

@@ -8,7 +8,6 @@
 
 #include "celeryc/cli/broker.h"
 
-#include "celeryc/base/limits.h"
 #include "celeryc/message/message.h"
 #include "celeryc/transport/stored.h"
 #include "celeryc/worker/queues.h"
@@ -20,7 +19,6 @@
 #define PAGE_ENTRIES "50"
 #define PAGE_BYTES   "4194304"
 #define LIST_LIMIT   100
-#define REASON_CHARS 200
 
 struct dead_options {
     struct cli_common common;
@@ -169,15 +167,6 @@ static void write_json(struct buf *dst, const struct letter *l, bool whole)
     buf_append_str(dst, "}\n");
 }
 
-/* Control characters of a hostile message stay off the terminal. */
-static void write_plain(struct buf *dst, struct slice s, size_t max)
-{
-    for (size_t i = 0; i < s.len && i < max; i++)
-        buf_append_char(dst, (unsigned char)s.p[i] < ' ' || s.p[i] == 127 ? ' ' : s.p[i]);
-    if (s.len > max)
-        buf_append_str(dst, "...");
-}
-
 static void write_line(struct buf *dst, const struct letter *l)
 {
     buf_appendf(dst, "%s  ", l->handle);
@@ -185,15 +174,15 @@ static void write_line(struct buf *dst, const struct letter *l)
         buf_appendf(dst, "unreadable: %s\n", l->error.text);
         return;
     }
-    write_plain(dst, l->d.time, 40);
+    cli_write_plain(dst, l->d.time);
     buf_append_str(dst, "  ");
-    write_plain(dst, l->d.queue, LIMIT_TASK_NAME);
+    cli_write_plain(dst, l->d.queue);
     buf_append_str(dst, "  ");
-    write_plain(dst, l->m.task.p ? l->m.task : SLICE_LIT("?"), LIMIT_TASK_NAME);
+    cli_write_plain(dst, l->m.task.p ? l->m.task : SLICE_LIT("?"));
     buf_append_char(dst, '[');
-    write_plain(dst, l->m.id.p ? l->m.id : SLICE_LIT("?"), LIMIT_TASK_NAME);
+    cli_write_plain(dst, l->m.id.p ? l->m.id : SLICE_LIT("?"));
     buf_append_str(dst, "]  ");
-    write_plain(dst, l->d.reason, REASON_CHARS);
+    cli_write_plain(dst, l->d.reason);
     buf_append_char(dst, '\n');
 }
 

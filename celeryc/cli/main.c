@@ -15,6 +15,8 @@ const struct command cli_commands[] = {
     {"result", cmd_result, &cli_result_table, "Print the result of a task."},
     {"purge", cmd_purge, &cli_purge_table, "Remove all messages from queues."},
     {"dead", cmd_dead, &cli_dead_table, "Show, retry or remove dead letters."},
+    {"delayed", cmd_delayed, &cli_delayed_table,
+     "Show messages that wait for their eta, or give them back."},
     {"tasks", cmd_tasks, &cli_tasks_table, "List the tasks of plug-ins."},
     {"completion", cmd_completion, &cli_completion_table,
      "Print shell completion or the man page."},

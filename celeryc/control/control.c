@@ -32,8 +32,7 @@ static const struct redis_script script_unbind = {
 };
 
 static const struct redis_script *const scripts[] = {
-    &answer_reply, &answer_revoke, &answer_swap, &mingle_collect,
-    &script_bind,  &script_unbind, NULL};
+    &answer_reply, &answer_revoke, &answer_swap, &mingle_collect, &script_bind, &script_unbind};
 static const struct redis_script *const result_scripts[] = {&answer_revoke, &answer_swap, NULL};
 
 static struct slice prefix_of(const struct control *c)
@@ -85,6 +84,10 @@ static void on_beat(uv_timer_t *t)
 static void run_command(struct control *c, const struct mailbox_message *m)
 {
     struct call call;
+    if (delayed_wanted(c, m)) {
+        delayed_ask(c, m);
+        return;
+    }
     panel_run(&c->panel, c->arena, m->method, m->arguments, &call);
     if (call.n_store && c->o->backend)
         answer_when_stored(c, m, &call);
@@ -274,8 +277,11 @@ static int name_things(struct control *c)
 static void connect_all(struct control *c)
 {
     const struct control_options *o = c->o;
+    _Static_assert(ARRAY_SIZE(scripts) + 2 <= ARRAY_SIZE(c->scripts), "room for one more and NULL");
+    memcpy(c->scripts, scripts, sizeof(scripts));
+    c->scripts[ARRAY_SIZE(scripts)] = o->delayed_page;
     const struct redis_conn_options commands = {
-        .endpoint = o->broker, .client_name = "celeryc-control", .scripts = scripts};
+        .endpoint = o->broker, .client_name = "celeryc-control", .scripts = c->scripts};
     const struct redis_conn_options results = {
         .endpoint = o->backend, .client_name = "celeryc-control", .scripts = result_scripts};
     const struct redis_callbacks on_mailbox = {on_mailbox_up, on_mailbox_down, on_push};

@@ -65,6 +65,10 @@ struct control_host {
     void (*shutdown)(void *arg); /* warm, exit code 0 */
     /* The mailbox is subscribed, or will not be for now. Called at every change. */
     void (*on_listening)(bool listening, void *arg);
+    /* These ids were revoked just now; borrowed. */
+    void (*revoked)(size_t n, const struct slice *ids, void *arg);
+    /* Is it this worker that lists what all of them share? */
+    bool (*lists_delayed)(void *arg);
 };
 
 struct control_options {
@@ -81,6 +85,9 @@ struct control_options {
     bool mingle;                   /* ask the other workers what was revoked, when listening */
     int64_t heartbeat_ms;          /* 0: no worker events */
     int64_t result_ttl_s;          /* of REVOKED records, 0: no expiry */
+    /* How the messages are read that wait at the broker for their eta: key, how many to skip, how many at most, budget of
+     * bytes; name, due time (ms), list, raw of each. NULL: there are none. */
+    const struct redis_script *delayed_page;
 };
 
 struct control;

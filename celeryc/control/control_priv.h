@@ -16,6 +16,14 @@ struct panel {
     struct revoked *ids, *stamps; /* stamps: header NUL value-as-JSON */
     uint64_t clock;               /* Lamport, of the whole worker */
     bool heartbeat;               /* set by the command: send one at once */
+    /* what waits at the broker for its eta; set while `scheduled` runs */
+    size_t n_delayed;
+    const struct panel_delayed *delayed;
+};
+
+struct panel_delayed {
+    struct message m;
+    int64_t due_us;
 };
 
 /* ---- mailbox.c ---- */

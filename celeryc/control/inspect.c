@@ -89,6 +89,15 @@ static bool full(const struct call *c)
     return c->out.len > LIMIT_CONTROL_REPLY;
 }
 
+static void write_scheduled(struct call *c, const struct control_task *t, int64_t due_us)
+{
+    char eta[CLOCK_ISO_SIZE];
+    clock_iso_format(due_us, eta);
+    buf_appendf(&c->out, "{\"eta\": \"%s\", \"priority\": 6, \"request\": ", eta);
+    inspect_write_task(&c->out, c->arena, c->p, t, false);
+    buf_append_char(&c->out, '}');
+}
+
 static void list_task(enum control_list list, const struct control_task *t, void *arg)
 {
     struct listing *l = arg;
@@ -96,14 +105,21 @@ static void list_task(enum control_list list, const struct control_task *t, void
     if (list != l->list || full(l->c))
         return;
     separate(dst, &l->n);
-    if (list == CONTROL_SCHEDULED) {
-        char eta[CLOCK_ISO_SIZE];
-        clock_iso_format(t->m->eta_us, eta);
-        buf_appendf(dst, "{\"eta\": \"%s\", \"priority\": 6, \"request\": ", eta);
-    }
-    inspect_write_task(dst, l->c->arena, l->c->p, t, l->safe);
     if (list == CONTROL_SCHEDULED)
-        buf_append_char(dst, '}');
+        write_scheduled(l->c, t, t->m->eta_us);
+    else
+        inspect_write_task(dst, l->c->arena, l->c->p, t, l->safe);
+}
+
+/* What waits at the broker belongs to no worker; the earliest are shown. */
+static void list_delayed(struct listing *l)
+{
+    const struct panel *p = l->c->p;
+    for (size_t i = 0; i < p->n_delayed && !full(l->c); i++) {
+        const struct control_task t = {.m = &p->delayed[i].m};
+        separate(&l->c->out, &l->n);
+        write_scheduled(l->c, &t, p->delayed[i].due_us);
+    }
 }
 
 static void list_tasks(struct call *c, enum control_list list, bool safe)
@@ -111,6 +127,8 @@ static void list_tasks(struct call *c, enum control_list list, bool safe)
     struct listing l = {c, list, safe, 0};
     buf_append_char(&c->out, '[');
     c->p->host->each_task(list_task, &l, c->p->host->arg);
+    if (list == CONTROL_SCHEDULED)
+        list_delayed(&l);
     buf_append_char(&c->out, ']');
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 /* The parts of the folder that talk to Redis, among themselves: control.c (connections, life), answer.c (replies, REVOKED
- * records), mingle.c (asking the others at the start). */
+ * records), delayed.c (what waits at the broker), mingle.c (asking the others at the start). */
 
 #include "celeryc/base/codec.h"
 #include "celeryc/control/control_priv.h"
@@ -18,6 +18,7 @@ struct control {
     uv_timer_t beat, ping, bind, mingle;
     int n_timers;
     struct buf channel, exchange, reply_exchange, queue, event_channel;
+    const struct redis_script *scripts[8];
     const char *sep;
     uint64_t mailbox_clock;
     bool subscribed, announced, told, gone, freed;
@@ -39,6 +40,11 @@ extern const struct redis_script answer_reply, answer_revoke, answer_swap;
 void answer_send(struct control *c, const struct mailbox_message *m, struct slice reply);
 /* Stores REVOKED for the call's ids, then replies. Takes c->arena, in which everything lies. */
 void answer_when_stored(struct control *c, const struct mailbox_message *m, struct call *call);
+
+/* ---- delayed.c ---- */
+/* Does the answer tell of what waits at the broker? Then it is asked first, and the answer follows. */
+bool delayed_wanted(const struct control *c, const struct mailbox_message *m);
+void delayed_ask(struct control *c, const struct mailbox_message *m);
 
 /* ---- mingle.c ---- */
 extern const struct redis_script mingle_collect;

@@ -197,6 +197,8 @@ static void revoke_ids(struct call *c, bool terminate)
     struct chosen x = {.c = c, .ids = wanted};
     c->p->host->each_task(choose, &x, c->p->host->arg);
     choose_records(c, &x, n, ids);
+    if (c->p->host->revoked)
+        c->p->host->revoked(n, ids, c->p->host->arg);
     if (!terminate) {
         reply_flagged(c, n, ids);
         return;

@@ -130,6 +130,7 @@ static int read_time(const struct reader *r, enum field f, struct json_val v, bo
     if (text.len == 0)
         return err_set(r->err, MESSAGE_E_POISON, "%s is an empty string", fields[f].name.p);
     code = clock_iso_parse(text, dst_us);
+    r->m->eta_out_of_range |= code == -ERANGE && f == FIELD_ETA;
     if (code)
         return err_set(r->err, MESSAGE_E_POISON, "%s is %s: %.*s", fields[f].name.p,
                        code == -ERANGE ? "out of range" : "not an ISO 8601 time",

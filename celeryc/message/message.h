@@ -52,6 +52,7 @@ struct message {
     struct json_val eta_raw; /* verbatim, for a retry */
     struct json_val expires_raw;
     bool has_eta, has_expires;
+    bool eta_out_of_range;                  /* why it did not parse */
     int64_t eta_us, expires_us;             /* wall clock, microseconds */
     double time_limit_s, soft_time_limit_s; /* 0 when unset; header timelimit is [hard, soft] */
     enum tristate ignore_result;

@@ -5,7 +5,7 @@
  *
  * Every task names its arguments, so that callers may pass them by position or by keyword. */
 
-#include <celeryc/task.h>
+#include <celeryc/client.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -141,3 +141,71 @@ static int append(struct celeryc_call *call)
     return celeryc_return_none(call);
 }
 CELERYC_TASK("examples.append", append, .arg_names = "path,line", .acks_late = true)
+
+/* examples.total(numbers): the sum of a list; the body of a chord. */
+static int total(struct celeryc_call *call)
+{
+    const char *json;
+    size_t len;
+    long long sum = 0;
+    if (celeryc_args(call, "j", &json, &len))
+        return type_error(call);
+    for (const char *p = json + strcspn(json, "-0123456789"); *p; p += strcspn(p, "-0123456789")) {
+        char *end;
+        long long n = strtoll(p, &end, 10);
+        if (end == p || *end == '.' || __builtin_add_overflow(sum, n, &sum))
+            return celeryc_raise(call, "ValueError", "not a list of small integers: %s", json);
+        p = end;
+    }
+    return celeryc_return_int(call, sum);
+}
+CELERYC_TASK("examples.total", total, .arg_names = "numbers")
+
+/* A chord that adds i + i for each i below n, wherever the workers are, and sums it up. */
+static struct celeryc_sig *doubles(int64_t n)
+{
+    struct celeryc_sig **members = calloc((size_t)n + 1, sizeof(*members));
+    char args[64];
+    if (!members)
+        return NULL;
+    for (int64_t i = 0; i < n; i++) {
+        (void)snprintf(args, sizeof args, "[%lld, %lld]", (long long)i, (long long)i);
+        members[i] = celeryc_signature("examples.add", args, NULL);
+    }
+    struct celeryc_sig *chord = celeryc_chord(celeryc_group((size_t)n, members),
+                                              celeryc_signature("examples.total", NULL, NULL));
+    free(members);
+    return chord;
+}
+
+/* examples.fan_out(n): puts a chord in its own place. Whoever waits for this task gets the chord's result. */
+static int fan_out(struct celeryc_call *call)
+{
+    int64_t n;
+    if (celeryc_args(call, "i", &n))
+        return type_error(call);
+    if (n < 0 || n > 100000)
+        return celeryc_raise(call, "ValueError", "n is between 0 and 100000");
+    struct celeryc_sig *chord = doubles(n);
+    int end = celeryc_replace(call, chord);
+    celeryc_sig_free(chord);
+    return end;
+}
+CELERYC_TASK("examples.fan_out", fan_out, .arg_names = "n")
+
+/* examples.start(n): starts the same chord and goes on; returns the result's tuple, by which Python finds it again
+ * (celery.result.result_from_tuple). */
+static int start(struct celeryc_call *call)
+{
+    int64_t n;
+    const char *tuple;
+    if (celeryc_args(call, "i", &n))
+        return type_error(call);
+    if (n < 0 || n > 100000)
+        return celeryc_raise(call, "ValueError", "n is between 0 and 100000");
+    struct celeryc_sig *chord = doubles(n);
+    int failed = celeryc_apply(call, chord, "{\"priority\": 3}", &tuple);
+    celeryc_sig_free(chord);
+    return failed ? failed : celeryc_return_json(call, tuple, strlen(tuple));
+}
+CELERYC_TASK("examples.start", start, .arg_names = "n")

@@ -78,11 +78,13 @@ static void send_settings(struct pool *p)
     size_t at = frame_begin(&b, FRAME_SETTINGS, 0);
     cursor_put_slice(&b, slice_str(s->node ? s->node : ""));
     cursor_put_slice(&b, slice_str(s->default_queue ? s->default_queue : "celery"));
-    buf_append_char(&b, (char)((s->result_extended ? 1 : 0) | (s->ignore_result ? 2 : 0) |
-                               (s->store_errors_even_if_ignored ? 4 : 0) |
-                               (s->track_started ? 8 : 0) | (s->inherit_parent_priority ? 16 : 0)));
+    buf_append_char(&b,
+                    (char)((s->result_extended ? 1 : 0) | (s->ignore_result ? 2 : 0) |
+                           (s->store_errors_even_if_ignored ? 4 : 0) | (s->track_started ? 8 : 0) |
+                           (s->inherit_parent_priority ? 16 : 0) | (s->header_errbacks ? 32 : 0)));
     cursor_put_f64(&b, s->time_limit);
     cursor_put_f64(&b, s->soft_time_limit);
+    buf_append_u32le(&b, (uint32_t)s->default_priority);
     const struct wire_options *w = &s->wire_options;
     const char *const texts[] = {w->accept,       w->serializer,  w->compression, w->key,
                                  w->key_password, w->certificate, w->cert_store,  w->digest};

@@ -13,8 +13,8 @@
 enum frame_type {
     /* master -> zygote */
     FRAME_SETTINGS =
-        1,           /* body: node, default_queue, flags, f64 time limits; before the first SPAWN */
-    FRAME_SPAWN = 2, /* id = child; body: process name, u32 threads; carries socket and page */
+        1, /* body: node, default_queue, flags, f64 time limits, u32 priority; before the first SPAWN */
+    FRAME_SPAWN = 2,  /* id = child; body: process name, u32 threads; carries socket and page */
     FRAME_SIGNAL = 3, /* id = child; body: u32 signal, u32 asked */
     /* zygote -> master */
     FRAME_TABLE = 16,   /* body: the encoded task table */

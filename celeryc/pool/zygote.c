@@ -290,6 +290,7 @@ static void take_settings(struct zygote *z, const struct frame *f)
     struct slice node = cursor_slice(&c), queue = cursor_slice(&c);
     uint8_t flags = cursor_u8(&c);
     double hard = cursor_f64(&c), soft = cursor_f64(&c);
+    uint32_t priority = cursor_u32(&c);
     if (c.bad || z->has_settings)
         die("broken settings");
     z->node = slice_dup(node);
@@ -304,6 +305,8 @@ static void take_settings(struct zygote *z, const struct frame *f)
         .store_errors_even_if_ignored = flags & 4,
         .track_started = flags & 8,
         .inherit_parent_priority = flags & 16,
+        .header_errbacks = flags & 32,
+        .default_priority = (int)priority,
         .time_limit = hard,
         .soft_time_limit = soft,
     };

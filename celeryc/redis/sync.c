@@ -258,6 +258,29 @@ static bool is_subscription(struct slice word)
            slice_eq_str(word, "UNSUBSCRIBE") || slice_eq_str(word, "PUNSUBSCRIBE");
 }
 
+int redis_sync_subscribe(struct redis_sync *s, const char *word, size_t n,
+                         const struct slice *channels, struct err *e)
+{
+    int r = redis_sync_flush(s, e);
+    if (r)
+        return r;
+    if (!s->sub)
+        s->sub = connection(s, on_push);
+    if (!s->sub)
+        return -ENOMEM;
+    r = wait_up(s, s->sub, e);
+    if (r)
+        return r;
+    s->first_error.text[0] = '\0';
+    uv_update_time(&s->loop);
+    for (size_t i = 0; i < n; i++) {
+        const struct slice argv[] = {slice_str(word), channels[i]};
+        s->n_waiting++;
+        redis_command(s->sub, on_reply, s, 0, ARRAY_SIZE(argv), argv);
+    }
+    return wait_replies(s, e);
+}
+
 int redis_sync_command(struct redis_sync *s, size_t n, const struct slice *argv,
                        const struct redis_reply **ret_reply, struct err *e)
 {

@@ -28,3 +28,7 @@ int redis_sync_flush(struct redis_sync *s, struct err *e) WARN_UNUSED;
  * The push is valid until the next call of this function. */
 int redis_sync_push(struct redis_sync *s, int64_t timeout_ms, const struct redis_reply **ret_reply,
                     struct err *e) WARN_UNUSED;
+
+/* SUBSCRIBE or UNSUBSCRIBE (word) for many channels, in one go. 0, -EIO, -ETIMEDOUT, -EPROTO. */
+int redis_sync_subscribe(struct redis_sync *s, const char *word, size_t n,
+                         const struct slice *channels, struct err *e) WARN_UNUSED;

@@ -89,18 +89,25 @@ bool result_effects_next_record(size_t n, const struct slice *argv, size_t *at,
                                 struct slice *ret_key);
 
 /* Lua: needs A = ARGV, call and pcall_. Defines
- *   store(key, value, ttl)   a record, unless SUCCESS is there
+ *   store(key, value, ttl)   a record, unless SUCCESS is there; a state on the way neither over a compressed record, which
+ *                            may hide one (what ends is not stored before somebody has looked: worker/finish.c)
  *   effects(from, n, rest)   the n arguments from A[from] on; true when a chord was completed and claimed. With rest
  *                            it stops in front of the first part and gives its place
  *   settle(key, how, fire)   a chord that was claimed has been fired ("b") or failed ("e") */
 #define RESULT_EFFECTS_LUA                                                                                                                                                                           \
+    "local final = {SUCCESS = 1, FAILURE = 1, REVOKED = 1, RETRY = 1}\n"                                                                                                                             \
+    "local function hides(old, value)\n"                                                                                                                                                             \
+    "  return type(old) == 'string' and string.sub(old, 1, 19) == '\\0celery-compressed\\0' and\n"                                                                                                   \
+    "    not final[string.match(value, '^{\"status\": \"(%u+)\"') or '']\n"                                                                                                                          \
+    "end\n"                                                                                                                                                                                          \
     "local function store(key, value, ttl)\n"                                                                                                                                                        \
     "  if key == '' then return end\n"                                                                                                                                                               \
     "  local fresh\n"                                                                                                                                                                                \
     "  if ttl == '0' then fresh = call('SET', key, value, 'NX')\n"                                                                                                                                   \
     "  else fresh = call('SET', key, value, 'EX', ttl, 'NX') end\n"                                                                                                                                  \
     "  if not fresh then\n"                                                                                                                                                                          \
-    "    if pcall_('GETRANGE', key, 0, 19) == '{\"status\": \"SUCCESS\"' then return end\n"                                                                                                          \
+    "    local old = pcall_('GETRANGE', key, 0, 19)\n"                                                                                                                                               \
+    "    if old == '{\"status\": \"SUCCESS\"' or hides(old, value) then return end\n"                                                                                                                \
     "    if ttl == '0' then call('SET', key, value) else call('SETEX', key, ttl, value) end\n"                                                                                                       \
     "  end\n"                                                                                                                                                                                        \
     "  call('PUBLISH', key, value)\n"                                                                                                                                                                \

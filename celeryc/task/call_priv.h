@@ -116,6 +116,7 @@ bool exception_matches(const struct exception *x, const char *list);
 int call_follow_success(struct celeryc_call *call, struct slice result,
                         struct outcome *o) WARN_UNUSED;
 int call_follow_failure(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
+int call_follow_ignored(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
 
 /* The same for a task that has put a signature in its place. */
 int call_replace(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;

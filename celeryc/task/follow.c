@@ -30,6 +30,8 @@ struct canvas_settings task_canvas_settings(const struct task_registry *r,
         .node = slice_str(s->node),
         .wire = s->wire,
         .inherit_priority = s->inherit_parent_priority,
+        .default_priority = s->default_priority,
+        .header_errbacks = s->header_errbacks,
         .result_extended = s->result_extended,
         .now_us = clock_wall_us(),
         .lookup = r ? lookup : NULL,
@@ -100,5 +102,12 @@ int call_follow_failure(struct celeryc_call *call, struct outcome *o)
     int rc = canvas_failure(&s, call->m, call->body, &failed, false, o->store, &call->effects);
     for (size_t i = 0; rc == 0 && i < call->effects.n_calls; i++)
         rc = call_errback(call, &call->effects.calls[i]);
+    return rc ? rc : call_take_effects(call, o);
+}
+
+int call_follow_ignored(struct celeryc_call *call, struct outcome *o)
+{
+    const struct canvas_settings s = task_canvas_settings(call->registry, call->settings);
+    int rc = canvas_ignored(&s, call->m, call->body, &call->effects);
     return rc ? rc : call_take_effects(call, o);
 }

@@ -216,7 +216,7 @@ static int end(struct celeryc_call *call, struct end_bufs *b, struct outcome *o)
         break;
     }
     o->kind = OUTCOME_IGNORE;
-    return call_take_effects(call, o);
+    return call_follow_ignored(call, o);
 }
 
 /* An end that is still to be found: a callback that cannot be sent turns success into failure. */

@@ -20,6 +20,8 @@ struct task_settings {
     bool store_errors_even_if_ignored;
     bool track_started;
     bool inherit_parent_priority;       /* task_inherit_parent_priority */
+    int default_priority;               /* task_default_priority */
+    bool header_errbacks;               /* task_allow_error_cb_on_chord_header */
     double time_limit, soft_time_limit; /* of tasks that have none of their own, seconds; 0: none */
     /* How messages are read and written: what to make it of, and what was made of it in this process. */
     struct wire_options wire_options;

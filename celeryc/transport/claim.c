@@ -183,6 +183,46 @@ static void send_claim(struct transport *t, size_t n)
     t->hot = NULL;
 }
 
+/* ---- delayed messages ---- */
+
+static void on_claimed_delayed(const struct redis_reply *reply, void *arg)
+{
+    struct claim_call *call = arg;
+    struct transport *t = call->t;
+    if (reply && t->state == TRANSPORT_UP && !is_gone(reply) && !reply_failed(t, reply)) {
+        for (size_t i = 0; i < reply->n / 2 && t->state != TRANSPORT_DEAD; i++) {
+            int64_t at = reply->elem[2 * i]->integer - 1;
+            if (at >= 0 && (size_t)at < t->n_queues)
+                give(t, call->first_seq + i, &t->queues[at], false, reply->elem[2 * i + 1]->str);
+        }
+    }
+    claim_call_free(call);
+}
+
+void transport_claim_delayed(struct transport *t, size_t n, const struct slice *names)
+{
+    struct claim_call *call =
+        t->state == TRANSPORT_UP && !t->stopping ? calloc(1, sizeof(*call)) : NULL;
+    if (!call)
+        return;
+    n = MIN(n, (size_t)LIMIT_CLAIM_BATCH);
+    *call = (struct claim_call){.t = t, .first_seq = t->next_seq, .n = n};
+    t->next_seq += n;
+    args_begin(t);
+    args_i64(t, (int64_t)call->first_seq);
+    args_seconds(t, t->lease_ms);
+    args_i64(t, (int64_t)t->n_queues);
+    args_i64(t, (int64_t)t->n_steps);
+    for (size_t i = 0; i < t->n_queues; i++) {
+        args_str(t, t->queues[i].tail);
+        for (size_t s = 0; s < t->n_steps; s++)
+            args_str(t, t->queues[i].keys[s]);
+    }
+    for (size_t i = 0; i < n; i++)
+        args_add(t, names[i]);
+    args_eval(t, &script_claim_delayed, on_claimed_delayed, call);
+}
+
 void claim_turn(struct transport *t)
 {
     /* What goes back to the head does so before the next claim, or order would suffer. */

@@ -223,7 +223,7 @@ void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transp
               ARRAY_SIZE(argv), argv);
 }
 
-void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
+void transport_delay(struct transport *t, const struct claim *c, struct slice name, int64_t due_us,
                      transport_done_fn fn, void *arg)
 {
     char due[24], tail[24], id[UUID_TEXT_SIZE];
@@ -236,6 +236,7 @@ void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
     struct slice argv[] = {slice_str(c->field),
                            flag(c->started),
                            number(due, due_ms),
+                           name.len <= STORED_ID_BYTES ? name : SLICE_LIT(""),
                            slice_str(id),
                            raw,
                            number(tail, (int64_t)tail_bytes(t, c))};

@@ -67,18 +67,27 @@ static void peer_look(struct transport *t, struct peer *p, struct slice score, i
 static void judge(struct transport *t)
 {
     const struct peer *dead = NULL;
-    t->alone = true;
     LIST_FOREACH(it, &t->peers) {
         struct peer *p = LIST_ENTRY(it, struct peer, link);
         if (!p->present)
             peer_free(p);
-        else if (p->still_ms < t->dead_after_ms)
-            t->alone = false;
-        else if (!dead && !p->strange)
+        else if (p->still_ms >= t->dead_after_ms && !dead && !p->strange)
             dead = p;
     }
     if (dead && !t->restore && !t->stopping)
         restore_begin(t, dead);
+}
+
+bool transport_is_first(const struct transport *t)
+{
+    if (t->state != TRANSPORT_UP)
+        return false;
+    LIST_FOREACH(it, &t->peers) {
+        const struct peer *p = LIST_ENTRY(it, struct peer, link);
+        if (p->still_ms < t->dead_after_ms && strcmp(p->id, t->me) < 0)
+            return false;
+    }
+    return true;
 }
 
 static void on_beaten(const struct redis_reply *reply, void *arg)

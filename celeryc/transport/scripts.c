@@ -12,6 +12,7 @@
 #include "celeryc/result/chord.h"
 #include "celeryc/result/effects.h"
 #include "celeryc/result/late.h"
+#include "celeryc/transport/stored_priv.h"
 
 #define SCRIPT_HEAD                                                                        \
     "local A = ARGV\n"                                                                     \
@@ -55,7 +56,7 @@ const struct redis_script script_enter = {
     "enter",
     SCRIPT_HEAD
     "local want = {[WORKERS]='zset', [WORKER]='hash', [UNACKED]='hash', [INDEX]='zset',\n"
-    "  [CLAIMS]='hash', [RUNNING]='hash', [DELAYED]='zset'}\n"
+    "  [CLAIMS]='hash', [RUNNING]='hash', [DELAYED]='zset', [DELAYED .. ':messages']='hash'}\n"
     "for key, kind in pairs(want) do\n"
     "  local is = call('TYPE', key).ok\n"
     "  if is ~= 'none' and is ~= kind then\n"
@@ -201,7 +202,8 @@ const struct redis_script script_claim = {
  *   F field started key value ttl END                     finish: record and END if the claim was there
  *   R field started end raw tail                          return: end "R" (head) or "L"; raw "" = as it was, cut from
  *                                                         the stored value, whose tail has that many bytes
- *   D field started due id raw tail                       delay until due (ms)
+ *   D field started due name nonce raw tail               delay until due (ms), under the name if it is free, else
+ *                                                         under name NUL nonce; name "": under the nonce
  *   P field started list item key value ttl END           park: item to the dead-letter list, record, END
  *   C key token how fire END                              fire the chord of this key: END if the claim still is token's
  *   X END                                                 just that
@@ -217,7 +219,7 @@ const struct redis_script script_claim = {
  * kept, so that a batch sent again after an unknown answer is answered, not done again. */
 const struct redis_script script_ops = {
     "ops",
-    SCRIPT_HEAD NOTE_LUA
+    SCRIPT_HEAD NOTE_LUA DELAYED_LUA
     "local last = call('HMGET', WORKER, 'epoch', 'batch', 'answer')\n"
     "if last[1] ~= EPOCH or not call('ZSCORE', WORKERS, ME) then\n"
     "  return redis.status_reply('gone')\n"
@@ -227,7 +229,7 @@ const struct redis_script script_ops = {
     "if number_of < before then return redis.status_reply('old') end\n"
     "local stray = A[11]\n"
     "local out, notes, index, n_notes, n_index, n = {}, {}, {}, 0, 0, 0\n"
-    "local width = {S=2, R=6, D=7, T=4, U=3, E=2, M=3, N=4}\n"
+    "local width = {S=2, R=6, D=8, T=4, U=3, E=2, M=3, N=4}\n"
     "local head = {F=8, P=10, C=7, X=3, G=4}\n"
     "local function width_of(i)\n"
     "  local h = head[A[i]]\n"
@@ -369,7 +371,14 @@ const struct redis_script script_ops = {
     "    if ok and kind == 'R' then\n"
     "      push(A[i + 3] .. 'PUSH', list, raw)\n"
     "    elseif ok then\n"
-    "      call('ZADD', DELAYED, A[i + 3], list .. '\\0' .. A[i + 4] .. '\\0' .. raw)\n"
+    "      local name = A[i + 4]\n"
+    "      if name == '' then\n"
+    "        name = A[i + 5]\n"
+    "      elseif call('HEXISTS', MESSAGES, name) == 1 then\n"
+    "        name = name .. '\\0' .. A[i + 5]\n"
+    "      end\n"
+    "      call('HSET', MESSAGES, name, '2\\0' .. list .. '\\0' .. raw)\n"
+    "      call('ZADD', DELAYED, A[i + 3], name)\n"
     "    end\n"
     "  end\n"
     "  n = n + 1\n"
@@ -396,11 +405,12 @@ const struct redis_script script_renew = {
                 "return call('ZADD', INDEX, 'XX', unpack(args))\n",
 };
 
-/* 10 "1" when no other worker lives: delayed messages go back to their lists; then pairs: waiting list, queue.
- * Returns 1 when gone for good, 0 when claims remain (others will restore them). */
+/* 10 after how long of silence a worker is dead (ms), then pairs: waiting list, queue.
+ * When no other worker lives, delayed messages go back to their lists, a part of them in each call. Returns 1 when gone
+ * for good, 0 when claims remain (others will restore them), 2 when there is more to give back. */
 const struct redis_script script_leave = {
     "leave",
-    SCRIPT_HEAD
+    SCRIPT_HEAD DELAYED_LUA
     "if gone() then return 1 end\n"
     "for i = 11, #A, 2 do\n"
     "  for j = 1, 1000 do\n"
@@ -408,19 +418,25 @@ const struct redis_script script_leave = {
     "    if not r or type(r) == 'table' then break end\n"
     "  end\n"
     "end\n"
-    "if A[10] == '1' then\n"
-    "  for j = 1, 10 do\n"
-    "    local due = call('ZRANGE', DELAYED, 0, 99)\n"
-    "    for k = 1, #due do\n"
-    "      local m = due[k]\n"
-    "      local a = string.find(m, '\\0', 1, true)\n"
-    "      local b = a and string.find(m, '\\0', a + 1, true)\n"
-    "      local r = b and pcall_('LPUSH', string.sub(m, 1, a - 1), string.sub(m, b + 1))\n"
-    "      if type(r) == 'number' then call('ZREM', DELAYED, m) end\n"
+    "local alone, now = true, clock()\n"
+    "local others = call('ZRANGE', WORKERS, 0, -1, 'WITHSCORES')\n"
+    "for i = 1, #others, 2 do\n"
+    "  if others[i] ~= ME and tonumber(others[i + 1]) > now - tonumber(A[10]) then alone = false "
+    "end\n"
+    "end\n"
+    "local budget, moved = " GIVE_BACK_BYTES ", 0\n"
+    "local due = alone and call('ZRANGE', DELAYED, 0, " GIVE_BACK_MAX " - 1) or {}\n"
+    "for k = 1, #due do\n"
+    "  local list, raw = delayed(due[k])\n"
+    "  if list then\n"
+    "    if type(pcall_('LPUSH', list, raw)) == 'number' then\n"
+    "      undelay(due[k])\n"
+    "      moved, budget = moved + 1, budget - #raw\n"
     "    end\n"
-    "    if #due < 100 then break end\n"
+    "    if budget <= 0 then break end\n"
     "  end\n"
     "end\n"
+    "if moved > 0 and call('EXISTS', DELAYED) == 1 then return 2 end\n"
     "if call('HLEN', CLAIMS) + call('HLEN', RUNNING) > 0 then return 0 end\n"
     "call('ZREM', WORKERS, ME)\n"
     "call('DEL', WORKER, CLAIMS, RUNNING)\n"
@@ -431,21 +447,51 @@ const struct redis_script script_leave = {
  * now (ms) and the next due time or "". */
 const struct redis_script script_promote = {
     "promote",
-    SCRIPT_HEAD "local now = clock()\n"
-                "local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, A[10])\n"
-                "for k = #due, 1, -1 do\n"
-                "  local m = due[k]\n"
-                "  local a = string.find(m, '\\0', 1, true)\n"
-                "  local b = a and string.find(m, '\\0', a + 1, true)\n"
-                "  local r = b and pcall_('RPUSH', string.sub(m, 1, a - 1), string.sub(m, b + 1))\n"
-                "  if type(r) == 'number' then\n"
-                "    call('ZREM', DELAYED, m)\n"
-                "  else\n"
-                "    call('ZADD', DELAYED, now + 60000, m)\n"
-                "  end\n"
-                "end\n"
-                "local nxt = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')\n"
-                "return {#due, now, nxt[2] or ''}\n",
+    SCRIPT_HEAD DELAYED_LUA
+    "local now = clock()\n"
+    "local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, A[10])\n"
+    "for k = #due, 1, -1 do\n"
+    "  local list, raw = delayed(due[k])\n"
+    "  if list and type(pcall_('RPUSH', list, raw)) == 'number' then\n"
+    "    undelay(due[k])\n"
+    "  else\n"
+    "    call('ZADD', DELAYED, 'XX', now + 60000, due[k])\n"
+    "  end\n"
+    "end\n"
+    "local nxt = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')\n"
+    "return {#due, now, nxt[2] or ''}\n",
+};
+
+/* 10 first seq, 11 lease (s), 12 number of queues, 13 number of steps; for each queue: tail of its stored value and its
+ * lists; then names of delayed messages. Claims those that are there and belong to these queues. Returns for each name:
+ * index of its queue or 0, raw. */
+const struct redis_script script_claim_delayed = {
+    "claim_delayed",
+    SCRIPT_HEAD DELAYED_LUA
+    "if gone() then return redis.status_reply('gone') end\n"
+    "local nq, ns, tails, out = tonumber(A[12]), tonumber(A[13]), {}, {}\n"
+    "for q = 1, nq do\n"
+    "  local at = 14 + (q - 1) * (ns + 1)\n"
+    "  for s = 1, ns do tails[A[at + s]] = {q, A[at]} end\n"
+    "end\n"
+    "local score = string.format('%.3f', clock() / 1000 + tonumber(A[11]))\n"
+    "local seq = tonumber(A[10])\n"
+    "for i = 14 + nq * (ns + 1), #A do\n"
+    "  local list, raw\n"
+    "  if call('ZSCORE', DELAYED, A[i]) then list, raw = delayed(A[i]) end\n"
+    "  local queue = list and tails[list]\n"
+    "  if queue then\n"
+    "    local field = ME .. ':' .. string.format('%048d', seq + #out / 2)\n"
+    "    call('HSET', UNACKED, field, '[' .. raw .. queue[2])\n"
+    "    call('ZADD', INDEX, score, field)\n"
+    "    call('HSET', CLAIMS, field, list)\n"
+    "    undelay(A[i])\n"
+    "    out[#out + 1], out[#out + 2] = queue[1], raw\n"
+    "  else\n"
+    "    out[#out + 1], out[#out + 2] = 0, ''\n"
+    "  end\n"
+    "end\n"
+    "return out\n",
 };
 
 /* 10 dead, 11 its score, 12 its hash, 13 lock, 14 life of the lock (ms).
@@ -646,15 +692,27 @@ const struct redis_script script_sweep_move = {
 };
 
 const struct redis_script *const transport_scripts[] = {
-    &script_enter,       &script_beat,
-    &script_waiters,     &script_claim,
-    &script_ops,         &script_renew,
-    &script_leave,       &script_promote,
-    &script_mourn,       &script_collect,
-    &script_fetch,       &script_requeue,
-    &script_adopt,       &script_bury,
-    &script_sweep,       &script_sweep_move,
-    &chord_read,         &chord_scan,
-    &chord_leaves,       &chord_extend,
-    &result_late_script, NULL,
+    &script_enter,
+    &script_beat,
+    &script_waiters,
+    &script_claim,
+    &script_ops,
+    &script_renew,
+    &script_leave,
+    &script_promote,
+    &script_claim_delayed,
+    &script_mourn,
+    &script_collect,
+    &script_fetch,
+    &script_requeue,
+    &script_adopt,
+    &script_bury,
+    &script_sweep,
+    &script_sweep_move,
+    &chord_read,
+    &chord_scan,
+    &chord_leaves,
+    &chord_extend,
+    &result_late_script,
+    NULL,
 };

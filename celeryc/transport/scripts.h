@@ -8,11 +8,16 @@
 
 #include "celeryc/redis/conn.h"
 
+/* What one call gives back of the delayed messages. */
+#define GIVE_BACK_MAX   "2000"
+#define GIVE_BACK_BYTES "4194304"
+
 #define DEATHS_KEPT_S \
     "604800" /* a message's deaths are remembered for so long after the last one */
 
 extern const struct redis_script script_enter, script_beat, script_waiters, script_claim,
-    script_ops, script_renew, script_leave, script_promote, script_mourn, script_collect,
-    script_fetch, script_requeue, script_adopt, script_bury, script_sweep, script_sweep_move;
+    script_ops, script_renew, script_leave, script_promote, script_claim_delayed, script_mourn,
+    script_collect, script_fetch, script_requeue, script_adopt, script_bury, script_sweep,
+    script_sweep_move;
 
 extern const struct redis_script *const transport_scripts[]; /* NULL-terminated */

@@ -4,6 +4,7 @@
 #include "celeryc/transport/stored.h"
 
 #include "celeryc/base/codec.h"
+#include "celeryc/transport/stored_priv.h"
 
 #include <errno.h>
 
@@ -53,3 +54,53 @@ void stored_deaths_key(struct buf *dst, const char *prefix, struct slice id)
     buf_append_str(dst, "celeryc:deaths:");
     buf_append(dst, id.p, MIN(id.len, STORED_ID_BYTES));
 }
+
+/* ---- delayed messages ---- */
+
+#define DELAYED_HEAD                                                                        \
+    "local A, call, pcall_ = ARGV, redis.call, redis.pcall\n"                               \
+    "local DELAYED = A[1]\n" DELAYED_LUA "local out, o = {}, 0\n"                           \
+    "local function add(name, due)\n"                                                       \
+    "  local list, raw = delayed(name)\n"                                                   \
+    "  out[o + 1], out[o + 2], out[o + 3], out[o + 4] = name, due, list or '', raw or ''\n" \
+    "  o = o + 4\n"                                                                         \
+    "  return raw and #raw or 0\n"                                                          \
+    "end\n"
+
+const struct redis_script stored_delayed_page = {
+    "delayed_page",
+    DELAYED_HEAD "local due = call('ZRANGE', DELAYED, A[2], A[2] + A[3] - 1, 'WITHSCORES')\n"
+                 "local budget = tonumber(A[4])\n"
+                 "for i = 1, #due, 2 do\n"
+                 "  budget = budget - add(due[i], due[i + 1])\n"
+                 "  if budget <= 0 then break end\n"
+                 "end\n"
+                 "return out\n",
+};
+
+const struct redis_script stored_delayed_find = {
+    "delayed_find",
+    DELAYED_HEAD "for i = 2, #A do\n"
+                 "  local due = call('ZSCORE', DELAYED, A[i])\n"
+                 "  if due then add(A[i], due) end\n"
+                 "end\n"
+                 "return out\n",
+};
+
+const struct redis_script stored_delayed_flush = {
+    "delayed_flush",
+    DELAYED_HEAD "local budget, moved, names = tonumber(A[3]), 0, {}\n"
+                 "for i = 4, #A do\n"
+                 "  if call('ZSCORE', DELAYED, A[i]) then names[#names + 1] = A[i] end\n"
+                 "end\n"
+                 "if not A[4] then names = call('ZRANGE', DELAYED, 0, A[2] - 1) end\n"
+                 "for i = 1, #names do\n"
+                 "  local list, raw = delayed(names[i])\n"
+                 "  if list and type(pcall_('LPUSH', list, raw)) == 'number' then\n"
+                 "    undelay(names[i])\n"
+                 "    moved, budget = moved + 1, budget - #raw\n"
+                 "  end\n"
+                 "  if budget <= 0 then break end\n"
+                 "end\n"
+                 "return moved\n",
+};

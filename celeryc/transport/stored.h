@@ -5,6 +5,7 @@
 #include "celeryc/base/arena.h"
 #include "celeryc/base/err.h"
 #include "celeryc/message/json.h"
+#include "celeryc/redis/conn.h"
 
 /* Written by another version of celeryc: to be left alone. */
 #define STORED_E_VERSION 1
@@ -24,3 +25,12 @@ int dead_entry_parse(struct arena *a, struct slice text, struct dead_entry *ret_
 /* <prefix>celeryc:deaths:<id>, where a message's deaths are counted. */
 #define STORED_ID_BYTES 1024 /* of an id that count */
 void stored_deaths_key(struct buf *dst, const char *prefix, struct slice id);
+
+/* Delayed messages by due time. 1 celeryc:delayed, 2 how many to skip, 3 how many at most, 4 budget of bytes. Returns for
+ * each: name, due time (ms), list or "" (of another version), raw. */
+extern const struct redis_script stored_delayed_page;
+/* The same of certain names: 1 celeryc:delayed, then names; only those that are there. */
+extern const struct redis_script stored_delayed_find;
+/* Gives delayed messages back to the ends of their lists. 1 celeryc:delayed, 2 how many at most, 3 budget of bytes, then
+ * names; none: the earliest. Returns how many. */
+extern const struct redis_script stored_delayed_flush;

@@ -365,12 +365,21 @@ static void on_leave_timer(uv_timer_t *timer)
     end_leave(timer->data);
 }
 
+static void leave_turn(struct transport *t);
+
 static void on_left(const struct redis_reply *reply, void *arg)
 {
     struct transport *t = arg;
     t->leave_sent = false;
-    if (reply && t->state != TRANSPORT_DEAD)
+    if (!reply || t->state == TRANSPORT_DEAD)
+        return;
+    if (reply->kind != REDIS_R_INTEGER || reply->integer != 2) {
         end_leave(t);
+        return;
+    }
+    /* Delayed messages are being given back: as long as that goes on there is no hurry. */
+    (void)uv_timer_start(&t->leave_timer, on_leave_timer, (uint64_t)t->leave_ms, 0);
+    leave_turn(t);
 }
 
 static void leave_turn(struct transport *t)
@@ -378,7 +387,7 @@ static void leave_turn(struct transport *t)
     if (!t->leave_fn || t->leave_sent || t->state != TRANSPORT_UP || t->claiming || !ops_idle(t))
         return;
     args_begin(t);
-    args_str(t, t->alone ? "1" : "0");
+    args_i64(t, t->dead_after_ms);
     for (size_t i = 0; i < t->n_queues; i++) {
         args_str(t, t->queues[i].waiting);
         args_str(t, t->queues[i].keys[0]);
@@ -396,7 +405,8 @@ void transport_leave(struct transport *t, int64_t deadline_ms, void (*fn)(void *
     t->leave_arg = arg;
     if (t->state == TRANSPORT_DEAD)
         deadline_ms = 0;
-    (void)uv_timer_start(&t->leave_timer, on_leave_timer, (uint64_t)MAX(deadline_ms, 0), 0);
+    t->leave_ms = MAX(deadline_ms, 0);
+    (void)uv_timer_start(&t->leave_timer, on_leave_timer, (uint64_t)t->leave_ms, 0);
 }
 
 /* ---- the end of a turn ---- */
@@ -487,7 +497,6 @@ struct transport *transport_new(uv_loop_t *loop, const struct transport_options 
     t->ev = *ev;
     t->arg = arg;
     t->next_seq = 1;
-    t->alone = true;
     ops_setup(t);
     list_init(&t->peers);
     list_init(&t->adoptions);

@@ -22,7 +22,9 @@
  *                                         behind it when a late-ack task has started
  *   celeryc:deaths:<id>           string  how often that message died after it had started; lives 7 days
  *   celeryc:running:<me>          hash    field -> value as in unacked (early-ack tasks that have started)
- *   celeryc:delayed               zset    due time (ms, Redis clock) -> <list key> NUL <uuid> NUL raw
+ *   celeryc:delayed               zset    due time (ms, Redis clock) -> name: the task's id, or id NUL uuid, or uuid
+ *   celeryc:delayed:messages      hash    name -> "2" NUL <list key> NUL raw (format 2; in format 1 there is no such
+ *                                         entry, and the member itself is <list key> NUL <uuid> NUL raw)
  *   celeryc:dead:<queue>          list    JSON object {"v":1,"reason","time","queue","raw"(base64)}
  *   celeryc:fired:<nonce>         string  the messages of that chord are published (backend of its own only); lives a day
  *   celeryc:restoring:<dead>      string  who restores it; lives 10 s; saves work, nothing depends on it
@@ -187,9 +189,16 @@ void transport_eval(struct transport *t, const struct redis_script *s, redis_rep
 void transport_return(struct transport *t, const struct claim *c, bool head, bool redelivered,
                       transport_done_fn fn, void *arg);
 
-/* To celeryc:delayed until due (wall clock us); any celeryc promotes it. */
-void transport_delay(struct transport *t, const struct claim *c, int64_t due_us,
+/* To celeryc:delayed until due (wall clock us); any celeryc promotes it. name: the task's id, by which it is found. */
+void transport_delay(struct transport *t, const struct claim *c, struct slice name, int64_t due_us,
                      transport_done_fn fn, void *arg);
+
+/* Claims delayed messages of our queues before they are due, by name; those that are there come as claims. A courtesy:
+ * nothing happens while the connection is away. */
+void transport_claim_delayed(struct transport *t, size_t n, const struct slice *names);
+
+/* Of all workers that live, as far as we have seen: the one that speaks for them where one is enough. */
+bool transport_is_first(const struct transport *t);
 
 /* To celeryc:dead:<queue> with a reason; record (may be NULL) is stored in the same step. */
 void transport_park_with(struct transport *t, const struct claim *c, const char *reason,

@@ -168,7 +168,6 @@ struct transport {
     struct list peers;
     bool beating;
     int64_t clock_offset_ms; /* Redis' clock minus ours */
-    bool alone;              /* no other live worker at the last look */
     struct restore *restore;
     struct list adoptions;
     char **foreign_queues; /* names of queues that are not ours, for orphans */
@@ -181,6 +180,7 @@ struct transport {
     /* leaving */
     void (*leave_fn)(void *arg);
     void *leave_arg;
+    int64_t leave_ms;
     bool leave_sent;
 };
 

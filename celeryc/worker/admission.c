@@ -10,6 +10,11 @@ bool admission_expired(const struct message *m, int64_t now_us)
     return m->has_expires && now_us > m->expires_us;
 }
 
+int64_t admission_due(const struct message *m)
+{
+    return m->has_expires ? MIN(m->eta_us, m->expires_us + 1) : m->eta_us;
+}
+
 enum admission admission_decide(const struct admission_facts *f)
 {
     const struct message *m = f->message;
@@ -19,7 +24,8 @@ enum admission admission_decide(const struct admission_facts *f)
         return ADMISSION_EXPIRED;
     if (!m->has_eta || m->eta_us <= f->now_us)
         return ADMISSION_NOW;
-    if (m->eta_us - f->now_us > ADMISSION_NEAR_US || f->held >= f->held_limit)
+    if (admission_due(m) - f->now_us > ADMISSION_NEAR_US || f->held >= f->held_limit ||
+        f->held_bytes >= LIMIT_ETA_HELD_BYTES)
         return ADMISSION_DELAY;
     return ADMISSION_HOLD;
 }

@@ -22,9 +22,12 @@ struct admission_facts {
     int64_t now_us;    /* wall clock */
     size_t held;       /* messages held for their eta */
     size_t held_limit; /* and how many may be */
+    size_t held_bytes; /* how large they are together */
 };
 
 enum admission admission_decide(const struct admission_facts *f);
+/* When a message that waits is to be looked at again: at its eta, or when it has expired before. */
+int64_t admission_due(const struct message *m);
 bool admission_expired(const struct message *m, int64_t now_us);
 
 struct capacity_facts {

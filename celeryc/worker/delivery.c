@@ -125,14 +125,22 @@ struct delivery *delivery_new(struct worker *w, struct claim *c_take)
     return d;
 }
 
+static void leave_state(struct delivery *d)
+{
+    struct worker *w = d->w;
+    if (d->state == DELIVERY_NEW)
+        return;
+    list_remove(&d->node);
+    w->n[d->state]--;
+    if (d->state == DELIVERY_HELD)
+        w->held_bytes -= d->claim->raw_len;
+}
+
 void delivery_free(struct delivery *d)
 {
     struct worker *w = d->w;
     limits_stop(d);
-    if (d->state != DELIVERY_NEW) {
-        list_remove(&d->node);
-        w->n[d->state]--;
-    }
+    leave_state(d);
     w->jobs[place(w, d->number)] = NULL;
     d->claim = claim_free(d->claim);
     unmake(d);
@@ -147,12 +155,11 @@ static void enter(struct delivery *d, enum delivery_state to)
                   state_names[to]);
     if (d->state == DELIVERY_RUNNING || d->state == DELIVERY_HELD)
         limits_stop(d);
-    if (d->state != DELIVERY_NEW) {
-        list_remove(&d->node);
-        w->n[d->state]--;
-    }
+    leave_state(d);
     d->state = to;
     w->n[to]++;
+    if (to == DELIVERY_HELD)
+        w->held_bytes += d->claim->raw_len;
 }
 
 void delivery_move(struct delivery *d, enum delivery_state to)

@@ -335,10 +335,16 @@ static void one_text_argument(struct buf *dst, const char *text)
 void finish_park(struct delivery *d, const char *reason)
 {
     CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    one_text_argument(&args, reason);
     struct end x = {.park_reason = reason};
-    const char *type = d->m.refused ? "ContentDisallowed" : "InvalidTaskError";
-    const char *module = d->m.refused ? "kombu.exceptions" : "celery.exceptions";
+    const char *type = "InvalidTaskError", *module = "celery.exceptions";
+    if (d->m.refused) {
+        type = "ContentDisallowed";
+        module = "kombu.exceptions";
+    } else if (d->m.eta_out_of_range) { /* the one such failure that Celery stores */
+        type = "OverflowError";
+        module = "builtins";
+    }
+    one_text_argument(&args, d->m.eta_out_of_range ? "date value out of range" : reason);
     if (judge(d, "FAILURE", type, module, buf_slice(&args), &x))
         end(d, &x);
 }
@@ -360,10 +366,19 @@ void finish_return(struct delivery *d, bool head, bool redelivered)
     transport_return(d->w->transport, d->claim, head, redelivered, ended, d);
 }
 
+static void put_by(enum transport_done done, void *arg)
+{
+    struct delivery *d = arg;
+    /* Revoked on its way there: whoever looked for it did not find it. */
+    if (done == TRANSPORT_DONE && control_revoked_id(d->w->control, d->m.id))
+        transport_claim_delayed(d->w->transport, 1, &d->m.id);
+    ended(done, d);
+}
+
 void finish_delay(struct delivery *d, int64_t due_us)
 {
     delivery_move(d, DELIVERY_LEAVING);
-    transport_delay(d->w->transport, d->claim, due_us, ended, d);
+    transport_delay(d->w->transport, d->claim, d->m.id, due_us, put_by, d);
 }
 
 void finish_store(struct delivery *d, struct slice record)

@@ -78,13 +78,14 @@ static enum admission decide(const struct worker *w, const struct task_info *tas
         .now_us = clock_wall_us(),
         .held = w->n[DELIVERY_HELD],
         .held_limit = w->held_limit,
+        .held_bytes = w->held_bytes,
     };
     return admission_decide(&f);
 }
 
 static void hold(struct delivery *d)
 {
-    int64_t wait_us = d->m.eta_us - clock_wall_us();
+    int64_t wait_us = admission_due(&d->m) - clock_wall_us();
     delivery_move(d, DELIVERY_HELD);
     if (limits_hold(d, wait_us > 0 ? wait_us : 0)) {
         log_error("no memory to wait for the eta of " DELIVERY_FMT, DELIVERY_ARGS(d));
@@ -113,7 +114,7 @@ static void admit(struct delivery *d)
         hold(d);
         return;
     case ADMISSION_DELAY:
-        finish_delay(d, d->m.eta_us);
+        finish_delay(d, admission_due(&d->m));
         return;
     case ADMISSION_UNKNOWN:
         refuse_unknown(d);
@@ -197,9 +198,12 @@ void receive_orphan(struct claim *c_take, const char *dead_node, void *arg)
         finish_lost(d, why);
 }
 
+/* The wall clock may have been put back meanwhile. One that is due only because it has expired leaves at the hand-over. */
 void receive_due(struct delivery *d)
 {
-    delivery_move_back(d);
+    int64_t early_us = admission_due(&d->m) - clock_wall_us();
+    if (early_us <= 0 || limits_hold(d, early_us))
+        delivery_move_back(d);
 }
 
 /* ---- hand-over ---- */

@@ -4,7 +4,9 @@
 #include "celeryc/worker/worker_priv.h"
 
 #include "celeryc/base/clock.h"
+#include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/transport/stored.h"
 #include "celeryc/worker/conf.h"
 
 #include <errno.h>
@@ -115,6 +117,18 @@ static void on_listening(bool listening, void *arg)
     worker_say_ready(w);
 }
 
+static void revoked(size_t n, const struct slice *ids, void *arg)
+{
+    struct worker *w = arg;
+    for (size_t i = 0; w->phase == PHASE_RUNNING && i < n; i += LIMIT_CLAIM_BATCH)
+        transport_claim_delayed(w->transport, n - i, ids + i);
+}
+
+static bool lists_delayed(void *arg)
+{
+    return transport_is_first(((const struct worker *)arg)->transport);
+}
+
 void remote_count(struct delivery *d)
 {
     struct worker *w = d->w;
@@ -169,6 +183,7 @@ int remote_start(struct worker *w)
         .mingle = c->mingle,
         .heartbeat_ms = c->heartbeat_ms,
         .result_ttl_s = (int64_t)s->result_expires,
+        .delayed_page = &stored_delayed_page,
     };
     w->control_host = (struct control_host){
         .arg = w,
@@ -181,6 +196,8 @@ int remote_start(struct worker *w)
         .time_limit = time_limit,
         .shutdown = warm,
         .on_listening = on_listening,
+        .revoked = revoked,
+        .lists_delayed = lists_delayed,
     };
     w->control = control_new(&w->loop, &w->control_options, &w->control_host);
     if (!w->control)

@@ -35,7 +35,8 @@ struct settings {
     bool acks_on_failure_or_timeout;
     int acks_on_timeout;                /* -1: as the one before */
     double time_limit, soft_time_limit; /* 0: none */
-    bool inherit_parent_priority;
+    bool inherit_parent_priority, header_errbacks;
+    int64_t default_priority; /* of messages of registered tasks that tasks send */
 
     int64_t prefetch_multiplier; /* -1: not given */
     bool disable_prefetch;

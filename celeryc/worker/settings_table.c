@@ -143,7 +143,7 @@ const struct setting settings_worker[] = {
     ONLY("task_default_exchange_type", "\"direct\"", "queues are reached by name"),
     MOOT("task_default_routing_key"),
     ONLY("task_default_rate_limit", "", "rate limits are not in this release"),
-    WARN("task_default_priority", "0", "messages that tasks send have priority 0"),
+    {"task_default_priority", SETTING_INT, AT(default_priority), NULL, NULL},
     MOOT("task_eager_propagates"),
     {"task_ignore_result", SETTING_BOOL, AT(ignore_result), NULL, NULL},
     MOOT("task_store_eager_result"),
@@ -165,7 +165,7 @@ const struct setting settings_worker[] = {
     {"task_store_errors_even_if_ignored", SETTING_BOOL, AT(store_errors_even_if_ignored), NULL,
      NULL},
     {"task_track_started", SETTING_BOOL, AT(track_started), NULL, NULL},
-    WARN("task_allow_error_cb_on_chord_header", "false", "chords are not in this release"),
+    {"task_allow_error_cb_on_chord_header", SETTING_BOOL, AT(header_errbacks), NULL, NULL},
 
     ONLY("worker_agent", "", "Python components cannot be loaded"),
     ONLY("worker_autoscaler", "\"celery.worker.autoscale:Autoscaler\"",

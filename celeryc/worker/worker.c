@@ -167,6 +167,8 @@ static int init(struct worker *w)
         .store_errors_even_if_ignored = s->store_errors_even_if_ignored && w->config->has_backend,
         .track_started = s->track_started,
         .inherit_parent_priority = s->inherit_parent_priority,
+        .default_priority = (int)MIN(s->default_priority, 9),
+        .header_errbacks = s->header_errbacks,
         .time_limit = w->config->time_limit,
         .soft_time_limit = w->config->soft_time_limit,
         .wire = w->config->wire,

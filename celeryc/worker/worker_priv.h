@@ -105,7 +105,7 @@ struct worker {
     uint64_t next_number;
     struct list spare; /* deliveries kept for reuse */
     size_t n_spare;
-    size_t held_limit;
+    size_t held_limit, held_bytes;
     struct result_chords chords; /* how they are counted; no token */
     struct buf fire_key, note_start;
     struct list firing; /* chords on their way to their body */

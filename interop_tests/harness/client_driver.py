@@ -40,6 +40,8 @@ class Driver:
     def __init__(self, broker: str, backend: str, settings: dict[str, Any]) -> None:
         self.app = Celery("interop_client", broker=broker, backend=backend)
         self.app.conf.update(settings)
+        if settings.get("security_key"):
+            self.app.setup_security(digest=settings.get("security_digest", "sha256"))
         self.results: dict[str, AsyncResult[Any]] = {}
 
     def op_send(

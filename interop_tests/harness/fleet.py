@@ -87,9 +87,11 @@ def leftovers(redis: RedisServer, db: int, queue: str = "celery") -> dict[str, i
     return {key: size for key, size in found.items() if size}
 
 
-def nothing_left(redis: RedisServer, db: int = 0, deadline_s: float = 15.0) -> None:
+def nothing_left(
+    redis: RedisServer, db: int = 0, deadline_s: float = 15.0, queue: str = "celery"
+) -> None:
     """Wait until no message is anywhere."""
     try:
-        wait_until(lambda: not leftovers(redis, db), "no message left anywhere", deadline_s)
+        wait_until(lambda: not leftovers(redis, db, queue), "no message left anywhere", deadline_s)
     except DeadlineError as e:
-        raise AssertionError(f"{e}: {leftovers(redis, db)}") from None
+        raise AssertionError(f"{e}: {leftovers(redis, db, queue)}") from None

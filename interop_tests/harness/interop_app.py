@@ -18,13 +18,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, Task, signature
+from celery import Celery, Task, chord, signature
 from celery.exceptions import Ignore, Reject
 
 warnings.simplefilter("default")
 
 app = Celery("interop_app")
 app.conf.update(json.loads(os.environ.get("INTEROP_SETTINGS", "{}")))
+if app.conf.security_key:
+    app.setup_security(digest=app.conf.security_digest)  # which is not taken from the settings
 
 
 def append_line(path: str, line: str) -> None:
@@ -82,6 +84,25 @@ def flaky(self: Task[Any, Any], key: str, n: int) -> int:
 @app.task(name="examples.append", acks_late=True)
 def append(path: str, line: str) -> None:
     append_line(path, line)
+
+
+@app.task(name="examples.total")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+def doubles(n: int) -> Any:
+    return chord([add.s(i, i) for i in range(n)], total.s())
+
+
+@app.task(name="examples.fan_out", bind=True)
+def fan_out(self: Task[Any, Any], n: int) -> None:
+    raise self.replace(doubles(n))
+
+
+@app.task(name="examples.start")
+def start(n: int) -> Any:
+    return doubles(n).apply_async(priority=3).as_tuple()
 
 
 def hold_once(path: str, line: str, seconds: float) -> int:

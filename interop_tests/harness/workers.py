@@ -51,6 +51,32 @@ def celeryc(
     )
 
 
+def build_program(source: Path, folder: Path) -> Path:
+    """A program with the public headers and libceleryc.so, and nothing else."""
+    out = folder / source.stem
+    libraries = CELERYC.resolve().parent
+    subprocess.run(
+        [
+            "cc",
+            "-std=c11",
+            "-D_GNU_SOURCE",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-I",
+            str(ROOT / "celeryc/include"),
+            str(source),
+            "-o",
+            str(out),
+            f"-L{libraries}",
+            f"-Wl,-rpath,{libraries}",
+            "-lceleryc",
+        ],
+        check=True,
+    )
+    return out
+
+
 class Worker:
     """`kind` is python, debian or celeryc; `process` is its master."""
 

@@ -4,7 +4,7 @@ _celeryc()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= word
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
-        worker|call|result|purge|dead|tasks|completion|help) command=$word; break ;;
+        worker|call|result|purge|dead|delayed|tasks|completion|help) command=$word; break ;;
         esac
     done
     case $command in
@@ -37,6 +37,7 @@ _celeryc()
         case $prev in
         -a|--args) return ;;
         -k|--kwargs) return ;;
+        --canvas) return ;;
         --countdown) return ;;
         --eta) return ;;
         --expires) return ;;
@@ -48,7 +49,7 @@ _celeryc()
         --result-backend) return ;;
         --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W " -a --args -k --kwargs --countdown --eta --expires --priority --task-id -Q --queue --wait --timeout -b --broker --result-backend --config --help" -- "$cur")) ;;
+        COMPREPLY=($(compgen -W " -a --args -k --kwargs --canvas --countdown --eta --expires --priority --task-id -Q --queue --wait --timeout -b --broker --result-backend --config --help" -- "$cur")) ;;
     result)
         case $prev in
         --timeout) return ;;
@@ -75,6 +76,14 @@ _celeryc()
         --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         esac
         COMPREPLY=($(compgen -W " -Q --queues --limit --all --json -f --force -b --broker --result-backend --config --help list show retry purge" -- "$cur")) ;;
+    delayed)
+        case $prev in
+        --limit) return ;;
+        -b|--broker) return ;;
+        --result-backend) return ;;
+        --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        esac
+        COMPREPLY=($(compgen -W " --limit --all --json -f --force -b --broker --result-backend --config --help list show flush" -- "$cur")) ;;
     tasks)
         case $prev in
         -b|--broker) return ;;
@@ -90,7 +99,7 @@ _celeryc()
         esac
         COMPREPLY=($(compgen -W " -b --broker --result-backend --config --help bash zsh man" -- "$cur")) ;;
     *)
-        COMPREPLY=($(compgen -W "worker call result purge dead tasks completion help --app --broker --result-backend --config --workdir --quiet --version --help" -- "$cur")) ;;
+        COMPREPLY=($(compgen -W "worker call result purge dead delayed tasks completion help --app --broker --result-backend --config --workdir --quiet --version --help" -- "$cur")) ;;
     esac
 }
 complete -F _celeryc celeryc

@@ -337,15 +337,16 @@ Test(claims, of_a_later_time_come_when_due)
     rig_want(&rig, 1);
     rig_claims(&rig, 1);
     int64_t due_us = clock_wall_us() + 200000;
-    transport_delay(rig.t, rig.claims[0], due_us, rig_on_done, &rig);
+    transport_delay(rig.t, rig.claims[0], SLICE_LIT("a"), due_us, rig_on_done, &rig);
     rig_done(&rig, 1);
     expect_nothing_left();
     expect_answer(&server, "1", "ZCARD", "celeryc:delayed");
+    expect_answer(&server, "1", "HEXISTS", "celeryc:delayed:messages", "a");
     rig_want(&rig, 1);
     rig_claims(&rig, 2);
     cr_assert_geq(clock_wall_us(), due_us);
     cr_assert_str_eq(rig.claims[0]->raw, rig.claims[1]->raw);
-    expect_answer(&server, "0", "ZCARD", "celeryc:delayed");
+    expect_answer(&server, "0", "EXISTS", "celeryc:delayed", "celeryc:delayed:messages");
 }
 
 Test(claims, that_cannot_be_read_are_parked)

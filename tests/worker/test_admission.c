@@ -40,6 +40,31 @@ Test(admission, expiry_is_checked_before_the_eta)
     cr_assert_eq(decide(m, &a_task, 0), ADMISSION_HOLD);
 }
 
+Test(admission, what_expires_before_its_eta_is_looked_at_then)
+{
+    struct message m = {.has_eta = true,
+                        .eta_us = NOW + 3600 * SECOND,
+                        .has_expires = true,
+                        .expires_us = NOW + SECOND};
+    cr_assert_eq(decide(m, &a_task, 0), ADMISSION_HOLD);
+    cr_assert_eq(admission_due(&m), NOW + SECOND + 1);
+    cr_assert(admission_expired(&m, admission_due(&m)));
+    m.expires_us = NOW + 7200 * SECOND;
+    cr_assert_eq(admission_due(&m), m.eta_us);
+}
+
+Test(admission, large_messages_wait_at_the_broker)
+{
+    struct message m = {.has_eta = true, .eta_us = NOW + SECOND};
+    const struct admission_facts f = {.task = &a_task,
+                                      .message = &m,
+                                      .now_us = NOW,
+                                      .held = 1,
+                                      .held_limit = 10,
+                                      .held_bytes = LIMIT_ETA_HELD_BYTES};
+    cr_assert_eq(admission_decide(&f), ADMISSION_DELAY);
+}
+
 Test(admission, eta_near_far_and_past)
 {
     struct message m = {.has_eta = true, .eta_us = NOW - SECOND};

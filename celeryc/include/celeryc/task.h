@@ -165,6 +165,7 @@ CELERYC_API void celeryc_retry_option(struct celeryc_call *call, const char *opt
 CELERYC_API double celeryc_backoff(const struct celeryc_call *call, double factor, double max,
                                    bool jitter);
 
+/* Ends without a result or a state. A chord that the task is a member of counts it as None (Celery's would wait for ever). */
 CELERYC_API int celeryc_ignore(struct celeryc_call *call);
 CELERYC_API int celeryc_reject(struct celeryc_call *call, const char *reason, bool requeue);
 
