@@ -34,8 +34,9 @@ chaos: build ## the long forms of the tests that kill, cut and flood (about an h
 fuzz: setup ## every parser under libFuzzer, ten minutes each; SECONDS_EACH=60 TARGETS='json message'
 	@SECONDS_EACH=$(if $(SECONDS_EACH),$(SECONDS_EACH),600) $(PYTHON) tools/fuzz.py $(TARGETS)
 
-properties: build ## the property tests in full: 100,000 messages of Celery's, read and written again
-	@$(NINJA) -C build/obj --quiet tests/message/message_codec
+properties: build ## the property tests in full: 100,000 canvases and as many messages of Celery's, read and sent again
+	@$(NINJA) -C build/obj --quiet tests/canvas/canvas_oracle tests/message/message_codec
+	@CANVASES=$(if $(CANVASES),$(CANVASES),100000) $(PYTHON) -m pytest -q -s interop_tests/test_canvas_oracle.py -k applied
 	@WIRE_MESSAGES=$(if $(MESSAGES),$(MESSAGES),100000) $(PYTHON) -m pytest -q interop_tests/test_wire_oracle.py
 
 bench: build ## celeryc beside Celery prefork, in alternating rounds

@@ -286,6 +286,31 @@ def test_reject_with_requeue(world: World, tmp_path: Path) -> None:
     nothing_left(world.redis)
 
 
+@pytest.mark.parametrize("world", ["celeryc"], indirect=True)
+def test_early_reject_with_requeue(world: World, tmp_path: Path) -> None:
+    """Better than Celery, where the message was acked before the run, and the task is lost."""
+    world.start()
+    path = tmp_path / "lines"
+    assert world.client.call("interop.reject", str(path), True).value == 3
+    nothing_left(world.redis)
+
+
+def test_expired_id_is_revoked(world: World, tmp_path: Path) -> None:
+    """What has expired here is flagged like a revoked task: another message of that id does not run either."""
+    world.start()
+    path = tmp_path / "lines"
+    task_id = world.push(
+        message(str(uuid.uuid4()), "examples.append", [str(path), "x"], expires=soon(-5))
+    )
+    assert world.wait_state(task_id, "REVOKED").exc_args == ["expired"]
+    world.push(message(task_id, "examples.append", [str(path), "x"]))
+    wait_until(
+        lambda: world.client.meta(task_id).exc_args == ["revoked"], "the second one is revoked"
+    )
+    nothing_left(world.redis)
+    assert not path.exists()
+
+
 def test_ignore_stores_nothing(world: World) -> None:
     world.start()
     ids = [world.client.send(task) for task in ("interop.ignore", "interop.ignore_late")]

@@ -39,3 +39,5 @@ int client_fail(struct celeryc_client *c, int code, struct err *e);
 
 /* The result of what was applied: its tuple. NULL: out of memory. */
 struct celeryc_result *client_result_new(struct celeryc_client *c, struct slice tuple);
+/* "Dependency <id> raised ValueError('x')" for a result that has failed. */
+void client_write_failure(struct buf *dst, const struct celeryc_result *r);

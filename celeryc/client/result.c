@@ -530,3 +530,19 @@ int celeryc_result_forget(struct celeryc_result *r)
         code = redis_sync_flush(s, &e);
     return code ? client_fail(r->client, -EIO, &e) : 0;
 }
+
+void client_write_failure(struct buf *dst, const struct celeryc_result *r)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct slice type = SLICE_NULL;
+    if (!a || !r->failed)
+        return;
+    struct json_val x = r->failed->view.result, args = json_get(x, "exc_message");
+    buf_append_str(dst, "Dependency ");
+    buf_append_slice(dst, r->failed->id);
+    buf_append_str(dst, " raised ");
+    if (json_string(a, json_get(x, "exc_type"), &type) == 0 && args.kind == JSON_K_ARRAY)
+        record_write_exception_repr(dst, type, args.raw);
+    else
+        json_write_python(dst, x);
+}

@@ -7,6 +7,7 @@
 
 #include "celeryc/control/io_priv.h"
 
+#include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
 
 #include <errno.h>
@@ -239,9 +240,12 @@ static void on_mailbox_down(struct redis_conn *conn, const char *reason, int64_t
 static void on_commands_down(struct redis_conn *conn, const char *reason, int64_t retry_ms,
                              void *arg)
 {
+    struct control *c = arg;
     (void)conn;
     (void)retry_ms;
-    lost(arg, reason);
+    lost(c, reason);
+    if (c->mailbox) /* it may stand at a server that is not the master any more */
+        redis_conn_drop(c->mailbox, reason);
 }
 
 /* A half-open connection is found by a silence after this. */
@@ -406,6 +410,12 @@ void control_leave(struct control *c, int64_t deadline_ms, void (*fn)(void *arg)
 bool control_revoked_id(const struct control *c, struct slice id)
 {
     return revoked_has(c->panel.ids, id);
+}
+
+void control_flag_revoked(struct control *c, struct slice id)
+{
+    if (revoked_add(c->panel.ids, id, clock_mono_ns()))
+        log_error("out of memory: an id is not flagged as revoked");
 }
 
 bool control_revoked(const struct control *c, const struct message *m, struct buf *log_text)

@@ -101,6 +101,8 @@ void control_start(struct control *c);
 /* Is the task not to be run: its id, or one of its stamps, was revoked. log_text (may be NULL) gets what Celery appends to
  * its log line for a stamp. */
 bool control_revoked_id(const struct control *c, struct slice id);
+/* Flags an id as revoked, as Celery does with what has expired. */
+void control_flag_revoked(struct control *c, struct slice id);
 bool control_revoked(const struct control *c, const struct message *m, struct buf *log_text);
 
 /* Says worker-offline, leaves the mailbox; fn when Redis has answered or deadline_ms has passed, never from inside. */
