@@ -9,7 +9,7 @@ NINJA := ninja
 PROGRAMS := celeryc scatter-plan examples.so migrations.so
 LIBRARY := libceleryc.so
 
-.PHONY: help setup build test conformance chaos bench lint format demo clean
+.PHONY: help setup build test conformance chaos properties bench lint format demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -30,6 +30,10 @@ conformance: build ## Celery's own integration suite; CELERY=latest ARGS='--kind
 
 chaos: build ## the long forms of the tests that kill, cut and flood (about an hour)
 	@$(PYTHON) -m pytest -q -m chaos $(if $(TESTS),$(TESTS),interop_tests django_cmd/tests)
+
+properties: build ## the property tests in full: 100,000 canvases of Celery's, read and sent again
+	@$(NINJA) -C build/obj --quiet tests/canvas/canvas_oracle
+	@CANVASES=$(if $(CANVASES),$(CANVASES),100000) $(PYTHON) -m pytest -q -s interop_tests/test_canvas_oracle.py -k applied
 
 bench: build ## celeryc beside Celery prefork, in alternating rounds
 	@$(PYTHON) tests/bench/bench.py $(ARGS)
