@@ -453,7 +453,7 @@ int celeryc_result_wait(struct celeryc_result *r, double timeout_s)
         do {
             e = ERR_INIT;
             code = wait_connected(r, deadline_ns, &tries, &e);
-        } while (code && !r->ended && client_again(&tries, code));
+        } while (code && !r->ended && client_again(&tries, client_backend_now(r->client), code));
     }
     if (r->ended)
         code = settle(r); /* also when it could not be unsubscribed any more */
@@ -477,7 +477,7 @@ static int refresh(struct celeryc_result *r)
         code = client_backend(r->client, &s, &e);
         if (code == 0)
             code = read_all(r, s, &e);
-    } while (code && client_again(&tries, code));
+    } while (code && client_again(&tries, client_backend_now(r->client), code));
     return code ? client_fail(r->client, code, &e) : 0;
 }
 

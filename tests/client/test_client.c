@@ -3,6 +3,7 @@
 
 #include "../redis/redis_server.h"
 #include "celeryc/base/buf.h"
+#include "celeryc/base/clock.h"
 
 #include <celeryc/client.h>
 
@@ -220,4 +221,18 @@ Test(client, a_server_that_stays_away)
     cr_assert_not_null(strstr(celeryc_client_error(client), server.socket), "%s",
                        celeryc_client_error(client));
     celeryc_result_free(r);
+}
+
+Test(client, a_server_that_was_never_there)
+{
+    redis_server_kill(&server);
+    int64_t began = clock_mono_ns();
+    struct celeryc_sig *s = sig("t");
+    cr_assert_null(celeryc_client_apply(client, s, NULL));
+    cr_assert_not_null(strstr(celeryc_client_error(client), server.socket));
+    celeryc_sig_free(s);
+    struct celeryc_result *r = celeryc_client_result(client, "a");
+    cr_assert_eq(celeryc_result_wait(r, -1), -EIO);
+    celeryc_result_free(r);
+    cr_assert_lt(clock_mono_ns() - began, 5 * NS_PER_S); /* told at once, whoever waits for ever */
 }
