@@ -107,11 +107,12 @@ static struct json_val raw_option(const struct options *o, const char *key)
     return v->raw;
 }
 
-static int64_t int_option(const struct options *o, const char *key)
+/* What no worker would read counts as none. */
+static int64_t count_option(const struct options *o, const char *key)
 {
     int64_t n;
 
-    return json_i64(raw_option(o, key), &n) ? 0 : n;
+    return json_i64(raw_option(o, key), &n) || n < 0 || n > INT32_MAX ? 0 : n;
 }
 
 static void set_limits(const struct options *o, const struct canvas_defaults *d,
@@ -351,12 +352,12 @@ int task_send(struct canvas *c, const struct sig *s, const struct partial *parti
         .reply_to = option_text(c, options, "reply_to"),
         .origin = option_text(c, options, "origin"),
         .now_us = c->s->now_us,
-        .retries = int_option(options, "retries"),
+        .retries = count_option(options, "retries"),
         .priority = priority_of(c, options, &d),
         .ignore_result = ignores_result(options, &d, registered),
         .argsrepr = raw_option(options, "argsrepr"),
         .kwargsrepr = raw_option(options, "kwargsrepr"),
-        .replaced_task_nesting = int_option(options, "replaced_task_nesting"),
+        .replaced_task_nesting = count_option(options, "replaced_task_nesting"),
         .headers = raw_option(options, "headers"),
         .wire = c->s->wire,
         .serializer = option_text(c, options, "serializer"),

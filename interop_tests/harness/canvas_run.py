@@ -70,7 +70,8 @@ class Names:
 
     def take_runs(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            self.marks.setdefault(run.task_id, run.mark)
+            if run.task_id != "-":
+                self.marks.setdefault(run.task_id, run.mark)
 
     def rename(self, text: str) -> str:
         return UUID.sub(lambda m: self.marks.get(m[0], "?"), text)
@@ -144,7 +145,8 @@ class CanvasFleet:
             if key is not None:
                 endings[seed].get = names.rename(gets[key])
         for run in runs:
-            self.shares[kinds[run.node]] += 1
+            if run.node in kinds:
+                self.shares[kinds[run.node]] += 1
             args = names.rename(run.args) if UUID.search(run.args) else run.digest
             line = f"{run.mark}, {run.retries} retries, {args}"
             endings[seed_of(run.mark)].runs[line] += 1
