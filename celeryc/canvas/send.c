@@ -289,15 +289,18 @@ static bool trails(const struct options *o)
     return raw_option(o, "add_to_parent").kind != JSON_K_FALSE;
 }
 
-/* Headers of one's own go over Celery's, so they can make a message of which a worker cannot read even the id. */
-static bool readable(struct canvas *c, const struct message_new *n, struct slice text,
-                     struct err *why)
+/* Times and limits go out as they came, and headers of one's own over Celery's. They can make a message that ends the
+ * Python worker that receives it; the task that would send it fails instead. */
+static int check_readable(struct canvas *c, struct slice text)
 {
+    struct err why = ERR_INIT;
     struct message m;
+    int code;
 
-    if (c->code || json_len(n->headers) == 0)
-        return true;
-    return message_parse(c->arena, text, &m, why) == 0;
+    if (c->code)
+        return c->code;
+    code = message_parse(c->arena, text, &m, &why);
+    return code > 0 ? canvas_bad(c, why.text) : canvas_fail(c, code);
 }
 
 static int write_message(struct canvas *c, struct message_new *n)
@@ -319,8 +322,8 @@ static int write_message(struct canvas *c, struct message_new *n)
     if (code)
         return canvas_bad(c, why.text[0] ? why.text
                                          : "an argument or option is not what it should be");
-    if (!readable(c, n, text, &why))
-        return canvas_bad(c, why.text);
+    if (check_readable(c, text))
+        return c->code;
     effect_message(c, n->queue, MIN(n->priority, 9), text);
     return c->code;
 }
