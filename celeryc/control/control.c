@@ -239,9 +239,12 @@ static void on_mailbox_down(struct redis_conn *conn, const char *reason, int64_t
 static void on_commands_down(struct redis_conn *conn, const char *reason, int64_t retry_ms,
                              void *arg)
 {
+    struct control *c = arg;
     (void)conn;
     (void)retry_ms;
-    lost(arg, reason);
+    lost(c, reason);
+    if (c->mailbox) /* it may stand at a server that is not the master any more */
+        redis_conn_drop(c->mailbox, reason);
 }
 
 /* A half-open connection is found by a silence after this. */
