@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.canvas import chain, chord, task
 from harness.client import Client
 from harness.fleet import nothing_left
 from harness.messages import message
@@ -70,17 +71,17 @@ def test_nobody_has_it(
     """Within seconds, as in Celery; also when the one who had it has just died."""
     url = redis_server.socket_url()
     client = make_client(url)
-    other_kind, task = (
+    other_kind, name = (
         ("python", "python.only") if kind == "celeryc" else ("celeryc", "examples.echo")
     )
     workers.start(kind, url, app="forward_app")
-    lonely = client.call(task, 1)
+    lonely = client.call(name, 1)
     assert (lonely.state, lonely.exc_type) == ("FAILURE", "NotRegistered")
 
     other = workers.start(other_kind, url, app="forward_app")
-    assert [client.call(task, i).value for i in range(5)] == list(range(5)), "it is asked anew"
+    assert [client.call(name, i).value for i in range(5)] == list(range(5)), "it is asked anew"
     other.process.kill_9()
-    outcomes = [client.call(task, i, _timeout=40) for i in range(3)]
+    outcomes = [client.call(name, i, _timeout=40) for i in range(3)]
     assert {outcome.exc_type for outcome in outcomes} == {"NotRegistered"}
     nothing_left(redis_server)
 
@@ -106,20 +107,9 @@ def test_chord_part_of_the_other_kind(
     workers.start("celeryc", url)
     workers.start("python", url, app="forward_app")
 
-    def task(name: str, *args: Any) -> dict[str, Any]:
-        return {
-            "kind": "task",
-            "name": name,
-            "args": list(args),
-            "immutable": False,
-            "options": {},
-            "errbacks": [],
-        }
-
     members = [task("python.only" if i % 2 else "examples.echo", i) for i in range(6)]
-    body = {"kind": "chain", "members": [task("python.only"), task("examples.echo")]}
-    chord = {"kind": "chord", "members": members, "body": body | {"options": {}, "errbacks": []}}
-    task_id = client.apply(chord | {"options": {}, "errbacks": []})
+    body = chain(task("python.only"), task("examples.echo"))
+    task_id = client.apply(chord(members, body))
     assert client.get(task_id).value == list(range(6))
     nothing_left(redis_server)
 
