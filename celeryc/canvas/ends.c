@@ -19,6 +19,24 @@ struct partial canvas_one_argument(struct canvas *c, struct json_val v)
     return p;
 }
 
+struct slice canvas_text_of(struct canvas *c, struct json_val object, const char *key)
+{
+    struct json_val v = json_get(object, key);
+    struct slice s = SLICE_NULL;
+
+    if (v.kind == JSON_K_STRING && json_string(c->arena, v, &s))
+        (void)canvas_fail(c, -ENOMEM);
+    return s.len ? s : SLICE_NULL;
+}
+
+bool canvas_is_type(struct json_val sig, const char *type)
+{
+    struct json_val v = json_get(sig, "subtask_type");
+
+    return v.kind == JSON_K_STRING && v.raw.len == strlen(type) + 2 &&
+           memcmp(v.raw.p + 1, type, v.raw.len - 2) == 0;
+}
+
 /* Options of every continuation: parent, root and a priority, which is null unless it is inherited. */
 static struct options continuation(struct canvas *c)
 {
