@@ -120,7 +120,7 @@ static void take_reply(struct control *c, struct slice raw)
     struct slice node;
     c->census->got++;
     arena_reset(c->arena);
-    if (mailbox_read(c->arena, raw, &envelope, &body, NULL))
+    if (mailbox_read(c->arena, c->o->wire, raw, &envelope, &body, NULL))
         return;
     json_iter_init(&it, body);
     while (it.object && json_next(&it))
@@ -214,8 +214,8 @@ static void ask(struct control *c, const char *method, const char *arguments, re
     buf_appendf(&headers, "{\"clock\": %llu, \"expires\": 0}",
                 (unsigned long long)++c->mailbox_clock);
     if (buf_ok(&body) == 0 && buf_ok(&headers) == 0)
-        mailbox_write(&raw, buf_slice(&body), buf_slice(&headers), buf_slice(&c->exchange),
-                      SLICE_LIT(""), 2);
+        mailbox_write(&raw, c->o->wire, buf_slice(&body), buf_slice(&headers),
+                      buf_slice(&c->exchange), SLICE_LIT(""), 2);
     if (!raw.len || buf_ok(&raw))
         return; /* nobody answers, and that is how it ends */
     const struct slice argv[] = {SLICE_LIT("PUBLISH"), buf_slice(&c->channel), buf_slice(&raw)};
