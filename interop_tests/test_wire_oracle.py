@@ -23,7 +23,7 @@ from kombu.utils import json
 MESSAGES = int(os.environ.get("WIRE_MESSAGES", "1000"))
 VALUES = 1500
 
-pytestmark = pytest.mark.timeout(60 + MESSAGES // 100)
+pytestmark = pytest.mark.timeout(120 + MESSAGES // 20)
 
 
 @pytest.fixture(scope="module")
