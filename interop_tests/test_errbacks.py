@@ -16,8 +16,8 @@ from harness.waiting import wait_until
 from harness.workers import WorkerFactory
 
 
-def on_error(path: Path) -> Spec:
-    return canvas.task("interop.on_error", str(path))
+def on_error(path: Path, seconds: float = 0.0) -> Spec:
+    return canvas.task("interop.on_error", str(path), seconds)
 
 
 def lines(path: Path) -> list[str]:
@@ -122,7 +122,7 @@ def test_a_warm_shutdown_waits_for_it(
     url = redis_server.socket_url(0)
     worker = workers.start("celeryc", url, concurrency=1)
     path = tmp_path / "errback"
-    make_client(url).apply(canvas.task("interop.die", 9, errbacks=[on_error(path)]))
+    make_client(url).apply(canvas.task("interop.die", 9, errbacks=[on_error(path, 1.0)]))
     worker.process.wait_for_log("Task handler raised error", 15)
     worker.process.send_signal(15)
     wait_until(lambda: not worker.process.alive, "the worker has left")
