@@ -76,6 +76,7 @@ struct control_options {
     const struct redis_endpoint *backend; /* NULL: results are not kept */
     bool same_backend;                    /* the broker's server and database */
     const char *node, *version;
+    const struct wire *wire;       /* how the mailbox is read and answered */
     const char *key_prefix;        /* global_keyprefix of the broker, "" */
     const char *result_key_prefix; /* and of the backend, "" */
     const char *sep;               /* NULL: "\x06\x16" */
