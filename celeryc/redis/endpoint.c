@@ -256,14 +256,17 @@ static int master_of(struct redis_endpoint **list_take, struct redis_endpoint *r
     };
     list->o = (struct redis_options){0};
     *list_take = NULL;
+    int r = 0;
     for (struct redis_endpoint *s = list; s; s = s->next) {
         free(s->user);
         free(s->password);
         s->user = s->password = NULL;
-        redis_options_deinit(&s->o);
         s->db = 0;
+        if (r == 0) /* an option of the master may stand in any URL of the list */
+            r = redis_options_merge(&ret_ep->o, &s->o);
+        redis_options_deinit(&s->o);
     }
-    return 0;
+    return r;
 }
 
 static int check_list(const struct redis_endpoint *first, struct err *e)

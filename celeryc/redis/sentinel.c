@@ -32,6 +32,8 @@ struct sentinel {
     uv_timer_t timer;
     bool sent;       /* a question is out */
     size_t n_failed; /* Sentinels that could not be asked or did not know, since the question */
+    char unknown
+        [512]; /* what the last of these is told as; worth more than an address that is refused */
     char host[HOST_SIZE];
     int port; /* the master that is watched */
 };
@@ -48,11 +50,10 @@ static void fail(struct sentinel *s, const char *reason)
 
 static void unknown(struct sentinel *s, const char *why)
 {
-    char text[512];
-    (void)snprintf(text, sizeof(text),
+    (void)snprintf(s->unknown, sizeof(s->unknown),
                    "%s knows no master named \"%.100s\" (%.200s); check master_name",
                    redis_conn_server(s->conn), s->ep->o.master_name, why);
-    conn_lose(s->conn, text, true); /* on_down counts it */
+    conn_lose(s->conn, s->unknown, true); /* on_down counts it */
 }
 
 static void tell(struct sentinel *s, const char *host, int port)
@@ -110,7 +111,8 @@ static void on_down(struct redis_conn *c, const char *reason, int64_t retry_ms, 
     (void)retry_ms;
     if (++s->n_failed < s->conn->route.n)
         return; /* the next one is tried */
-    (void)snprintf(text, sizeof(text), "no Sentinel tells the master: %.600s", reason);
+    (void)snprintf(text, sizeof(text), "no Sentinel tells the master: %.600s",
+                   s->unknown[0] ? s->unknown : reason);
     fail(s, text);
 }
 
@@ -166,6 +168,7 @@ void sentinel_ask(struct sentinel *s)
 {
     s->state = SENTINEL_ASKING;
     s->n_failed = 0;
+    s->unknown[0] = '\0';
     if (s->started)
         redis_conn_hurry(s->conn);
     s->started = true;

@@ -205,7 +205,8 @@ struct redis_sync *redis_sync_close(struct redis_sync *s)
     if (s->timer_open)
         uv_close((uv_handle_t *)&s->timer, NULL);
     if (s->loop_open) {
-        (void)uv_run(&s->loop, UV_RUN_DEFAULT);
+        while (uv_run(&s->loop, UV_RUN_DEFAULT))
+            ; /* a uv_stop may still stand */
         int r = uv_loop_close(&s->loop);
         ASSERT(r == 0);
     }

@@ -231,7 +231,7 @@ static int refused(int alert, struct err *e)
 
 static int failed(const struct tls *t, struct err *e)
 {
-    unsigned long code = ERR_peek_error();
+    unsigned long code = ERR_peek_last_error(); /* what came first may be a detail (EVP, ASN.1) */
     int why = ERR_GET_REASON(code);
     long verify = SSL_get_verify_result(t->ssl);
     if (ERR_GET_LIB(code) == ERR_LIB_SSL && why == SSL_R_CERTIFICATE_VERIFY_FAILED) {

@@ -116,6 +116,12 @@ class Process:
         assert found is not None
         return found
 
+    def wait_for_namespace(self) -> None:
+        """Until it has left our network namespace."""
+        ours = Path("/proc/self/ns/net").readlink()
+        path = Path(f"/proc/{self.pid}/ns/net")
+        wait_until(lambda: path.readlink() != ours, f"{self.name} is in a namespace of its own")
+
     def send_signal(self, number: int) -> None:
         self.popen.send_signal(number)
 

@@ -27,7 +27,8 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """`url(db)` over TCP and `socket_url(db)` name it in Celery's forms; `client(db)` is a raw connection pool."""
+    """`url(db)` over TCP and `socket_url(db)` name it in Celery's forms; `client(db)` is a raw connection pool, over the
+    socket. `prefix` is put before the command line (nsenter, say)."""
 
     def __init__(
         self,
@@ -35,6 +36,8 @@ class RedisServer:
         password: str | None = None,
         acl_user: tuple[str, str] | None = None,
         options: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,16 +46,19 @@ class RedisServer:
         self.password = password
         self.acl_user = acl_user
         self.options = list(options)
+        self.host = host
+        self.prefix = list(prefix)
         self._clients: dict[int, Any] = {}
         self.start()
 
     def start(self) -> None:
         argv = [
+            *self.prefix,
             "redis-server",
             "--port",
             str(self.port),
             "--bind",
-            "127.0.0.1",
+            self.host,
             "--unixsocket",
             str(self.socket_path),
             "--dir",
@@ -93,7 +99,7 @@ class RedisServer:
         return self._clients[db]
 
     def url(self, db: int = 0) -> str:
-        return f"redis://127.0.0.1:{self.port}/{db}"
+        return f"redis://{self.host}:{self.port}/{db}"
 
     def password_url(self, db: int = 0) -> str:
         assert self.password is not None
@@ -113,6 +119,14 @@ class RedisServer:
             client.close()
         self._clients.clear()
         self.process.stop()
+
+    def kill_9(self) -> None:
+        """What was not synced to disk is lost."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        self.process.kill_9()
+        self.process.stop(0)
 
     def restart(self) -> None:
         """Down and up again on the same addresses; without persistence everything is gone."""

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/redis/certs.h"
 
+#include <arpa/inet.h>
+#include <dirent.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "celeryc/base/util.h"
 
@@ -39,8 +43,9 @@ static X509 *unsigned_certificate(const struct cert *c, EVP_PKEY *key)
     ASSERT(X509_gmtime_adj(X509_getm_notAfter(x), c->expired ? -DAY_S : 10 * DAY_S));
     ASSERT(X509_set_pubkey(x, key) == 1);
     X509_NAME *name = X509_get_subject_name(x);
-    ASSERT(X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)c->name, -1,
-                                      -1, 0) == 1);
+    ASSERT(X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC,
+                                      (const unsigned char *)(c->subject ? c->subject : c->name),
+                                      -1, -1, 0) == 1);
     add_extension(x, NID_basic_constraints, c->issuer ? "CA:FALSE" : "critical,CA:TRUE");
     if (c->names)
         add_extension(x, NID_subject_alt_name, c->names);
@@ -82,4 +87,26 @@ void certs_make(const char *dir, const struct cert *c)
     (void)fclose(f);
     X509_free(x);
     EVP_PKEY_free(key);
+}
+
+void certs_remove(const char *dir)
+{
+    DIR *d = opendir(dir);
+    for (struct dirent *f; d && (f = readdir(d)) != NULL;)
+        if (f->d_name[0] != '.')
+            (void)unlinkat(dirfd(d), f->d_name, 0);
+    if (d)
+        (void)closedir(d);
+    (void)rmdir(dir);
+}
+
+int certs_free_port(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ASSERT(fd >= 0 && bind(fd, (struct sockaddr *)&at, len) == 0);
+    ASSERT(getsockname(fd, (struct sockaddr *)&at, &len) == 0);
+    (void)close(fd);
+    return ntohs(at.sin_port);
 }

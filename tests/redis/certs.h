@@ -11,6 +11,10 @@ struct cert {
         *names; /* as OpenSSL writes subjectAltName, "DNS:localhost,IP:127.0.0.1"; NULL: none */
     bool expired;
     const char *password; /* of the key; NULL: in clear */
+    const char *subject;  /* NULL: as the name */
 };
 
 void certs_make(const char *dir, const struct cert *c);
+void certs_remove(const char *dir); /* the folder and all in it */
+
+int certs_free_port(void); /* on the loopback */

@@ -169,6 +169,9 @@ Test(endpoint, reads_the_master_name_in_the_url)
     cr_assert_eq(redis_endpoint_parse("sentinel://a?master_name=m", &ep, NULL), 0);
     cr_assert_eq(redis_endpoint_apply(&ep, NULL, NULL), 0);
     cr_assert_str_eq(ep.o.master_name, "m");
+    redis_endpoint_deinit(&ep);
+    cr_assert_eq(redis_endpoint_parse("sentinel://a;sentinel://b?master_name=n", &ep, NULL), 0);
+    cr_assert_str_eq(ep.o.master_name, "n");
 }
 
 Test(endpoint, takes_celerys_spellings_of_cert_reqs)

@@ -4,7 +4,6 @@
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -22,6 +21,7 @@ static int tls_port, plain_port;
 static const struct cert certs[] = {
     {"ca", NULL, NULL},
     {"other-ca", NULL, NULL},
+    {"twin-ca", NULL, NULL, .subject = "ca"}, /* the name of the right one, and another key */
     {"server", "ca", "DNS:localhost,IP:127.0.0.1"},
     {"elsewhere", "ca", "DNS:redis.example"},
     {"expired", "ca", "DNS:localhost,IP:127.0.0.1", true},
@@ -41,18 +41,11 @@ static int listen_on_free_port(int *ret_port)
     return fd;
 }
 
-static int free_port(void)
-{
-    int port;
-    (void)close(listen_on_free_port(&port));
-    return port;
-}
-
 static void start(const char *certificate, const char *client_certs, const char *protocols)
 {
     char port[16], plain[16], cert[128], key[128], ca[128];
-    (void)snprintf(port, sizeof(port), "%d", tls_port = free_port());
-    (void)snprintf(plain, sizeof(plain), "%d", plain_port = free_port());
+    (void)snprintf(port, sizeof(port), "%d", tls_port = certs_free_port());
+    (void)snprintf(plain, sizeof(plain), "%d", plain_port = certs_free_port());
     (void)snprintf(cert, sizeof(cert), "%s/%s.pem", dir, certificate);
     (void)snprintf(key, sizeof(key), "%s/%s.key", dir, certificate);
     (void)snprintf(ca, sizeof(ca), "%s/ca.pem", dir);
@@ -85,12 +78,7 @@ static void setup(void)
 static void teardown(void)
 {
     redis_server_stop(&server);
-    DIR *d = opendir(dir);
-    for (struct dirent *f; d && (f = readdir(d)) != NULL;)
-        if (f->d_name[0] != '.')
-            (void)unlinkat(dirfd(d), f->d_name, 0);
-    (void)closedir(d);
-    (void)rmdir(dir);
+    certs_remove(dir);
 }
 
 TestSuite(tls, .init = setup, .fini = teardown, .timeout = 60);
@@ -145,6 +133,7 @@ Test(tls, trusts_what_the_given_ca_has_signed)
     accepted("ssl_ca_certs=@/ca.pem");
     accepted("ssl_ca_certs=@/ca.pem&ssl_cert_reqs=CERT_REQUIRED&ssl_check_hostname=true");
     refused("ssl_ca_certs=@/other-ca.pem", "name its CA with ssl_ca_certs");
+    refused("ssl_ca_certs=@/twin-ca.pem", "name its CA with ssl_ca_certs");
     /* Nothing given: the system's store, which does not know this CA. Verified by default. */
     refused("", "the server's certificate is not trusted");
     accepted("ssl_cert_reqs=none");
