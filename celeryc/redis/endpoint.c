@@ -379,6 +379,16 @@ void redis_endpoint_deinit(struct redis_endpoint *ep)
     *ep = (struct redis_endpoint){0};
 }
 
+void redis_endpoint_write_name(struct buf *dst, const struct redis_endpoint *ep)
+{
+    if (ep->path)
+        buf_appendf(dst, "%s/%d", ep->path, ep->db);
+    else if (ep->sentinels)
+        buf_appendf(dst, "%s/%d", ep->o.master_name ? ep->o.master_name : "", ep->db);
+    else
+        buf_appendf(dst, "%s:%d/%d", ep->host, ep->port, ep->db);
+}
+
 static bool same_list(const struct redis_endpoint *a, const struct redis_endpoint *b)
 {
     for (; a && b; a = a->next, b = b->next) {
