@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from celery import Celery, group
 from harness import canvas
 from harness.client import Client
 from harness.fleet import Fleet
+from harness.redis_server import RedisServer
 from harness.waiting import wait_until
+from harness.workers import WorkerFactory
 
 app = Celery("signatures", set_as_current=False)
 
@@ -146,3 +149,82 @@ def test_chain_is_no_task(fleet: Fleet, client: Client) -> None:
 def test_backend_cleanup(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
         assert client.call("celery.backend_cleanup").state == "SUCCESS"
+
+
+def unlock(client: Client, header: list[str], body: Any, **kwargs: Any) -> str:
+    """As a client does whose result backend cannot count."""
+    result = [[[task_id, None], None] for task_id in header]
+    return client.send(
+        "celery.chord_unlock",
+        str(uuid.uuid4()),
+        body,
+        _kwargs={"interval": 0.05, "max_retries": None, "result": result, **kwargs},
+    )
+
+
+def body(task_id: str, *errbacks: Any) -> Any:
+    options = {"task_id": task_id, "link_error": list(errbacks)}
+    return plain(app.signature("examples.echo", options=options))
+
+
+def ended(fleet: Fleet, task_id: str) -> dict[str, Any]:
+    def there() -> bool:
+        record = fleet.record(task_id)
+        return record is not None and record["status"] in {"SUCCESS", "FAILURE"}
+
+    wait_until(there, f"the end of {task_id}")
+    record = fleet.record(task_id)
+    assert record is not None
+    return record
+
+
+def test_chord_unlock(fleet: Fleet, client: Client) -> None:
+    for _ in range(fleet.rounds):
+        ids = [str(uuid.uuid4()) for _ in range(3)]
+        last = str(uuid.uuid4())
+        unlock(client, ids, body(last))  # before its members: it is retried
+        for n, task_id in enumerate(ids):
+            client.send("examples.add", n, n, task_id=task_id, countdown=0.1 * n)
+        assert ended(fleet, last)["result"] == [0, 2, 4]
+
+
+def test_chord_unlock_of_a_failure(fleet: Fleet, client: Client) -> None:
+    for _ in range(fleet.rounds):
+        ids = [str(uuid.uuid4()) for _ in range(2)]
+        last = str(uuid.uuid4())
+        client.send("examples.add", 1, 1, task_id=ids[0])
+        client.send("examples.fail", "ValueError", "boom", task_id=ids[1])
+        unlock(client, ids, body(last))
+        record = ended(fleet, last)
+        assert record["status"] == "FAILURE"
+        assert record["result"]["exc_type"] == "ChordError"
+        (text,) = record["result"]["exc_message"]
+        # Celery names the member only if it happens to have its record at hand.
+        assert text in (f"Dependency {ids[1]} raised ValueError('boom')", "ValueError('boom')")
+
+
+@pytest.mark.fleets("python", "celeryc", "both")  # 5.2 leaves the body pending
+def test_chord_unlock_gives_up(fleet: Fleet, client: Client) -> None:
+    for _ in range(fleet.rounds):
+        last = str(uuid.uuid4())
+        unlock(client, [str(uuid.uuid4())], body(last), max_retries=2)
+        record = ended(fleet, last)
+        assert record["result"]["exc_type"] == "ChordError"
+        assert (
+            "chord_unlock could not be retried: MaxRetriesExceededError"
+            in (record["result"]["exc_message"][0])
+        )
+
+
+def test_chord_unlock_finds_the_results(
+    redis_server: RedisServer, workers: WorkerFactory, make_client: Callable[..., Client]
+) -> None:
+    """Where the worker keeps them: on the command line, under a prefix."""
+    broker, backend = redis_server.socket_url(0), redis_server.socket_url(1)
+    settings = {"result_backend_transport_options": {"global_keyprefix": "res"}}
+    workers.start("celeryc", broker, settings=settings, options=("--result-backend", backend))
+    client = make_client(broker, backend, **settings)
+    ids = [client.send("examples.add", n, n) for n in range(3)]
+    last = str(uuid.uuid4())
+    unlock(client, ids, body(last))
+    assert client.get(last).value == [0, 2, 4]

@@ -7,9 +7,15 @@ are failed one by one, where Celery counts the group as one part and the chord a
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
+from harness.canvas_applied import check_canvases
 from harness.canvas_compare import Canvas, compare_step
 from harness.canvas_random import Canvases
 from harness.canvas_world import World
@@ -17,6 +23,7 @@ from harness.workers import BUILD
 
 PLACES = ["obj/tests/canvas/canvas_oracle", "tests/canvas/canvas_oracle"]
 MAX_STEPS = 300
+CHUNK = 250
 
 pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
 
@@ -27,9 +34,14 @@ def world() -> World:
 
 
 @pytest.fixture(scope="module")
-def canvas() -> Iterator[Canvas]:
-    program = next((BUILD / p for p in PLACES if (BUILD / p).exists()), None)
-    assert program, f"none of {PLACES} in {BUILD}: build the tests first"
+def program() -> Path:
+    found = next((BUILD / p for p in PLACES if (BUILD / p).exists()), None)
+    assert found, f"none of {PLACES} in {BUILD}: build the tests first"
+    return found
+
+
+@pytest.fixture(scope="module")
+def canvas(program: Path) -> Iterator[Canvas]:
     made = Canvas(program)
     yield made
     made.close()
@@ -72,3 +84,15 @@ def test_random_canvases(
             e.add_note(f"canvas {seed} of depth {depth}")
             raise
     assert steps > len(seeds)
+
+
+@pytest.mark.timeout(7200)
+def test_applied_canvases(program: Path) -> None:
+    """Whatever Celery makes is read and sent as Celery sends it; CANVASES of them (`make properties`: 100,000)."""
+    n = int(os.environ.get("CANVASES", "1000"))
+    chunks = [range(10_000 + i, 10_000 + min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+        sent = sum(pool.map(partial(check_canvases, program), chunks))
+    print(f"{sent} canvases, {n - sent} that Celery cannot send")
+    assert sent > 0.99 * n

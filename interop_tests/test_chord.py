@@ -240,6 +240,16 @@ def test_stalls_no_more(
 
 @pytest.mark.fleets("celeryc")
 @pytest.mark.clients("celery-5.7")
+def test_expired_step_in_front_of_a_chord(fleet: Fleet, client: Client) -> None:
+    """Better than Celery, where nothing is said of what will not run, and whoever waits for the body waits for ever."""
+    body = str(uuid.uuid4())
+    client.apply(chain(add(1, 1, expires=-5), group(add(1), add(2)), echo(task_id=body), echo()))
+    wait_until(lambda: client.meta(body).state == "REVOKED", "the body is revoked")
+    assert client.meta(body).exc_args == ["expired"]
+
+
+@pytest.mark.fleets("celeryc")
+@pytest.mark.clients("celery-5.7")
 def test_one_signature_twice(fleet: Fleet, client: Client) -> None:
     """Better than Celery, where two members of one id with equal results are one element of the zset."""
     twice = add(2, 2, task_id=str(uuid.uuid4()))
@@ -268,3 +278,27 @@ def test_shared_errback_is_called_once(fleet: Fleet, client: Client, tmp_path: P
     fleet.settle()
     assert shared.read_text() == "ran\n"
     assert own.read_text() == "ran\n"
+
+
+@pytest.mark.clients("celery-5.7")  # earlier ones leave no mark
+@pytest.mark.fleets("celeryc")  # Celery loses the part of a member that is quicker than the client
+def test_frozen_chord_applied_again(fleet: Fleet, client: Client, tmp_path: Path) -> None:
+    """The client sends all members but the last before it takes away the mark that the first run has left."""
+    r = fleet.redis.client(fleet.db)
+    gid, first, last = (str(uuid.uuid4()) for _ in range(3))
+    key, ran = f"celery-taskset-meta-{gid}", tmp_path / "ran"
+    members = [add(1, 1, task_id=first, queue="parked"), add(2, 2, task_id=last, queue="parked")]
+    body = task("interop.quiet", str(ran), immutable=True)
+    client.apply(chord(members, body, task_id=gid))
+    messages = r.lrange("parked", 0, -1)[::-1]
+    r.delete("parked")
+    r.lpush("celery", *messages)
+    wait_until(lambda: r.get(f"{key}.c") == b"done", "the first run")
+
+    r.lpush("celery", messages[0])
+    wait_until(lambda: r.exists(f"{key}.j"), "the part of the first member")
+    r.delete(f"{key}.c")
+    r.set(f"{key}.s", 2)
+    r.lpush("celery", messages[1])
+    wait_until(lambda: ran.read_text() == "ran\n" * 2, "the second run of the body")
+    wait_settled(fleet, gid)

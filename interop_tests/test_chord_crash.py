@@ -28,6 +28,14 @@ def base(gid: str) -> str:
     return f"celery-taskset-meta-{gid}"
 
 
+def redelivered(raw: bytes) -> bytes:
+    """As kombu puts a message back that was claimed for too long."""
+    message = json.loads(raw)
+    message["headers"]["redelivered"] = True
+    message["properties"]["delivery_info"]["redelivered"] = True
+    return json.dumps(message).encode()
+
+
 def counted(r: Any, gid: str) -> int:
     """Members counted so far, in either variant."""
     key = base(gid) + ".j"
@@ -68,7 +76,7 @@ def test_who_is_last(
     wait_until(lambda: r.get(base(gid) + ".c") == b"done", "the chord is done")
 
     r.delete(f"celery-task-meta-{sent}")
-    r.lpush("last", copy)
+    r.lpush("last", redelivered(copy))
     behind = client.send("examples.add", 1, 1, queue="last")
     assert client.get(behind).value == 2
     nothing_left(redis_server)

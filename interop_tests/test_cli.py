@@ -71,6 +71,20 @@ def test_call_and_result(url: str, make_client: MakeClient) -> None:
     assert json.loads(shown.stdout) == {"ž": [1.0, None]}
 
 
+def test_compressed_result(redis_server: RedisServer, workers: WorkerFactory) -> None:
+    """Waited for and read later; result_compression is a Python worker's."""
+    url = redis_server.socket_url()
+    workers.start("python", url, settings={"result_compression": "zstd"})
+    env = both_urls(url)
+    done = celeryc("call", "examples.add", "--args", "[2, 3]", "--wait", env=env)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "5", "")
+    sent = celeryc("call", "examples.fail", "--args", '["ValueError", "boom"]', env=env)
+    task_failed(
+        celeryc("result", sent.stdout.strip(), "--wait", "--timeout", "10", env=env), "boom"
+    )
+    task_failed(celeryc("result", sent.stdout.strip(), env=env), "boom")
+
+
 def test_call_of_a_task_that_fails(url: str) -> None:
     env = both_urls(url)
     done = celeryc("call", "examples.fail", "--args", '["ValueError", "boom"]', "--wait", env=env)

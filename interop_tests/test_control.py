@@ -8,6 +8,7 @@ import base64
 import json
 import subprocess
 import sys
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from harness import canvas
 from harness.client import Client
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
@@ -504,6 +506,39 @@ def test_terminate(panel: Panel, tmp_path: Path, method: str, late: bool) -> Non
     assert panel.ask(method, task_id="unknown", signal="TERM", **arguments) == {
         "ok": "terminate: tasks unknown"
     }
+
+
+def chord_error(panel: Panel, body: str) -> str:
+    wait_until(lambda: panel.client.meta(body).state == "FAILURE", "the chord fails")
+    outcome = panel.client.meta(body)
+    assert outcome.exc_type == "ChordError"
+    assert outcome.exc_args is not None
+    return str(outcome.exc_args[0])
+
+
+@KINDS
+@pytest.mark.parametrize("runs", [False, True], ids=["waiting", "running"])
+def test_revoked_member_of_a_chord(panel: Panel, tmp_path: Path, runs: bool) -> None:
+    """Whether it waited or ran: it counts, and the chord fails."""
+    body, task_id = str(uuid.uuid4()), str(uuid.uuid4())
+    if not runs:
+        panel.ask("revoke", task_id=[task_id])
+    held = canvas.task("interop.hold", str(tmp_path / "lines"), "x", 60.0, task_id=task_id)
+    panel.client.apply(canvas.chord([canvas.add(1, 1), held], canvas.echo(task_id=body)))
+    if runs:
+        wait_until(lambda: task_id in ids_of(panel.ask("active")), "the member runs")
+        panel.ask("revoke", task_id=[task_id], terminate=True, signal="KILL")
+    assert f"Dependency {task_id} raised TaskRevokedError(" in chord_error(panel, body)
+
+
+@pytest.mark.parametrize("kind", ["celeryc"])
+def test_revoked_step_of_a_member(panel: Panel, tmp_path: Path) -> None:
+    """Better than Celery, where the steps behind it are forgotten, and the chord waits for ever."""
+    body, task_id = str(uuid.uuid4()), str(uuid.uuid4())
+    panel.ask("revoke", task_id=[task_id])
+    member = canvas.chain(canvas.add(1, 1, task_id=task_id), canvas.echo(), canvas.echo())
+    panel.client.apply(canvas.chord([member, canvas.add(1, 1)], canvas.echo(task_id=body)))
+    assert "raised TaskRevokedError('revoked')" in chord_error(panel, body)
 
 
 @KINDS

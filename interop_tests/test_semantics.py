@@ -286,6 +286,31 @@ def test_reject_with_requeue(world: World, tmp_path: Path) -> None:
     nothing_left(world.redis)
 
 
+@pytest.mark.parametrize("world", ["celeryc"], indirect=True)
+def test_early_reject_with_requeue(world: World, tmp_path: Path) -> None:
+    """Better than Celery, where the message was acked before the run, and the task is lost."""
+    world.start()
+    path = tmp_path / "lines"
+    assert world.client.call("interop.reject", str(path), True).value == 3
+    nothing_left(world.redis)
+
+
+def test_expired_id_is_revoked(world: World, tmp_path: Path) -> None:
+    """What has expired here is flagged like a revoked task: another message of that id does not run either."""
+    world.start()
+    path = tmp_path / "lines"
+    task_id = world.push(
+        message(str(uuid.uuid4()), "examples.append", [str(path), "x"], expires=soon(-5))
+    )
+    assert world.wait_state(task_id, "REVOKED").exc_args == ["expired"]
+    world.push(message(task_id, "examples.append", [str(path), "x"]))
+    wait_until(
+        lambda: world.client.meta(task_id).exc_args == ["revoked"], "the second one is revoked"
+    )
+    nothing_left(world.redis)
+    assert not path.exists()
+
+
 def test_ignore_stores_nothing(world: World) -> None:
     world.start()
     ids = [world.client.send(task) for task in ("interop.ignore", "interop.ignore_late")]
@@ -609,3 +634,46 @@ def test_errbacks_of_a_header(world: World, header: bool) -> None:
     failed = {json.loads(base64.b64decode(e["body"]))[0][0] for e in called}
     assert task_id in failed
     assert len(called) == len(failed) == (2 if header else 1)
+
+
+@pytest.mark.parametrize("chained", [True, False], ids=["chain", "chord"])
+def test_success_with_a_backend_of_its_own(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: MakeClient,
+    tmp_path: Path,
+    chained: bool,
+) -> None:
+    """The result is stored on one server, what follows from it sent through another: a worker that died in between has
+    listed the children that it did not send. They are sent by the next one; and a chord part is counted in any case."""
+    url, backend = redis_server.socket_url(), redis_server.socket_url(1)
+    client = make_client(url, backend)
+    r, results = redis_server.client(), redis_server.client(1)
+    task_id, next_id, gid = (str(uuid.uuid4()) for _ in range(3))
+    record = {
+        "status": "SUCCESS",
+        "result": 3,
+        "children": [[[next_id, None], None]],
+        "task_id": task_id,
+    }
+    results.set(f"celery-task-meta-{task_id}", json.dumps(record))
+    if chained:
+        element = message(task_id, "examples.add", [1, 2], embed={"chain": [step(next_id)]})
+    else:
+        results.set(f"celery-taskset-meta-{gid}.s", 1)
+        element = message(
+            task_id,
+            "examples.add",
+            [1, 2],
+            embed={"chord": step(next_id)},
+            group=gid,
+            group_index=0,
+        )
+    r.lpush("celery", json.dumps(again(element)))
+    workers.start("celeryc", url, backend, settings=DEDUP)
+    wait_until(lambda: r.llen("steps") == 1, "what follows is sent")
+    sent = json.loads(r.lindex("steps", 0))
+    assert sent["headers"]["id"] == next_id
+    assert json.loads(base64.b64decode(sent["body"]))[0] == ([3] if chained else [[3]])
+    nothing_left(redis_server)
+    assert client.call("examples.add", 1, 1).value == 2

@@ -257,6 +257,15 @@ struct canvas canvas_begin(const struct canvas_settings *s, const struct canvas_
 /* Puts the children where the caller finds them. */
 int canvas_end(struct canvas *c);
 
+/* One thing at a time: what goes wrong with a signature is undone. */
+struct canvas_mark {
+    struct canvas_effects fx;
+    size_t children, bytes;
+};
+struct canvas_mark canvas_mark(const struct canvas *c);
+/* Takes back everything since the mark when that was bad. True: it was. */
+bool canvas_undo(struct canvas *c, const struct canvas_mark *m);
+
 /* ---- what the ends share ---- */
 struct canvas_parent canvas_parent_of(const struct message *m);
 struct partial canvas_one_argument(struct canvas *c, struct json_val v);
@@ -268,3 +277,20 @@ struct slice canvas_member(struct canvas *c, struct slice id, const char *state,
 /* The part of the task that ended, if it is a member of a chord. */
 void canvas_own_part(struct canvas *c, const struct message *m, const struct message_body *b,
                      const char *state, struct slice result);
+/* The text under a key; p NULL: there is none, or it is empty. */
+struct slice canvas_text_of(struct canvas *c, struct json_val object, const char *key);
+/* subtask_type */
+bool canvas_is_type(struct json_val sig, const char *type);
+
+/* ---- errbacks ---- */
+/* What failed, as its errbacks are told. */
+struct canvas_failed {
+    struct slice id, root_id, task; /* task may have p NULL */
+    const struct canvas_exception *x;
+};
+
+void canvas_call_errbacks(struct canvas *c, const struct values *errbacks,
+                          const struct canvas_failed *f);
+/* Those of the body of a chord that failed with x: of each member when it is a group. */
+void canvas_call_body_errbacks(struct canvas *c, struct json_val body,
+                               const struct canvas_exception *x);

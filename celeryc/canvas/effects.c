@@ -218,3 +218,19 @@ void effect_call(struct canvas *c, const struct canvas_call *call)
         return;
     fx->calls[fx->n_calls++] = *call;
 }
+
+struct canvas_mark canvas_mark(const struct canvas *c)
+{
+    return (struct canvas_mark){*c->fx, c->children.len, c->bytes};
+}
+
+bool canvas_undo(struct canvas *c, const struct canvas_mark *m)
+{
+    if (c->code != CANVAS_E_BAD)
+        return false;
+    c->code = 0;
+    *c->fx = m->fx;
+    c->children.len = m->children;
+    c->bytes = m->bytes;
+    return true;
+}

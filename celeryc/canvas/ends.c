@@ -19,6 +19,24 @@ struct partial canvas_one_argument(struct canvas *c, struct json_val v)
     return p;
 }
 
+struct slice canvas_text_of(struct canvas *c, struct json_val object, const char *key)
+{
+    struct json_val v = json_get(object, key);
+    struct slice s = SLICE_NULL;
+
+    if (v.kind == JSON_K_STRING && json_string(c->arena, v, &s))
+        (void)canvas_fail(c, -ENOMEM);
+    return s.len ? s : SLICE_NULL;
+}
+
+bool canvas_is_type(struct json_val sig, const char *type)
+{
+    struct json_val v = json_get(sig, "subtask_type");
+
+    return v.kind == JSON_K_STRING && v.raw.len == strlen(type) + 2 &&
+           memcmp(v.raw.p + 1, type, v.raw.len - 2) == 0;
+}
+
 /* Options of every continuation: parent, root and a priority, which is null unless it is inherited. */
 static struct options continuation(struct canvas *c)
 {
@@ -80,10 +98,13 @@ static int next_step(struct canvas *c, struct json_val chain, struct json_val re
 
 /* ---- chord parts ---- */
 
-/* The score of an index as Redis is given it. */
+/* The score of an index as Redis is given it. One that Redis does not take for a number would make a whole script fail,
+ * and floats have their own traps there (1e-400), so anything but an integer counts as none. */
 struct slice canvas_score(struct json_val index)
 {
-    return json_is_null(index) || index.kind == JSON_K_STRING ? SLICE_LIT("+inf") : index.raw;
+    int64_t score;
+
+    return json_i64(index, &score) == 0 ? index.raw : SLICE_LIT("+inf");
 }
 
 struct slice canvas_member(struct canvas *c, struct slice id, const char *state,

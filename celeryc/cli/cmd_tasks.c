@@ -43,6 +43,16 @@ static void print_task(const struct task_info *t)
         (void)printf(" time_limit=%g", t->time_limit);
     if (t->rate_limit)
         (void)printf(" rate_limit=%s", t->rate_limit);
+    if (t->retry_on_worker_lost)
+        (void)fputs(" retry_on_worker_lost", stdout);
+    if (t->queue)
+        (void)printf(" queue=%s", t->queue);
+    if (t->priority > 0)
+        (void)printf(" priority=%d", t->priority);
+    if (t->expires > 0)
+        (void)printf(" expires=%g", t->expires);
+    if (t->has_errback)
+        (void)fputs(" errback", stdout);
     (void)fputc('\n', stdout);
 }
 

@@ -4,6 +4,7 @@
 
 #include "celeryc/base/log.h"
 #include "celeryc/cli/cli.h"
+#include "celeryc/client/unlock.h"
 #include "celeryc/migrate/registry.h"
 #include "celeryc/pool/pool.h"
 #include "celeryc/task/builtins.h"
@@ -62,6 +63,14 @@ static int take_databases(struct strv *ret)
     return r;
 }
 
+static int take_text(const char *name, const char **ret)
+{
+    const char *value = opt_env(name);
+    *ret = value ? slice_dup(slice_str(value)) : NULL;
+    (void)unsetenv(name); /* NOLINT(concurrency-mt-unsafe): one thread */
+    return value && !*ret ? -ENOMEM : 0;
+}
+
 static int fill(struct task_registry *r, const struct zygote_options *o,
                 const struct strv *databases, struct err *e)
 {
@@ -71,7 +80,14 @@ static int fill(struct task_registry *r, const struct zygote_options *o,
         if (code)
             return code;
     }
-    int code = task_builtins_register(r, e);
+    static struct unlock_options unlock; /* the registry borrows it */
+    int code = take_text("CELERYC_ZYGOTE_CONFIG", &unlock.config);
+    if (code == 0)
+        code = take_text("CELERYC_ZYGOTE_BACKEND", &unlock.backend);
+    if (code == 0)
+        code = task_builtins_register(r, e);
+    if (code == 0)
+        code = unlock_register(r, &unlock, e);
     if (code)
         return code;
     const struct migrate_options m = {

@@ -122,10 +122,10 @@ struct attempts client_attempts(int64_t deadline_ns)
     return (struct attempts){clock_mono_ns(), deadline_ns};
 }
 
-bool client_again(const struct attempts *a, int code)
+bool client_again(const struct attempts *a, const struct redis_sync *s, int code)
 {
     int64_t now = clock_mono_ns();
-    if (code != -EIO && code != -ETIMEDOUT)
+    if (!s || (code != -EIO && code != -ETIMEDOUT))
         return false;
     if (now - a->began_ns > RETRY_MS * NS_PER_MS || (a->deadline_ns && now >= a->deadline_ns))
         return false;
@@ -149,6 +149,11 @@ int client_backend(struct celeryc_client *c, struct redis_sync **ret_s, struct e
     if (r == 0)
         *ret_s = *s;
     return r;
+}
+
+const struct redis_sync *client_backend_now(const struct celeryc_client *c)
+{
+    return c->same_backend ? c->to_broker : c->to_backend;
 }
 
 /* ---- opening chords ---- */
@@ -246,7 +251,7 @@ static int publish(struct celeryc_client *c, struct arena *a, const struct canva
         if (r == 0)
             r = redis_sync_eval(c->to_broker, &publish_script, 2 + 2 * fx->n_messages, argv, &reply,
                                 e);
-    } while (r && client_again(&tries, r));
+    } while (r && client_again(&tries, c->to_broker, r));
     return r;
 }
 
@@ -261,7 +266,7 @@ static int send_all(struct celeryc_client *c, struct arena *a, const struct canv
         do {
             *e = ERR_INIT;
             r = open_chords(c, fx, e);
-        } while (r && client_again(&tries, r));
+        } while (r && client_again(&tries, client_backend_now(c), r));
     }
     return r || fx->n_messages == 0 ? r : publish(c, a, fx, e);
 }

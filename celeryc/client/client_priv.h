@@ -28,14 +28,18 @@ struct attempts {
 };
 
 struct attempts client_attempts(int64_t deadline_ns);
-/* After -EIO or -ETIMEDOUT of a connection: waits a little. False: that was enough. */
-bool client_again(const struct attempts *a, int code);
+/* After -EIO or -ETIMEDOUT of a connection: waits a little. False: that was enough, or s is NULL, for there has never
+ * been one. */
+bool client_again(const struct attempts *a, const struct redis_sync *s, int code);
 
 /* The connection to the result backend, made when there is none. 0; -EINVAL there is no backend; -EIO, -ETIMEDOUT. */
 int client_backend(struct celeryc_client *c, struct redis_sync **ret_s, struct err *e) WARN_UNUSED;
+const struct redis_sync *client_backend_now(const struct celeryc_client *c);
 const char *client_result_prefix(const struct celeryc_client *c);
 /* Remembers what went wrong; gives code. */
 int client_fail(struct celeryc_client *c, int code, struct err *e);
 
 /* The result of what was applied: its tuple. NULL: out of memory. */
 struct celeryc_result *client_result_new(struct celeryc_client *c, struct slice tuple);
+/* "Dependency <id> raised ValueError('x')" for a result that has failed. */
+void client_write_failure(struct buf *dst, const struct celeryc_result *r);

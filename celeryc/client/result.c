@@ -453,7 +453,7 @@ int celeryc_result_wait(struct celeryc_result *r, double timeout_s)
         do {
             e = ERR_INIT;
             code = wait_connected(r, deadline_ns, &tries, &e);
-        } while (code && !r->ended && client_again(&tries, code));
+        } while (code && !r->ended && client_again(&tries, client_backend_now(r->client), code));
     }
     if (r->ended)
         code = settle(r); /* also when it could not be unsubscribed any more */
@@ -477,7 +477,7 @@ static int refresh(struct celeryc_result *r)
         code = client_backend(r->client, &s, &e);
         if (code == 0)
             code = read_all(r, s, &e);
-    } while (code && client_again(&tries, code));
+    } while (code && client_again(&tries, client_backend_now(r->client), code));
     return code ? client_fail(r->client, code, &e) : 0;
 }
 
@@ -529,4 +529,20 @@ int celeryc_result_forget(struct celeryc_result *r)
     if (code == 0)
         code = redis_sync_flush(s, &e);
     return code ? client_fail(r->client, -EIO, &e) : 0;
+}
+
+void client_write_failure(struct buf *dst, const struct celeryc_result *r)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct slice type = SLICE_NULL;
+    if (!a || !r->failed)
+        return;
+    struct json_val x = r->failed->view.result, args = json_get(x, "exc_message");
+    buf_append_str(dst, "Dependency ");
+    buf_append_slice(dst, r->failed->id);
+    buf_append_str(dst, " raised ");
+    if (json_string(a, json_get(x, "exc_type"), &type) == 0 && args.kind == JSON_K_ARRAY)
+        record_write_exception_repr(dst, type, args.raw);
+    else
+        json_write_python(dst, x);
 }

@@ -7,6 +7,7 @@
 
 #include "celeryc/control/io_priv.h"
 
+#include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
 
 #include <errno.h>
@@ -58,7 +59,7 @@ static void publish_event(struct control *c, enum event_kind kind, redis_reply_f
     buf_append_str(&headers, "{\"hostname\": ");
     json_write_string(&headers, slice_str(c->o->node));
     buf_append_char(&headers, '}');
-    mailbox_write(&raw, buf_slice(&body), buf_slice(&headers),
+    mailbox_write(&raw, NULL, buf_slice(&body), buf_slice(&headers),
                   slice_str(c->o->event_exchange ? c->o->event_exchange : "celeryev"),
                   slice_str(key), 1);
     buf_append_slice(&channel, buf_slice(&c->event_channel));
@@ -114,7 +115,8 @@ static void on_push(struct redis_conn *conn, const struct redis_reply *reply, vo
     arena_reset(c->arena);
     /* Values that pass through, as the ticket, must outlive the push when the reply waits for a store. */
     char *raw = arena_strdup(c->arena, payload->str);
-    int r = raw ? mailbox_parse(c->arena, c->o->node, (struct slice){raw, payload->str.len}, &m, &e)
+    int r = raw ? mailbox_parse(c->arena, c->o->wire, c->o->node,
+                                (struct slice){raw, payload->str.len}, &m, &e)
                 : -ENOMEM;
     if (r) {
         log_error("Control command error: %s", err_text(&e, r));
@@ -408,6 +410,12 @@ void control_leave(struct control *c, int64_t deadline_ms, void (*fn)(void *arg)
 bool control_revoked_id(const struct control *c, struct slice id)
 {
     return revoked_has(c->panel.ids, id);
+}
+
+void control_flag_revoked(struct control *c, struct slice id)
+{
+    if (revoked_add(c->panel.ids, id, clock_mono_ns()))
+        log_error("out of memory: an id is not flagged as revoked");
 }
 
 bool control_revoked(const struct control *c, const struct message *m, struct buf *log_text)

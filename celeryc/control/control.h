@@ -76,6 +76,7 @@ struct control_options {
     const struct redis_endpoint *backend; /* NULL: results are not kept */
     bool same_backend;                    /* the broker's server and database */
     const char *node, *version;
+    const struct wire *wire;       /* how the mailbox is read and answered */
     const char *key_prefix;        /* global_keyprefix of the broker, "" */
     const char *result_key_prefix; /* and of the backend, "" */
     const char *sep;               /* NULL: "\x06\x16" */
@@ -100,6 +101,8 @@ void control_start(struct control *c);
 /* Is the task not to be run: its id, or one of its stamps, was revoked. log_text (may be NULL) gets what Celery appends to
  * its log line for a stamp. */
 bool control_revoked_id(const struct control *c, struct slice id);
+/* Flags an id as revoked, as Celery does with what has expired. */
+void control_flag_revoked(struct control *c, struct slice id);
 bool control_revoked(const struct control *c, const struct message *m, struct buf *log_text);
 
 /* Says worker-offline, leaves the mailbox; fn when Redis has answered or deadline_ms has passed, never from inside. */

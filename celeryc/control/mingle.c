@@ -39,7 +39,7 @@ static void take_reply(struct control *c, struct slice raw)
     struct json_iter it;
     int64_t clock;
     arena_reset(c->arena);
-    if (mailbox_read(c->arena, raw, &envelope, &body, NULL))
+    if (mailbox_read(c->arena, c->o->wire, raw, &envelope, &body, NULL))
         return;
     json_iter_init(&it, body);
     while (it.object && json_next(&it)) {
@@ -135,8 +135,8 @@ static void write_hello(struct buf *dst, struct control *c)
     if (buf_ok(&body) || buf_ok(&headers))
         dst->failed = true;
     else
-        mailbox_write(dst, buf_slice(&body), buf_slice(&headers), buf_slice(&c->exchange),
-                      SLICE_LIT(""), 2);
+        mailbox_write(dst, c->o->wire, buf_slice(&body), buf_slice(&headers),
+                      buf_slice(&c->exchange), SLICE_LIT(""), 2);
 }
 
 void mingle_start(struct control *c)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Effects as script arguments: each a letter and what belongs to it.
  *
- *   c ordered ttl group_ttl claim_s token fire_key   how the following ones are done
+ *   c ordered ttl group_ttl claim_s token fire_key redelivered   how the following ones are done
  *   r key value ttl                                  record
  *   s key size saved                                 chord opened; saved "" = none
  *   a key n nonce                                    members added; nonce "" = at every call
@@ -57,7 +57,7 @@ bool result_effects_next_record(size_t n, const struct slice *argv, size_t *at,
     while (*at + 1 < n) {
         const struct slice kind = argv[*at];
         *ret_key = argv[*at + 1];
-        *at += slice_eq_str(kind, "c") ? 7 : slice_eq_str(kind, "p") ? 6 : 4;
+        *at += slice_eq_str(kind, "c") ? 8 : slice_eq_str(kind, "p") ? 6 : 4;
         if (slice_eq_str(kind, "r"))
             return true;
     }
@@ -73,7 +73,7 @@ size_t result_effects_width(const struct result_effects *x)
 {
     if (!x)
         return 0;
-    return (uses_chords(x) ? 7 : 0) + 4 * (x->n_records + x->n_starts + x->n_adds) + 6 * x->n_parts;
+    return (uses_chords(x) ? 8 : 0) + 4 * (x->n_records + x->n_starts + x->n_adds) + 6 * x->n_parts;
 }
 
 static void letter(struct result_args *a, const char *kind, struct slice key)
@@ -90,6 +90,7 @@ static void add_chords(struct result_args *a, const struct result_chords *c)
     result_args_i64(a, c->claim_s);
     result_args_add(a, slice_str(c->token));
     result_args_add(a, c->fire_key);
+    result_args_add(a, c->redelivered ? SLICE_LIT("1") : SLICE_LIT("0"));
 }
 
 void result_args_effects(struct result_args *a, const struct result_effects *x)

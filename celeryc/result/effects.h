@@ -52,6 +52,7 @@ struct result_chords {
     int64_t ttl_s;       /* of .s .j .t .d, 0: none */
     int64_t group_ttl_s; /* of the saved group result, 0: none */
     int64_t claim_s;     /* life of a claim */
+    bool redelivered;    /* the task may be a late copy of one that was counted */
     struct slice fire_key;
     char token[RESULT_TOKEN_SIZE];
 };
@@ -112,7 +113,7 @@ bool result_effects_next_record(size_t n, const struct slice *argv, size_t *at,
     "  end\n"                                                                                                                                                                                        \
     "  call('PUBLISH', key, value)\n"                                                                                                                                                                \
     "end\n"                                                                                                                                                                                          \
-    "local ordered, chord_ttl, group_ttl, claim_s, token, fire\n"                                                                                                                                    \
+    "local ordered, chord_ttl, group_ttl, claim_s, token, fire, redelivered\n"                                                                                                                       \
     "local function put(key, value)\n"                                                                                                                                                               \
     "  if chord_ttl == '0' then call('SET', key, value)\n"                                                                                                                                           \
     "  else call('SET', key, value, 'EX', chord_ttl) end\n"                                                                                                                                          \
@@ -141,7 +142,14 @@ bool result_effects_next_record(size_t n, const struct slice *argv, size_t *at,
     "end\n"                                                                                                                                                                                          \
     "local function part(key, id, member, score, note)\n"                                                                                                                                            \
     "  local claim = pcall_('GET', key .. '.c')\n"                                                                                                                                                   \
-    "  if claim == 'done' then return false end\n"                                                                                                                                                   \
+    "  if claim == 'done' then\n" /* A late copy; or Celery's client applies a frozen chord again, which sends all members but the last \
+     * before it takes the mark of the run before away. Kept no longer than the mark lives. */                                                            \
+    "    if redelivered == '1' then return false end\n"                                                                                                                                              \
+    "    keep(key, id, member, score)\n"                                                                                                                                                             \
+    "    live(key .. '.j', 300)\n"                                                                                                                                                                   \
+    "    live(key .. '.d', 300)\n"                                                                                                                                                                   \
+    "    return false\n"                                                                                                                                                                             \
+    "  end\n"                                                                                                                                                                                        \
     "  keep(key, id, member, score)\n"                                                                                                                                                               \
     "  local n = pcall_(ordered == '1' and 'ZCARD' or 'LLEN', key .. '.j')\n"                                                                                                                        \
     "  for _, tail in ipairs({'.j', '.t', '.s', '.d'}) do live(key .. tail, chord_ttl) end\n"                                                                                                        \
@@ -182,8 +190,8 @@ bool result_effects_next_record(size_t n, const struct slice *argv, size_t *at,
     "      i = i + 4\n"                                                                                                                                                                              \
     "    else\n"                                                                                                                                                                                     \
     "      ordered, chord_ttl, group_ttl = key, A[i + 2], A[i + 3]\n"                                                                                                                                \
-    "      claim_s, token, fire = A[i + 4], A[i + 5], A[i + 6]\n"                                                                                                                                    \
-    "      i = i + 7\n"                                                                                                                                                                              \
+    "      claim_s, token, fire, redelivered = A[i + 4], A[i + 5], A[i + 6], A[i + 7]\n"                                                                                                             \
+    "      i = i + 8\n"                                                                                                                                                                              \
     "    end\n"                                                                                                                                                                                      \
     "  end\n"                                                                                                                                                                                        \
     "  if rest then return i end\n"                                                                                                                                                                  \

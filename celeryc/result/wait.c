@@ -8,12 +8,6 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/message/record.h"
 
-static bool is_ready(struct slice text)
-{
-    struct record_view v;
-    return record_parse(text, &v, NULL) == 0 && record_ready(&v);
-}
-
 static int command(struct redis_sync *s, const char *word, struct slice key,
                    const struct redis_reply **ret_reply, struct err *e)
 {
@@ -21,13 +15,27 @@ static int command(struct redis_sync *s, const char *word, struct slice key,
     return redis_sync_command(s, ARRAY_SIZE(argv), argv, ret_reply, e);
 }
 
-static int give(struct slice text, char **ret_record)
+/* The text of what is stored, which may be compressed. */
+static int give(struct slice stored, char **ret_record, struct err *e)
 {
-    char *copy = slice_dup(text);
-    if (!copy)
-        return -ENOMEM;
-    *ret_record = copy;
-    return 0;
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct slice text;
+    int r = a ? record_inflate(a, stored, &text, e) : -ENOMEM;
+    if (r)
+        return r;
+    *ret_record = slice_dup(text);
+    return *ret_record ? 0 : -ENOMEM;
+}
+
+/* The same for a record that is an end; else *ret_record stays NULL. */
+static int give_ready(struct slice stored, char **ret_record, struct err *e)
+{
+    CLEANUP(mem_free) char *text = NULL;
+    struct record_view v;
+    int r = give(stored, &text, e);
+    if (r == 0 && record_parse(slice_str(text), &v, NULL) == 0 && record_ready(&v))
+        *ret_record = STEAL(text);
+    return r;
 }
 
 static int64_t left_ms(int64_t timeout_ms, int64_t started_ns)
@@ -47,15 +55,17 @@ static int wait_once(struct redis_sync *s, struct slice key, int64_t timeout_ms,
         r = command(s, "GET", key, &reply, e);
     if (r)
         return r;
-    if (reply->kind == REDIS_R_STRING && is_ready(reply->str))
-        return give(reply->str, ret_record);
-    for (;;) {
+    CLEANUP(mem_free) char *record = NULL;
+    if (reply->kind == REDIS_R_STRING)
+        r = give_ready(reply->str, &record, e);
+    while (!r && !record) {
         r = redis_sync_push(s, left_ms(timeout_ms, started_ns), &reply, e);
-        if (r)
-            return r;
-        if (reply->n == 3 && slice_eq(reply->elem[1]->str, key) && is_ready(reply->elem[2]->str))
-            return give(reply->elem[2]->str, ret_record);
+        if (!r && reply->n == 3 && slice_eq(reply->elem[1]->str, key))
+            r = give_ready(reply->elem[2]->str, &record, e);
     }
+    if (!r)
+        *ret_record = STEAL(record);
+    return r;
 }
 
 int result_wait(struct redis_sync *s, const char *key_prefix, const char *task_id,
@@ -88,7 +98,7 @@ int result_get(struct redis_sync *s, const char *key_prefix, const char *task_id
     if (r)
         return r;
     if (reply->kind == REDIS_R_STRING)
-        return give(reply->str, ret_record);
+        return give(reply->str, ret_record, e);
     *ret_record = NULL;
     return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The tasks that every Celery worker has (celery/app/builtins.py). Canvases need accumulate and starmap; the others are
- * what older clients send. celery.chord_unlock needs the result backend and is in worker/unlock.c. */
+ * what older clients send. celery.chord_unlock needs the result backend and is in client/unlock.c. */
 
 #include "celeryc/task/builtins.h"
 

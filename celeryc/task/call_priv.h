@@ -120,7 +120,7 @@ int call_follow_ignored(struct celeryc_call *call, struct outcome *o) WARN_UNUSE
 
 /* The same for a task that has put a signature in its place. */
 int call_replace(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
-/* call->effects as the lists of the outcome, their children among the call's. 0, -ENOMEM. */
+/* Calls the errbacks of call->effects, then gives their lists to the outcome and their children to the call. 0, -ENOMEM. */
 int call_take_effects(struct celeryc_call *call, struct outcome *o) WARN_UNUSED;
 /* The lists alone, borrowed. */
 int call_lists(struct arena *a, const struct canvas_effects *fx, struct outcome *o) WARN_UNUSED;

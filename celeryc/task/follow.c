@@ -76,6 +76,11 @@ void call_add_children(struct celeryc_call *call, struct slice tuples)
 
 int call_take_effects(struct celeryc_call *call, struct outcome *o)
 {
+    for (size_t i = 0; i < call->effects.n_calls; i++) {
+        int rc = call_errback(call, &call->effects.calls[i]);
+        if (rc)
+            return rc;
+    }
     call_add_children(call, call->effects.children);
     return call_lists(call->arena, &call->effects, o);
 }
@@ -100,8 +105,6 @@ int call_follow_failure(struct celeryc_call *call, struct outcome *o)
     const struct canvas_exception failed = {x->type, x->module, x->args,
                                             o->traceback.len ? o->traceback : SLICE_NULL};
     int rc = canvas_failure(&s, call->m, call->body, &failed, false, o->store, &call->effects);
-    for (size_t i = 0; rc == 0 && i < call->effects.n_calls; i++)
-        rc = call_errback(call, &call->effects.calls[i]);
     return rc ? rc : call_take_effects(call, o);
 }
 

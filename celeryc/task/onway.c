@@ -100,10 +100,14 @@ int celeryc_send(struct celeryc_call *call, const char *name, const char *args_j
     char fresh[UUID_TEXT_SIZE];
     uuid4_text(fresh);
     const char *id = task_id ? task_id : fresh;
+    const struct task_info *t = task_registry_find(call->registry, slice_str(name));
+    if (!queue)
+        queue = t && t->queue ? t->queue : call->settings->default_queue;
     struct message_new n = {
         .task = slice_str(name),
         .id = slice_str(id),
-        .queue = slice_str(queue ? queue : call->settings->default_queue),
+        .queue = slice_str(queue),
+        .priority = t ? t->priority : 0,
         .root_id = call->m->root_id.p ? call->m->root_id : call->m->id,
         .parent_id = call->m->id,
         .now_us = clock_wall_us(),
@@ -116,6 +120,8 @@ int celeryc_send(struct celeryc_call *call, const char *name, const char *args_j
         return -1;
     if (countdown > 0)
         n.eta_us = n.now_us + (int64_t)(fmin(countdown, 1e10) * 1e6);
+    if (t && t->expires > 0)
+        n.expires_us = n.now_us + (int64_t)(fmin(t->expires, 1e10) * 1e6);
     CLEANUP(buf_deinit) struct buf raw = BUF_INIT;
     if (message_write_new(&raw, &n) < 0)
         return -1;

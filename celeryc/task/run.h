@@ -91,6 +91,14 @@ int task_run(const struct task_registry *r, const struct task_settings *s,
              const struct task_host *h, struct arena *a, struct slice queue, struct slice raw,
              struct buf *dst) WARN_UNUSED;
 
+/* For a task of ours that watches over a chord: with the task's end its body is sent, called with the list of results
+ * (JSON), or the chord fails with ChordError(text). body: signature JSON. What is given must live as long as the call.
+ * 0, -ENOMEM. */
+int task_chord_fire(struct celeryc_call *call, struct slice body, struct slice results) WARN_UNUSED;
+int task_chord_fail(struct celeryc_call *call, struct slice body, const char *text) WARN_UNUSED;
+/* The repr of what the call has raised; NULL: nothing so far. */
+const char *task_raised(struct celeryc_call *call);
+
 /* The text of a job that calls an errback of the new style, and running it: a job without a queue. The outcome says
  * nothing. 0, -ENOMEM, -EINVAL not such a text. */
 int task_errback_write(struct buf *dst, const struct canvas_call *c) WARN_UNUSED;

@@ -208,9 +208,11 @@ static int take_effects(struct delivery *d, const struct canvas_effects *fx)
                                     d->m.priority};
     struct effects *e = arena_alloc(d->arena, sizeof(*e));
     int r = e ? effects_make(d->w, d->arena, fx, &p, e) : -ENOMEM;
-    if (r == 0)
-        d->effects = e;
-    return r;
+    if (r < 0)
+        return r;
+    e->chords.redelivered = d->m.redelivered;
+    d->effects = e;
+    return 0;
 }
 
 static int take_outcome(struct delivery *d, const struct outcome *o)

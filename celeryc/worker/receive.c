@@ -47,6 +47,7 @@ static void refuse_unknown(struct delivery *d)
 
 static void discard_expired(struct delivery *d)
 {
+    control_flag_revoked(d->w->control, d->m.id);
     log_info("Discarding revoked task: " DELIVERY_FMT, DELIVERY_ARGS(d));
     finish_verdict(d, "REVOKED", "TaskRevokedError", "celery.exceptions",
                    SLICE_LIT("[\"expired\"]"));

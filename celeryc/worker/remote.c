@@ -174,6 +174,7 @@ int remote_start(struct worker *w)
         .same_backend = c->same_backend,
         .node = c->node,
         .version = w->version,
+        .wire = c->wire,
         .key_prefix = s->broker_keyprefix ? s->broker_keyprefix : "",
         .result_key_prefix = s->result_keyprefix ? s->result_keyprefix : "",
         .sep = s->sep,

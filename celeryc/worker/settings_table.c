@@ -101,7 +101,12 @@ const struct setting settings_worker[] = {
 
     {"result_backend", SETTING_URLS, AT(result_backend), NULL, NULL},
     MOOT("result_cache_max"),
-    MOOT("result_compression"), /* readers take uncompressed records whatever it says */
+    /* Readers take uncompressed records whatever it says. */
+    ONLY("result_compression",
+         "\"gzip\"|\"zlib\"|\"bzip2\"|\"bzip\"|\"lzma\"|\"xz\"|\"brotli\"|\"zstd\"|\"zstandard\"|"
+         "\"application/x-gzip\"|\"application/x-bz2\"|\"application/x-lzma\"|"
+         "\"application/x-brotli\"|\"application/zstd\"",
+         "there is no such compression"),
     MOOT("result_exchange"),
     MOOT("result_exchange_type"),
     {"result_expires", SETTING_EXPIRY, AT(result_expires), NULL, NULL},

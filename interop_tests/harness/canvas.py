@@ -9,13 +9,21 @@ Spec = dict[str, Any]
 
 
 def _spec(kind: str, options: dict[str, Any], **fields: Any) -> Spec:
-    errbacks = options.pop("errbacks", [])
-    return {"kind": kind, "options": options, "errbacks": errbacks, **fields}
+    lists = {key: options.pop(key, []) for key in ("links", "errbacks")}
+    return {"kind": kind, "options": options, **lists, **fields}
 
 
-def task(name: str, *args: Any, immutable: bool = False, **options: Any) -> Spec:
-    """Options are Celery's; `errbacks` are specs."""
-    return _spec("task", options, name=name, args=list(args), immutable=immutable)
+def task(
+    name: str,
+    *args: Any,
+    immutable: bool = False,
+    kwargs: dict[str, Any] | None = None,
+    sig: Spec | None = None,
+    **options: Any,
+) -> Spec:
+    """Options are Celery's; `links` and `errbacks` are specs, and so is `sig`, which becomes a keyword argument."""
+    fields = {"args": list(args), "kwargs": kwargs or {}, "immutable": immutable, "sig": sig}
+    return _spec("task", options, name=name, **fields)
 
 
 def add(a: Any, *b: Any, **options: Any) -> Spec:

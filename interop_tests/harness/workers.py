@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers under test: Celery 5.7 (this interpreter), Debian's Celery 5.2 and celeryc, with one interface."""
+"""Workers under test: Celery 5.7 (this interpreter), 5.6, Debian's Celery 5.2 and celeryc, with one interface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ ROOT = HERE.parent.parent
 BUILD = Path(os.environ.get("CELERYC_BUILD", ROOT / "build")).resolve()
 CELERYC = BUILD / "celeryc"
 EXAMPLES = BUILD / "examples.so"
-PYTHONS = {"python": sys.executable, "debian": "/usr/bin/python3"}
+PYTHONS = {
+    "python": sys.executable,
+    "python-5.6": str(ROOT / "build/venv-5.6/bin/python"),
+    "debian": "/usr/bin/python3",
+}
 READY_S = 30.0
 
 
@@ -78,7 +82,7 @@ def build_program(source: Path, folder: Path) -> Path:
 
 
 class Worker:
-    """`kind` is python, debian or celeryc; `process` is its master."""
+    """`kind` is python, python-5.6, debian or celeryc; `process` is its master."""
 
     def __init__(self, kind: str, node: str, process: Process) -> None:
         self.kind = kind

@@ -10,6 +10,12 @@ static int nothing(struct celeryc_call *call)
     return 0;
 }
 
+static int errback(struct celeryc_call *call, const struct celeryc_failure *f)
+{
+    (void)f;
+    return nothing(call);
+}
+
 static int with_context(struct celeryc_call *call, void *ctx)
 {
     return 0;
@@ -68,6 +74,8 @@ Test(registry, refuses_what_makes_no_sense)
         {.name = "time", .run = nothing, .time_limit = -1},
         {.name = "time", .run = nothing, .default_retry_delay = __builtin_nan("")},
         {.name = "retries", .run = nothing, .max_retries = -3},
+        {.name = "priority", .run = nothing, .priority = 10},
+        {.name = "expires", .run = nothing, .expires = -1},
     };
     CLEANUP(task_registry_free) struct task_registry *r = task_registry_new();
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -99,6 +107,40 @@ Test(registry, loads_a_plug_in_with_all_options)
     CLEANUP(task_registry_free) struct task_registry *again = task_registry_new();
     cr_assert_eq(task_registry_load(again, GOOD_SO, &e), 0);
     cr_assert_eq(task_registry_len(again), 1);
+}
+
+Test(registry, loads_a_plug_in_of_an_older_header)
+{
+    struct err e = ERR_INIT;
+    CLEANUP(task_registry_free) struct task_registry *r = task_registry_new();
+    cr_assert_eq(task_registry_load(r, OLDER_SO, &e), 0, "%s", e.text);
+    const struct task_info *i = task_registry_find(r, SLICE_LIT("older.task"));
+    cr_assert_not_null(i);
+    cr_assert_eq(i->max_retries, 7);
+    cr_assert_str_eq(i->rate_limit, "10/s");
+    cr_assert(!i->retry_on_worker_lost && !i->has_errback && !i->queue && i->priority == 0 &&
+              i->expires == 0);
+}
+
+Test(registry, keeps_the_newer_options_on_the_way_to_the_master)
+{
+    const struct celeryc_task t = {.name = "t",
+                                   .run = nothing,
+                                   .errback = errback,
+                                   .retry_on_worker_lost = true,
+                                   .queue = "fast",
+                                   .priority = 7,
+                                   .expires = 2.5};
+    struct err e = ERR_INIT;
+    CLEANUP(task_registry_free) struct task_registry *r = task_registry_new();
+    CLEANUP(task_registry_free) struct task_registry *far = NULL;
+    CLEANUP(buf_deinit) struct buf bytes = BUF_INIT;
+    cr_assert_eq(task_registry_add(r, &t, NULL, NULL, &e), 0, "%s", e.text);
+    cr_assert_eq(task_registry_encode(r, &bytes), 0);
+    cr_assert_eq(task_registry_decode(buf_slice(&bytes), &far, &e), 0, "%s", e.text);
+    const struct task_info *i = task_registry_find(far, SLICE_LIT("t"));
+    cr_assert(i->retry_on_worker_lost && i->has_errback && i->priority == 7 && i->expires == 2.5);
+    cr_assert_str_eq(i->queue, "fast");
 }
 
 Test(registry, names_a_plug_in_as_shells_do)

@@ -349,6 +349,28 @@ static int reject(struct celeryc_call *call)
     return celeryc_args(call, "b", &requeue) ? -1 : celeryc_reject(call, "no good", requeue);
 }
 
+/* An ignored member of a chord counts as null, and so does the last step that will not run; a step between does not. */
+Test(run, ignored_member_counts)
+{
+    struct run r = start(ignore, "[]", "{}");
+    r.message.group = SLICE_LIT("G");
+    r.message.group_index = SLICE_LIT("2");
+    r.message.embed = SLICE_LIT(
+        "{\"callbacks\": null, \"errbacks\": null, \"chord\": {\"task\": \"b\", \"options\": {}}, "
+        "\"chain\": [{\"task\": \"z\", \"options\": {\"task_id\": \"Z\", \"group_id\": \"H\", "
+        "\"group_index\": 1, \"chord\": {\"task\": \"c\"}}}, "
+        "{\"task\": \"y\", \"options\": {\"task_id\": \"Y\"}}]}");
+    run(&r);
+    cr_assert(r.o.kind == OUTCOME_IGNORE && !r.o.record.p && r.o.n_records == 0);
+    cr_assert_eq(r.o.n_parts, 2);
+    cr_assert(slice_eq_str(r.o.parts[0].group_id, "G") && slice_eq_str(r.o.parts[0].score, "2"));
+    cr_assert(slice_eq_str(r.o.parts[0].member, "[1, \"" ID "\", \"IGNORED\", null]"));
+    cr_assert(slice_eq_str(r.o.parts[1].group_id, "H") && slice_eq_str(r.o.parts[1].score, "1"));
+    cr_assert(slice_eq_str(r.o.parts[1].member, "[1, \"Z\", \"IGNORED\", null]"));
+    cr_assert(!r.o.parts[0].failed && !r.o.parts[1].failed);
+    end(&r);
+}
+
 Test(run, ignore_and_reject)
 {
     struct run r = start(ignore, "[]", "{}");
@@ -540,6 +562,38 @@ Test(run, verdicts)
     cr_assert(task_stores_error(&s, NULL, &m));
     m.ignore_result = TRI_YES;
     cr_assert(!task_stores_error(&s, NULL, &m));
+}
+
+/* A child's death is a retry: the message keeps its parent, the record has no children. */
+Test(run, lost_retry)
+{
+    static const struct task_info t = {.name = "t", .max_retries = 3, .default_retry_delay = 2};
+    const struct task_settings s = {.node = "w1@host"};
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf raw = BUF_INIT;
+    struct message_new n = {.task = SLICE_LIT("t"), .id = SLICE_LIT("X"), .queue = SLICE_LIT("q")};
+    struct message m, again;
+    struct err e = ERR_INIT;
+    cr_assert_eq(message_write_new(&raw, &n), 0);
+    cr_assert_eq(message_parse(a, buf_slice(&raw), &m, &e), 0);
+    for (int ignored = 0; ignored < 2; ignored++) {
+        CLEANUP(task_lost_retry_deinit) struct task_lost_retry r = {0};
+        m.ignore_result = ignored ? TRI_YES : TRI_UNSET;
+        cr_assert_eq(task_write_lost_retry(a, &s, &t, &m, SLICE_LIT("[\"gone\"]"), &r), 0);
+        EXPECT_TEXT(text(&r.text), "Retry in 2s: WorkerLostError('gone')");
+        cr_assert_eq(message_parse(a, buf_slice(&r.message), &again, &e), 0);
+        cr_assert(again.retries == 1 && again.has_eta && !again.parent_id.p);
+        cr_assert_eq(again.ignore_result, ignored ? TRI_YES : TRI_NO);
+        cr_assert_eq(r.record.len == 0, ignored == 1);
+        if (!ignored)
+            cr_assert(strstr(r.record.data,
+                             "{\"status\": \"RETRY\", \"result\": {\"exc_type\": "
+                             "\"WorkerLostError\", \"exc_message\": [\"gone\"], \"exc_module\": "
+                             "\"billiard.exceptions\"}, \"traceback\": null, \"children\": []"));
+    }
+    m.body = (struct json_val){JSON_K_STRING, SLICE_LIT("\"%%\"")};
+    CLEANUP(task_lost_retry_deinit) struct task_lost_retry broken = {0};
+    cr_assert_eq(task_write_lost_retry(a, &s, &t, &m, SLICE_LIT("[]"), &broken), MESSAGE_E_POISON);
 }
 
 /* ---- the encoded outcome ---- */

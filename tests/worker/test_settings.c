@@ -33,6 +33,9 @@ Test(settings, values_of_every_kind_are_read)
         "60.5,"
         " \"result_failure_expires\": 120, \"task_acks_late\": true, \"worker_concurrency\": 3,"
         " \"worker_prefetch_multiplier\": 0, \"broker_connection_retry_on_startup\": false,"
+        " \"task_retry_on_worker_lost\": true, \"worker_deduplicate_successful_tasks\": true,"
+        " \"task_inherit_parent_priority\": true, \"task_default_priority\": 4,"
+        " \"task_allow_error_cb_on_chord_header\": true, \"result_compression\": \"zstd\","
         " \"task_acks_on_timeout\": false, \"task_queues\": [\"a\", {\"name\": \"b\", "
         "\"exchange\": \"x\"}],"
         " \"broker_transport_options\": {\"visibility_timeout\": 5, \"global_keyprefix\": \"pfx:\","
@@ -48,6 +51,9 @@ Test(settings, values_of_every_kind_are_read)
     cr_assert_eq(s.prefetch_multiplier, 0);
     cr_assert_eq(s.connection_retry_on_startup, 0);
     cr_assert_eq(s.acks_on_timeout, 0);
+    cr_assert(s.retry_on_worker_lost && s.deduplicate_successful);
+    cr_assert(s.inherit_parent_priority && s.header_errbacks);
+    cr_assert_eq(s.default_priority, 4);
     cr_assert_eq(s.queues.n, 2);
     cr_assert_str_eq(s.queues.v[1], "b");
     cr_assert_eq(s.visibility_timeout, 5);
@@ -126,6 +132,7 @@ Test(settings, refusals_name_the_setting)
         {"{\"result_expires\": \"1d\"}", "result_expires"},
         {"{\"worker_prefetch_multiplier\": 1.5}", "worker_prefetch_multiplier"},
         {"{\"task_default_queue\": 5}", "task_default_queue"},
+        {"{\"result_compression\": \"gunzip\"}", "there is no such compression"},
         {"{\"task_default_queue\": \"a\\u0000b\"}", "task_default_queue"},
         {"{\"task_queues\": [1]}", "task_queues"},
         {"{\"task_queues\": {\"a\": {}}}", "task_queues"},

@@ -92,16 +92,18 @@ CELERYC_API int celeryc_add_to_chord(struct celeryc_call *call, struct celeryc_s
 struct celeryc_client;
 struct celeryc_result;
 
-/* broker and backend: URLs; backend NULL: no results. options: JSON object of Celery settings (task_default_queue,
- * broker_transport_options, result_backend_transport_options, task_serializer, ...) or NULL. Connects when first used,
- * and again when the connection was lost. NULL: out of memory; a wrong URL or setting is told by celeryc_client_error. */
+/* broker and backend: URLs; broker NULL: CELERY_BROKER_URL, else redis://localhost:6379/0; backend NULL: no results.
+ * options: JSON object of Celery settings (task_default_queue, broker_transport_options, task_serializer,
+ * result_backend_transport_options, ...) or NULL. Connects when first used, and again when the connection was lost;
+ * SIGPIPE is ignored from then on. NULL: out of memory; a wrong URL or setting is told by celeryc_client_error. */
 CELERYC_API struct celeryc_client *celeryc_client_new(const char *broker, const char *backend,
                                                       const char *options);
 CELERYC_API void celeryc_client_free(struct celeryc_client *c);
 /* What went wrong last, for people: names the server or the setting. NULL: nothing. */
 CELERYC_API const char *celeryc_client_error(const struct celeryc_client *c);
 
-/* Sends s; options as in celeryc_apply. NULL: nothing was sent (celeryc_client_error). */
+/* Sends s, all of it or nothing, also over a connection that is lost on the way; options as in celeryc_apply. NULL: it
+ * was not sent (celeryc_client_error), or nobody can tell because the server has been away for 20 seconds. */
 CELERYC_API struct celeryc_result *celeryc_client_apply(struct celeryc_client *c,
                                                         struct celeryc_sig *s, const char *options);
 /* The result of a task that somebody sent. */
@@ -113,7 +115,8 @@ CELERYC_API const char *celeryc_result_id(const struct celeryc_result *r);
 /* The tuple by which Python finds the result again (result_from_tuple). */
 CELERYC_API const char *celeryc_result_tuple(const struct celeryc_result *r);
 /* Waits until the result is there, for a group until all are; timeout in seconds, negative: for ever.
- * 0: it has ended, in whatever state; -ETIMEDOUT; -EIO and celeryc_client_error. */
+ * A task that ignores its result has none to wait for. When a step before has failed, that is the end, and the result
+ * is its error. 0: it has ended, in whatever state; -ETIMEDOUT; -EIO and celeryc_client_error. */
 CELERYC_API int celeryc_result_wait(struct celeryc_result *r, double timeout_s);
 /* Reads the state now: "PENDING", "STARTED", "SUCCESS", ...; a group's is SUCCESS when all are, the first failure's
  * when one failed. NULL: celeryc_client_error. */

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether two endings of one canvas are the same; and the few differences that are right, each under its name.
+
+`compare` gives what differs and is not explained. What is allowed to differ from Celery 5.7 alone:
+
+* "several failures": get() of a group raises the failure that arrived first, so with several of them it may be any;
+  and a chord whose header holds groups tells of the first that it finds.
+* "ran twice": a step behind a chord whose body is a group is linked to every member of it, so Celery runs it several
+  times under one id; its record is that of the run that ended last, and so is everything that follows.
+* "failed, not forgotten": what stands behind a failed member (in the body of its chord, behind its chord or group in a
+  chain) can never run. Celery leaves some of it without a record, and then an outer chord waits for ever
+  (a failing header inside a header; steps in the middle of a chain that is a body; steps behind a revoked task).
+  celeryc fails it, with the errbacks that hang on it. Allowed are FAILURE and, behind a revoked task, REVOKED records of
+  ids that have no record on Celery, and the errbacks called for them: also instead of a call for an inner chord, as an
+  errback that chord.link_error() has put on both is called once.
+* "cannot link": Celery fails a task that replaces itself by a chord with a group for a body when it has a callback
+  (group.link of what came with a message). How such a canvas ends elsewhere cannot be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+from .canvas import Spec
+from .canvas_run import Ending
+from .canvas_specs import every, marks
+
+JOIN = re.compile(r"Join error: .*")
+CANNOT_LINK = "'dict' object has no attribute 'clone'"
+MARK = re.compile(r"c\d+\.\d+")
+
+
+def behind_failures(spec: Spec, failed: set[str]) -> set[str]:
+    """The marks of everything that stands behind something with a failed member in it."""
+    found: set[str] = set()
+    for s in every(spec):
+        if s["kind"] == "chord" and any(marks(m) & failed for m in s["members"]):
+            found |= marks(s["body"])
+        if s["kind"] == "chain":
+            for i, member in enumerate(s["members"]):
+                if marks(member) & failed:
+                    for later in s["members"][i + 1 :]:
+                        found |= marks(later)
+        if s["kind"] == "task" and s["sig"] and marks(s["sig"]) & failed:
+            found.add(
+                s["kwargs"]["mark"]
+            )  # the end of the replacement has the id of what it replaces
+    return found
+
+
+def _record(line: str) -> tuple[str, dict[str, Any]]:
+    mark, _, text = line.partition(": ")
+    return mark, json.loads(text)
+
+
+def _states(records: Counter[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for line in records:
+        mark, record = _record(line)
+        found.setdefault(mark, set()).add(str(record["status"]))
+    return found
+
+
+def _ran_twice(ending: Ending, errbacks: set[str]) -> set[str]:
+    """Marks that ran with different arguments."""
+    digests: dict[str, set[str]] = {}
+    for run in ending.runs:
+        mark, _, digest = run.split(", ", 2)
+        digests.setdefault(mark, set()).add(digest)
+    return {mark for mark, seen in digests.items() if len(seen) > 1} - errbacks
+
+
+def _failures(records: Counter[str]) -> list[str]:
+    texts = []
+    for line in records:
+        result = _record(line)[1]["result"]
+        if isinstance(result, dict) and "exc_type" in result:
+            texts.append(
+                f"{result['exc_module']}.{result['exc_type']}{tuple(result['exc_message'])!r}"
+            )
+    return texts
+
+
+def compare(spec: Spec, want: Ending, got: Ending) -> tuple[list[str], set[str]]:
+    """Differences that nothing explains, and the names of the rules that explained others."""
+    c = Comparison(spec, want, got)
+    if any(CANNOT_LINK in line for line in want.records):
+        return [], {"cannot link"}
+    if _ran_twice(want, c.errbacks):
+        return _compare_loosely(want, got, c.hopeless), {"ran twice"}
+    c.compare_runs()
+    c.compare_records()
+    c.compare_gets()
+    return c.left, c.used
+
+
+class Comparison:
+    def __init__(self, spec: Spec, want: Ending, got: Ending) -> None:
+        self.want, self.got = want, got
+        self.left: list[str] = []
+        self.used: set[str] = set()
+        self.called: Counter[str] = Counter()  # errbacks for what Celery forgets
+        states = _states(want.records)
+        self.failed = {m for m, seen in states.items() if seen & {"FAILURE", "REVOKED"}}
+        self.hopeless = behind_failures(spec, self.failed) - states.keys()
+        self.errbacks = {m for s in every(spec) for e in s["errbacks"] for m in marks(e)}
+
+    def compare_runs(self) -> None:
+        for line in (self.got.runs - self.want.runs).elements():
+            mark = line.split(",")[0]
+            if mark in self.errbacks and set(MARK.findall(line)[1:]) <= self.hopeless:
+                self.called[mark] += 1
+                self.used.add("failed, not forgotten")
+            else:
+                self.left.append(f"run added: {line}")
+        for line in (self.want.runs - self.got.runs).elements():
+            mark = line.split(",")[0]
+            if self.called[mark] > 0:
+                self.called[mark] -= 1  # for the outer chord, not for the inner one
+            else:
+                self.left.append(f"run missing: {line}")
+
+    def compare_records(self) -> None:
+        several = len(self.failed) > 1
+        want, got = (_of_any(e.records) if several else e.records for e in (self.want, self.got))
+        self.left += [f"record missing: {line}" for line in (want - got).elements()]
+        for line in (got - want).elements():
+            mark, record = _record(line)
+            over = record["status"] in ("FAILURE", "REVOKED")
+            if over and (mark in self.hopeless or (mark == "?" and self.failed)):
+                self.used.add("failed, not forgotten")
+            elif self.called[mark] > 0:
+                self.called[mark] -= 1
+            else:
+                self.left.append(f"record added: {line}")
+
+    def compare_gets(self) -> None:
+        want, got = self.want.get, self.got.get
+        if want == got or (want == "no end" and "failed, not forgotten" in self.used):
+            return
+        # One of several; Celery may have forgotten others.
+        there, here = _failures(self.want.records), _failures(self.got.records)
+        if want in there and got in here and len(set(there + here)) > 1:
+            self.used.add("several failures")
+        else:
+            self.left.append(f"get: {want} became {got}")
+
+
+def _of_any(records: Counter[str]) -> Counter[str]:
+    """Which of several failed members a join tells of is chance."""
+    any_of: Counter[str] = Counter()
+    for line, n in records.items():
+        mark, record = _record(line)
+        result = record["result"]
+        if isinstance(result, dict) and result.get("exc_type") == "ChordError":
+            result["exc_message"] = [JOIN.sub("Join error: any", m) for m in result["exc_message"]]
+        any_of[f"{mark}: {json.dumps(record)}"] += n
+    return any_of
+
+
+def _compare_loosely(want: Ending, got: Ending, hopeless: set[str]) -> list[str]:
+    """How often each task ran and in which states it is."""
+    ran = [Counter(run.split(",")[0] for run in e.runs.elements()) for e in (want, got)]
+    left = [f"runs missing: {ran[0] - ran[1]}"] if ran[0] - ran[1] else []
+    left += [f"runs added: {ran[1] - ran[0]}"] if ran[1] - ran[0] else []
+    states = [_states(e.records) for e in (want, got)]
+    for mark in (states[0].keys() | states[1].keys()) - hopeless - {"?"}:
+        if states[0].get(mark) != states[1].get(mark):
+            left.append(f"states of {mark}: {states[0].get(mark)} became {states[1].get(mark)}")
+    return left
