@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from conformance.remote import AnyNode, Pool, merged
 from conformance.run import KINDS, LEFT_OUT, build
-from conformance.table import Outcomes, complaints, left_out_because, load, load_left_out, table
+from conformance.table import (
+    Outcomes,
+    complaints,
+    left_out_because,
+    load,
+    load_left_out,
+    table,
+    unusable,
+)
 from conformance.tap import parse_monitor, pushed_tasks
 from harness.client import Client
 from harness.redis_server import RedisServer
@@ -68,6 +76,15 @@ def test_without_a_baseline_failures_count() -> None:
     other = Outcomes("celeryc", {ONE: "failed", TWO: "xfailed"}, handled={"celeryc1@interop": 2})
     (said,) = complaints(None, other, [], 1)
     assert ONE in said
+
+
+def test_a_broken_baseline_excuses_nothing() -> None:
+    tests = {f"{FILE}::test_{i}": "passed" for i in range(40)}
+    one, two, three = list(tests)[:3]
+    assert unusable(Outcomes("python", tests)) == []
+    assert unusable(Outcomes("python", tests | {one: "failed", two: "error"})) == []
+    assert unusable(Outcomes("python", tests | dict.fromkeys((one, two, three), "error"))) != []
+    assert unusable(Outcomes("python", {})) != []
 
 
 def test_table(tmp_path: Path) -> None:

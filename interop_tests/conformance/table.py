@@ -76,6 +76,14 @@ def worse(baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, 
     ]
 
 
+def unusable(baseline: Outcomes) -> list[str]:
+    """A baseline in which much fails would excuse everything; a few tests are flaky with any worker."""
+    failed = [t for t, outcome in baseline.tests.items() if outcome in FAILED]
+    if baseline.tests and len(failed) <= len(baseline.tests) // 20:
+        return []
+    return [f"{baseline.kind}: {len(failed)} of {len(baseline.tests)} tests fail: no baseline"]
+
+
 def complaints(
     baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, str]], n_workers: int = 0
 ) -> list[str]:
