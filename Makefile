@@ -9,7 +9,7 @@ NINJA := ninja
 PROGRAMS := celeryc scatter-plan examples.so migrations.so
 LIBRARY := libceleryc.so
 
-.PHONY: help setup build test conformance chaos properties bench lint format demo clean
+.PHONY: help setup build test conformance chaos fuzz properties bench lint format demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -31,9 +31,13 @@ conformance: build ## Celery's own integration suite; CELERY=latest ARGS='--kind
 chaos: build ## the long forms of the tests that kill, cut and flood (about an hour)
 	@$(PYTHON) -m pytest -q -m chaos $(if $(TESTS),$(TESTS),interop_tests django_cmd/tests)
 
-properties: build ## the property tests in full: 100,000 canvases of Celery's, read and sent again
-	@$(NINJA) -C build/obj --quiet tests/canvas/canvas_oracle
+fuzz: setup ## every parser under libFuzzer, ten minutes each; SECONDS_EACH=60 TARGETS='json message'
+	@SECONDS_EACH=$(if $(SECONDS_EACH),$(SECONDS_EACH),600) $(PYTHON) tools/fuzz.py $(TARGETS)
+
+properties: build ## the property tests in full: 100,000 canvases and as many messages of Celery's, read and sent again
+	@$(NINJA) -C build/obj --quiet tests/canvas/canvas_oracle tests/message/message_codec
 	@CANVASES=$(if $(CANVASES),$(CANVASES),100000) $(PYTHON) -m pytest -q -s interop_tests/test_canvas_oracle.py -k applied
+	@WIRE_MESSAGES=$(if $(MESSAGES),$(MESSAGES),100000) $(PYTHON) -m pytest -q interop_tests/test_wire_oracle.py
 
 bench: build ## celeryc beside Celery prefork, in alternating rounds
 	@$(PYTHON) tests/bench/bench.py $(ARGS)
@@ -49,4 +53,4 @@ demo: build ## the whole pipeline; DB=postgres S3=1 ROWS=1500000 DATA=flights
 		$(if $(ROWS),--rows $(ROWS)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 clean: ## remove what was built (the virtual environment stays)
-	@rm -rf build/obj build/asan build/demo build/celeryc build/scatter-plan build/*.so
+	@rm -rf build/obj build/asan build/fuzz build/demo build/celeryc build/scatter-plan build/*.so

@@ -437,6 +437,26 @@ def test_untrusted_messages_are_refused(
     assert r.llen("celeryc:dead:celery") == 5
 
 
+@pytest.mark.parametrize("serializer", ["msgpack", "yaml", "auth"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_remote_control(
+    shared_redis: RedisServer,
+    workers: WorkerFactory,
+    make_client: MakeClient,
+    authority: Authority,
+    kind: str,
+    serializer: str,
+) -> None:
+    """Commands and replies are written with task_serializer too, and read by accept_content."""
+    url = shared_redis.socket_url(14)
+    settings = {"task_serializer": serializer, "accept_content": [serializer]}
+    if serializer == "auth":
+        settings = authority.make("both")
+    worker = workers.start(kind, url, settings=settings).wait_ready()
+    client = make_client(url, **settings)
+    assert client.request("ping", node=worker.node) == [{worker.node: {"ok": "pong"}}]
+
+
 def test_wrong_keys_are_named(authority: Authority, tmp_path: Path) -> None:
     good = authority.make("worker")
     secret = authority.make("secret", password="right")

@@ -97,7 +97,7 @@ c: 07777777777777777777777777777777777|d: 99999999999999999999:59:59|0b|0x|0x_|0
 !!null foo|!!str 5|!!str [1]|!!timestamp '2024-01-02'|!!timestamp foo|!!seq [1]|!!seq {a: 1}|!!map {a: 1}|!!map [1]
 ! 5|!foo 5|!!python/tuple [1]|!!python/object/apply:os.system ['true']|- |[1,2,]|a: b: c|{|"\\/"|"\\U0001F600"
 {1: 2, null: 4, 1.5: 6}|{[1]: 2}|{? a}|{? {a: 1} : 2}|--- 1\n--- 2|%YAML 1.1\n--- 5|--- 5\n...|# nothing
-"\\x41\\u00e9\\n"|'it''s'|>\n  folded\n  text|"|\n  literal\n"|a: [b, {c: d}]|? a\n: b|[]|{}|''|null|~|True|oFF|on
+"\\x41\\u00e9\\n"|'it''s'|>\n  folded\n  text|"|\n  literal\n"|a: [b, {c: d}]|'\\ud83d'|\\ud83d|"\\ud83d"|"\\\\ud83d"|"\\\\\\ud83d"|['\\ud83d', "\\uDC00x"]|? a\n: b|[]|{}|''|null|~|True|oFF|on
 """.strip().replace("\n", "|")
 
 

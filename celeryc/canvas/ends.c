@@ -98,10 +98,13 @@ static int next_step(struct canvas *c, struct json_val chain, struct json_val re
 
 /* ---- chord parts ---- */
 
-/* The score of an index as Redis is given it. */
+/* The score of an index as Redis is given it. One that Redis does not take for a number would make a whole script fail,
+ * and floats have their own traps there (1e-400), so anything but an integer counts as none. */
 struct slice canvas_score(struct json_val index)
 {
-    return json_is_null(index) || index.kind == JSON_K_STRING ? SLICE_LIT("+inf") : index.raw;
+    int64_t score;
+
+    return json_i64(index, &score) == 0 ? index.raw : SLICE_LIT("+inf");
 }
 
 struct slice canvas_member(struct canvas *c, struct slice id, const char *state,

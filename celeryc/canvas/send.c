@@ -107,11 +107,12 @@ static struct json_val raw_option(const struct options *o, const char *key)
     return v->raw;
 }
 
-static int64_t int_option(const struct options *o, const char *key)
+/* What no worker would read counts as none. */
+static int64_t count_option(const struct options *o, const char *key)
 {
     int64_t n;
 
-    return json_i64(raw_option(o, key), &n) ? 0 : n;
+    return json_i64(raw_option(o, key), &n) || n < 0 || n > INT32_MAX ? 0 : n;
 }
 
 static void set_limits(const struct options *o, const struct canvas_defaults *d,
@@ -288,6 +289,20 @@ static bool trails(const struct options *o)
     return raw_option(o, "add_to_parent").kind != JSON_K_FALSE;
 }
 
+/* Times and limits go out as they came, and headers of one's own over Celery's. They can make a message that ends the
+ * Python worker that receives it; the task that would send it fails instead. */
+static int check_readable(struct canvas *c, struct slice text)
+{
+    struct err why = ERR_INIT;
+    struct message m;
+    int code;
+
+    if (c->code)
+        return c->code;
+    code = message_parse(c->arena, text, &m, &why);
+    return code > 0 ? canvas_bad(c, why.text) : canvas_fail(c, code);
+}
+
 static int write_message(struct canvas *c, struct message_new *n)
 {
     struct buf raw = BUF_INIT;
@@ -307,6 +322,8 @@ static int write_message(struct canvas *c, struct message_new *n)
     if (code)
         return canvas_bad(c, why.text[0] ? why.text
                                          : "an argument or option is not what it should be");
+    if (check_readable(c, text))
+        return c->code;
     effect_message(c, n->queue, MIN(n->priority, 9), text);
     return c->code;
 }
@@ -338,12 +355,12 @@ int task_send(struct canvas *c, const struct sig *s, const struct partial *parti
         .reply_to = option_text(c, options, "reply_to"),
         .origin = option_text(c, options, "origin"),
         .now_us = c->s->now_us,
-        .retries = int_option(options, "retries"),
+        .retries = count_option(options, "retries"),
         .priority = priority_of(c, options, &d),
         .ignore_result = ignores_result(options, &d, registered),
         .argsrepr = raw_option(options, "argsrepr"),
         .kwargsrepr = raw_option(options, "kwargsrepr"),
-        .replaced_task_nesting = int_option(options, "replaced_task_nesting"),
+        .replaced_task_nesting = count_option(options, "replaced_task_nesting"),
         .headers = raw_option(options, "headers"),
         .wire = c->s->wire,
         .serializer = option_text(c, options, "serializer"),

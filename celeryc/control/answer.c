@@ -93,7 +93,8 @@ void answer_send(struct control *c, const struct mailbox_message *m, struct slic
     buf_append_slice(&headers, m->ticket.raw.len ? m->ticket.raw : SLICE_LIT("null"));
     buf_appendf(&headers, ", \"clock\": %llu}", (unsigned long long)++c->mailbox_clock);
     if (buf_ok(&body) == 0 && buf_ok(&headers) == 0)
-        mailbox_write(&raw, buf_slice(&body), buf_slice(&headers), m->exchange, m->routing_key, 1);
+        mailbox_write(&raw, c->o->wire, buf_slice(&body), buf_slice(&headers), m->exchange,
+                      m->routing_key, 1);
     if (buf_ok(&raw) || !raw.len) {
         log_error("out of memory: a reply is not sent");
         return;

@@ -39,14 +39,15 @@ struct mailbox_message {
 };
 
 /* The envelope and the body in it, an object. Both borrow the arena and raw. Returns as mailbox_parse. */
-int mailbox_read(struct arena *a, struct slice raw, struct json_val *ret_envelope,
-                 struct json_val *ret_body, struct err *e) WARN_UNUSED;
+int mailbox_read(struct arena *a, const struct wire *w, struct slice raw,
+                 struct json_val *ret_envelope, struct json_val *ret_body,
+                 struct err *e) WARN_UNUSED;
 /* Reads a broadcast. 0; -ENOMEM; -EINVAL with what is wrong in e, the sentence for the log. */
-int mailbox_parse(struct arena *a, const char *node, struct slice raw,
+int mailbox_parse(struct arena *a, const struct wire *w, const char *node, struct slice raw,
                   struct mailbox_message *ret_m, struct err *e) WARN_UNUSED;
 /* The envelope of a reply or an event, as kombu writes it. headers is JSON object text. */
-void mailbox_write(struct buf *dst, struct slice body, struct slice headers, struct slice exchange,
-                   struct slice routing_key, int delivery_mode);
+void mailbox_write(struct buf *dst, const struct wire *w, struct slice body, struct slice headers,
+                   struct slice exchange, struct slice routing_key, int delivery_mode);
 
 /* ---- match.c ---- */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Broadcasts in, replies and events out: kombu's envelope around a JSON body (kombu/pidbox.py Node.handle_message).
+/* Broadcasts in, replies and events out: kombu's envelope around a body (kombu/pidbox.py Node.handle_message).
  *
  * Whoever can PUBLISH can write here, so every field is checked before it is used and a size limit stands in front. */
 
@@ -40,17 +40,6 @@ static int body_text(struct arena *a, struct json_val envelope, struct json_val 
     if (base64_decode_to(plain, text, true, &len))
         return bad(e, "its body is not base64");
     *ret_text = (struct slice){plain, len};
-    return 0;
-}
-
-static int check_content(struct arena *a, struct json_val envelope, struct err *e)
-{
-    struct slice type;
-    int r = json_string(a, json_get(envelope, "content-type"), &type);
-    if (r == -ENOMEM)
-        return r;
-    if (r || !slice_eq_str(type, "application/json"))
-        return bad(e, "its content type is not application/json");
     return 0;
 }
 
@@ -117,11 +106,11 @@ static int read_reply_to(struct arena *a, struct json_val body, struct mailbox_m
     return r == -EINVAL ? bad(e, "its reply_to has no exchange and routing_key") : r;
 }
 
-int mailbox_read(struct arena *a, struct slice raw, struct json_val *ret_envelope,
-                 struct json_val *ret_body, struct err *e)
+int mailbox_read(struct arena *a, const struct wire *w, struct slice raw,
+                 struct json_val *ret_envelope, struct json_val *ret_body, struct err *e)
 {
     struct json_val envelope, body;
-    struct slice text;
+    struct slice text, type;
     if (raw.len > LIMIT_CONTROL_BYTES)
         return bad(e, "it is over the limit for control messages");
     int r = json_scan(raw, &envelope, e);
@@ -130,9 +119,12 @@ int mailbox_read(struct arena *a, struct slice raw, struct json_val *ret_envelop
     struct json_val properties = json_get(envelope, "properties");
     if (envelope.kind != JSON_K_OBJECT || properties.kind != JSON_K_OBJECT)
         return bad(e, "it is no kombu envelope");
-    r = check_content(a, envelope, e);
+    r = text_member(a, envelope, "content-type", &type);
+    if (r)
+        return r == -ENOMEM ? r : bad(e, "it has no content type");
+    r = body_text(a, envelope, properties, &text, e);
     if (r == 0)
-        r = body_text(a, envelope, properties, &text, e);
+        r = wire_read(w, a, type, text, &text, e);
     if (r == 0)
         r = json_scan(text, &body, e);
     if (r)
@@ -144,12 +136,12 @@ int mailbox_read(struct arena *a, struct slice raw, struct json_val *ret_envelop
     return 0;
 }
 
-int mailbox_parse(struct arena *a, const char *node, struct slice raw,
+int mailbox_parse(struct arena *a, const struct wire *w, const char *node, struct slice raw,
                   struct mailbox_message *ret_m, struct err *e)
 {
     struct mailbox_message m = {0};
     struct json_val envelope, body;
-    int r = mailbox_read(a, raw, &envelope, &body, e);
+    int r = mailbox_read(a, w, raw, &envelope, &body, e);
     if (r)
         return r;
     if (json_i64(json_get(json_get(envelope, "headers"), "clock"), &m.clock) || m.clock < 0)
@@ -168,15 +160,12 @@ int mailbox_parse(struct arena *a, const char *node, struct slice raw,
     return 0;
 }
 
-void mailbox_write(struct buf *dst, struct slice body, struct slice headers, struct slice exchange,
-                   struct slice routing_key, int delivery_mode)
+void mailbox_write(struct buf *dst, const struct wire *w, struct slice body, struct slice headers,
+                   struct slice exchange, struct slice routing_key, int delivery_mode)
 {
     char tag[UUID_TEXT_SIZE];
     uuid4_text(tag);
-    buf_append_str(dst, "{\"body\": \"");
-    base64_encode(dst, body);
-    buf_append_str(dst, "\", \"content-encoding\": \"utf-8\", \"content-type\": "
-                        "\"application/json\", \"headers\": ");
+    wire_write_start(dst, w, body);
     buf_append_slice(dst, headers);
     buf_appendf(dst, ", \"properties\": {\"delivery_mode\": %d, \"delivery_info\": {\"exchange\": ",
                 delivery_mode);

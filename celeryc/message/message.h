@@ -164,5 +164,10 @@ void message_write_custom_headers(struct buf *dst, const struct message *m);
  * no envelope are copied unchanged. 0, -ENOMEM. */
 int message_write_redelivered(struct buf *dst, struct slice raw) WARN_UNUSED;
 
+/* How often a message was passed on because whoever had it did not know its task, and its bytes with that number changed.
+ * m must have been parsed. 0, -ENOMEM, -EINVAL it has no properties. */
+int64_t message_bounces(const struct message *m);
+int message_write_bounced(struct buf *dst, const struct message *m, int64_t n) WARN_UNUSED;
+
 /* The priority step (0, 3, 6, 9) of a priority, clamped as kombu does. */
 int message_priority_step(int priority);

@@ -255,3 +255,32 @@ int wire_decode(const struct wire *w, struct arena *a, enum content c, struct sl
     r = auth_verify(w->auth, a, bytes, &c, &bytes, e);
     return r ? r : deserialize(a, c, bytes, ret_json, e);
 }
+
+/* ---- messages that are no tasks ---- */
+
+int wire_read(const struct wire *w, struct arena *a, struct slice content_type, struct slice bytes,
+              struct slice *ret_json, struct err *e)
+{
+    enum content c = content_find(content_type);
+
+    if (!wire_accepts(w, c))
+        return err_set(e, -EINVAL, "its content type %.*s is not in accept_content",
+                       (int)MIN(content_type.len, (size_t)64), content_type.p);
+    return wire_decode(w, a, c, bytes, ret_json, e);
+}
+
+void wire_write_start(struct buf *dst, const struct wire *w, struct slice json)
+{
+    CLEANUP(encoded_deinit) struct encoded x = {.bytes = BUF_INIT};
+    struct wire plain = w ? *w : (struct wire){.serializer = CONTENT_JSON};
+    int r;
+
+    plain.compression = NULL;
+    r = wire_encode(&plain, SLICE_NULL, SLICE_NULL, json, &x, NULL);
+    if (r == -EINVAL) /* a value that has no form there: better read by some than by nobody */
+        r = wire_encode(&plain, SLICE_LIT("json"), SLICE_NULL, json, &x, NULL);
+    if (r)
+        dst->failed = true;
+    else
+        message_write_start(dst, &x);
+}

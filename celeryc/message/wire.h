@@ -4,6 +4,8 @@
  * Made once from the settings, never changed afterwards, shared by threads. NULL stands for Celery's defaults: JSON,
  * not compressed, nothing else accepted. */
 
+#include "celeryc/base/arena.h"
+#include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
 #include "celeryc/base/util.h"
 
@@ -27,6 +29,13 @@ struct wire;
 int wire_new(const struct wire_options *o, struct wire **ret_w, struct err *e) WARN_UNUSED;
 struct wire *wire_free(struct wire *w);
 DEFINE_CLEANUP(struct wire, wire_free)
+
+/* For kombu's messages that are no tasks (remote control). The JSON text of a body, which is not base64 any more, in the
+ * arena (it may be the bytes themselves). 0; -ENOMEM; -EINVAL: not accepted, not to be read. */
+int wire_read(const struct wire *w, struct arena *a, struct slice content_type, struct slice bytes,
+              struct slice *ret_json, struct err *e) WARN_UNUSED;
+/* The beginning of an envelope with that body, up to the value of "headers"; never compressed. */
+void wire_write_start(struct buf *dst, const struct wire *w, struct slice json);
 
 /* Are there such a serializer and compression, by name or MIME type? What writes a message of them may still refuse. */
 bool wire_knows_serializer(const char *name);

@@ -43,6 +43,7 @@ struct yaml {
     struct err *e;
     struct node *stack[LIMIT_JSON_DEPTH];
     size_t depth, n_nodes, n_written;
+    bool halves; /* the text was changed for libyaml: yaml_half.c */
     struct node *root;
 };
 
@@ -145,21 +146,33 @@ static int new_node(struct yaml *y, struct node **ret_n)
     return 0;
 }
 
+static int scalar_text(const struct yaml *y, const yaml_event_t *event, struct slice *ret_s)
+{
+    CLEANUP(buf_deinit) struct buf shown = BUF_INIT;
+    struct slice s = {(const char *)event->data.scalar.value, event->data.scalar.length};
+    int r = 0;
+
+    if (y->halves && s.len) {
+        r = yaml_show_halves(&shown, s,
+                             event->data.scalar.style == YAML_DOUBLE_QUOTED_SCALAR_STYLE);
+        s = buf_slice(&shown);
+    }
+    ret_s->p = r ? NULL : arena_strdup(y->arena, s);
+    ret_s->len = s.len;
+    return ret_s->p ? 0 : -ENOMEM;
+}
+
 static int take_scalar(struct yaml *y, const yaml_event_t *event)
 {
     struct node *n;
-    char *text;
     int r = new_node(y, &n);
 
     if (r)
         return r;
     n->kind = NODE_SCALAR;
-    n->text = (struct slice){(const char *)event->data.scalar.value, event->data.scalar.length};
-    text = arena_strdup(y->arena, n->text);
-    if (!text)
-        return -ENOMEM;
-    n->text.p = text;
-    r = scalar_type(y, event, n);
+    r = scalar_text(y, event, &n->text);
+    if (r == 0)
+        r = scalar_type(y, event, n);
     if (r == 0)
         r = anchor(y, event->data.scalar.anchor, n);
     return r ? r : add(y, n);
@@ -404,10 +417,18 @@ int yaml_read(struct buf *dst, struct slice src, struct err *e)
 {
     CLEANUP(arena_free) struct arena *arena = arena_new();
     CLEANUP(map_free) struct map *anchors = map_new();
+    CLEANUP(buf_deinit) struct buf hidden = BUF_INIT;
     struct yaml y = {.dst = dst, .arena = arena, .anchors = anchors, .e = e};
     yaml_parser_t parser;
     int r;
 
+    y.halves = yaml_has_half(src);
+    if (y.halves) {
+        r = yaml_hide_halves(&hidden, src, e);
+        if (r)
+            return r;
+        src = buf_slice(&hidden);
+    }
     if (!arena || !anchors || !yaml_parser_initialize(&parser))
         return -ENOMEM;
     yaml_parser_set_input_string(&parser, (const unsigned char *)src.p, src.len);

@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* What the YAML files share: one scalar from its text to JSON. */
+/* What the YAML files share. */
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
 
 #define YAML_TAG "tag:yaml.org,2002:"
+
+/* ---- half surrogate pairs ---- */
+
+bool yaml_has_half(struct slice src);
+/* src without escapes of them, for libyaml. 0, -ENOMEM, -EINVAL. */
+int yaml_hide_halves(struct buf *dst, struct slice src, struct err *e) WARN_UNUSED;
+/* A scalar of such a text as it was; escapes: it is of a style that has them. 0, -ENOMEM. */
+int yaml_show_halves(struct buf *dst, struct slice text, bool escapes) WARN_UNUSED;
+
+/* ---- scalars ---- */
 
 enum yaml_type {
     YAML_T_STR,

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 
+#define DATE_LEN         10   /* 2024-01-02 */
 #define SIMPLE_KEY_CHARS 1000 /* a longer key needs a question mark */
 
 struct writer {
@@ -61,10 +62,31 @@ static void write_float(struct buf *dst, struct slice raw)
     }
 }
 
+/* A datetime or date as a timestamp. -EINVAL: it is none that exists. */
+static int write_moment(const struct writer *w, struct json_val value, bool date)
+{
+    CLEANUP(buf_deinit) struct buf read = BUF_INIT;
+    struct slice s;
+    int r = json_string(w->arena, value, &s);
+
+    if (r)
+        return r;
+    if (date && s.len > DATE_LEN)
+        s.len = DATE_LEN; /* the time behind a date says nothing */
+    if (!date && s.len <= DATE_LEN)
+        return -EINVAL;
+    r = yaml_resolve(s) == YAML_T_TIMESTAMP
+            ? yaml_write_scalar(&read, YAML_T_TIMESTAMP, s, false, NULL)
+            : -EINVAL;
+    if (r == 0)
+        buf_append_slice(w->dst, s);
+    return r;
+}
+
 static int write_typed(const struct writer *w, struct json_val type, struct json_val value)
 {
+    bool date = slice_eq_str(type.raw, "\"date\""), is;
     struct slice s;
-    bool is;
     int r = json_typed_bytes(w->arena, type, value, &is, &s);
 
     if (r == 0 && is) {
@@ -73,21 +95,13 @@ static int write_typed(const struct writer *w, struct json_val type, struct json
         buf_append_char(w->dst, '"');
         return 0;
     }
-    if (r == 0 && (slice_eq_str(type.raw, "\"datetime\"") || slice_eq_str(type.raw, "\"date\""))) {
-        bool date = slice_eq_str(type.raw, "\"date\"");
-
-        r = json_string(w->arena, value, &s);
-        /* A date is written like a date: the time behind it says nothing. */
-        if (r == 0 && date && s.len > 10)
-            s.len = 10;
-        if (r == 0 && yaml_resolve(s) == YAML_T_TIMESTAMP && (date || s.len > 10)) {
-            buf_append_slice(w->dst, s);
-            return 0;
-        }
-    }
-    if (r == -ENOMEM)
+    if (r == 0 && (date || slice_eq_str(type.raw, "\"datetime\"")))
+        r = write_moment(w, value, date);
+    else if (r == 0)
+        r = -EINVAL;
+    if (r != -EINVAL)
         return r;
-    return err_set(w->e, -EINVAL, "yaml: a typed value %.*s cannot be written",
+    return err_set(w->e, r, "yaml: a typed value %.*s cannot be written",
                    (int)MIN(type.raw.len, (size_t)40), type.raw.p);
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,15 @@ def check_canvas(world: World, canvas: Canvas, seed: int) -> bool:
     return True
 
 
+@cache
+def _world() -> World:
+    """One in a process: it changes Celery's modules."""
+    return World()
+
+
 def check_canvases(program: Path, seeds: range) -> int:
-    """How many of them Celery can send. In a process of its own: the world is there once in each."""
-    world, canvas = World(), Canvas(program)
+    """How many of them Celery can send. For a process of its own."""
+    world, canvas = _world(), Canvas(program)
     sent = 0
     try:
         for seed in seeds:

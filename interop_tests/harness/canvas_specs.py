@@ -99,7 +99,8 @@ class Specs:
         return sig
 
     def errback(self) -> Spec:
-        return task("canvas.errback", kwargs={"mark": self._mark()})
+        name = self.random.choice(["errback", "inline"])
+        return task(f"canvas.{name}", kwargs={"mark": self._mark()})
 
     def _name(self) -> str:
         p = self.profile

@@ -156,6 +156,9 @@ class Driver:
             return describe(error, meta["status"], meta.get("traceback"))
         return {"state": meta["status"], "value": error, "children": repr(meta.get("children"))}
 
+    def op_ping(self, node: str) -> Any:
+        return self.app.control.ping(destination=[node], limit=1, timeout=10)
+
     def op_burst(
         self, name: str, n_tasks: int, n_threads: int, timeout: float
     ) -> list[tuple[int, Any]]:

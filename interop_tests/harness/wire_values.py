@@ -58,11 +58,11 @@ class Values:
         self.leaves: list[Any] = [None, True, False, *TEXTS, *INTS, *FLOATS, *ODD_FLOATS, b"bytes"]
         self.leaves += [b"\xff\x00", b"", bytes(range(256))]
         if serializer != "msgpack":
-            self.leaves += [*BIG, *typed(r)]
+            self.leaves += [*BIG, *typed(r), *HALF]
         else:
             self.leaves += [2**63, 2**64 - 1]
         if serializer == "json":
-            self.leaves += [*HALF, *typed_json(r)]
+            self.leaves += typed_json(r)
 
     def leaf(self) -> Any:
         r = self.random

@@ -47,21 +47,28 @@ static void mark_of(struct celeryc_call *call, char mark[MARK_MAX])
     mark[n] = '\0';
 }
 
-static void note(struct celeryc_call *call)
+static void note_line(struct celeryc_call *call, const char *id, int64_t retries, const char *node,
+                      const char *args, size_t len)
 {
     char line[1024], mark[MARK_MAX];
-    size_t len;
-    const char *args = celeryc_args_json(call, &len);
     int fd = open(getenv("CANVAS_LOG"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     int n;
 
     mark_of(call, mark);
-    n = snprintf(line, sizeof line, "%s\t%s\t%lld\t%s\t%08x\t%.*s\n", mark, celeryc_task_id(call),
-                 (long long)celeryc_retries(call), celeryc_hostname(call), digest(call),
-                 (int)(len < ARGS_SHOWN ? len : ARGS_SHOWN), args);
+    n = snprintf(line, sizeof line, "%s\t%s\t%lld\t%s\t%08x\t%.*s\n", mark, id, (long long)retries,
+                 node, digest(call), (int)(len < ARGS_SHOWN ? len : ARGS_SHOWN), args);
     if (fd < 0 || write(fd, line, (size_t)n) != n)
         abort();
     close(fd);
+}
+
+static void note(struct celeryc_call *call)
+{
+    size_t len;
+    const char *args = celeryc_args_json(call, &len);
+
+    note_line(call, celeryc_task_id(call), celeryc_retries(call), celeryc_hostname(call), args,
+              len);
 }
 
 static int sum(struct celeryc_call *call)
@@ -164,3 +171,18 @@ static int errback(struct celeryc_call *call)
     return celeryc_return_int(call, 1);
 }
 CELERYC_TASK("canvas.errback", errback)
+
+static int not_a_task(struct celeryc_call *call)
+{
+    return celeryc_raise(call, "TypeError", "this is an errback");
+}
+
+static int inline_errback(struct celeryc_call *call, const struct celeryc_failure *f)
+{
+    char args[256];
+    int len = snprintf(args, sizeof args, "[\"%s\", \"%s\"]", f->task_id, f->exc_type);
+
+    note_line(call, "-", 0, "-", args, (size_t)len);
+    return 0;
+}
+CELERYC_TASK("canvas.inline", not_a_task, .errback = inline_errback)

@@ -45,12 +45,12 @@ static int parse(void)
     CLEANUP(arena_free) struct arena *a = arena_new();
     CLEANUP(buf_deinit) struct buf raw = BUF_INIT;
     struct mailbox_message m;
-    mailbox_write(&raw,
+    mailbox_write(&raw, NULL,
                   SLICE_LIT("{\"method\": \"ping\", \"pattern\": \"w(1|2)*\", \"matcher\": "
                             "\"pcre\", \"reply_to\": {\"exchange\": \"e\", \"routing_key\": "
                             "\"\\u006b\"}}"),
                   SLICE_LIT("{}"), SLICE_LIT("e"), SLICE_LIT(""), 2);
-    return !a || buf_ok(&raw) ? -ENOMEM : mailbox_parse(a, "w1@h", buf_slice(&raw), &m, NULL);
+    return !a || buf_ok(&raw) ? -ENOMEM : mailbox_parse(a, NULL, "w1@h", buf_slice(&raw), &m, NULL);
 }
 
 int main(void)

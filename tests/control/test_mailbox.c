@@ -13,10 +13,10 @@ static int read_body(struct arena *a, const char *body, struct mailbox_message *
                      struct err *e)
 {
     CLEANUP(buf_deinit) struct buf raw = BUF_INIT;
-    mailbox_write(&raw, slice_str(body), SLICE_LIT("{\"clock\": 7, \"expires\": 0}"),
+    mailbox_write(&raw, NULL, slice_str(body), SLICE_LIT("{\"clock\": 7, \"expires\": 0}"),
                   SLICE_LIT("celery.pidbox"), SLICE_LIT(""), 2);
     char *kept = arena_strdup(a, buf_slice(&raw));
-    return mailbox_parse(a, "w1@h", (struct slice){kept, raw.len}, ret_m, e);
+    return mailbox_parse(a, NULL, "w1@h", (struct slice){kept, raw.len}, ret_m, e);
 }
 
 struct body_case {
@@ -86,12 +86,13 @@ Test(mailbox, refuses_other_envelopes)
     struct mailbox_message m;
     for (size_t i = 0; i < ARRAY_SIZE(raws); i++) {
         struct err e = ERR_INIT;
-        cr_assert_eq(mailbox_parse(a, "w", slice_str(raws[i]), &m, &e), -EINVAL, "%s", raws[i]);
+        cr_assert_eq(mailbox_parse(a, NULL, "w", slice_str(raws[i]), &m, &e), -EINVAL, "%s",
+                     raws[i]);
         cr_assert(e.text[0], "%s", raws[i]);
     }
     /* A body that is not base64 is read as it stands, as kombu does. */
     cr_assert_eq(
-        mailbox_parse(a, "w",
+        mailbox_parse(a, NULL, "w",
                       SLICE_LIT("{\"properties\": {}, \"content-type\": "
                                 "\"application/json\", \"body\": \"{\\\"method\\\": 5}\"}"),
                       &m, NULL),

@@ -13,7 +13,7 @@ static void run(struct slice raw)
     struct call c;
     struct json_val v;
     ASSERT(a && fake_host_init(&f) == 0);
-    int r = mailbox_parse(a, "w1@h", raw, &m, &e);
+    int r = mailbox_parse(a, NULL, "w1@h", raw, &m, &e);
     ASSERT(r == 0 || e.text[0]);
     if (r)
         return;
@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CLEANUP(buf_deinit) struct buf raw = BUF_INIT;
     struct slice bytes = {(const char *)data, size};
     run(bytes);
-    mailbox_write(&raw, bytes, SLICE_LIT("{\"clock\": 1}"), SLICE_LIT("e"), SLICE_LIT(""), 2);
+    mailbox_write(&raw, NULL, bytes, SLICE_LIT("{\"clock\": 1}"), SLICE_LIT("e"), SLICE_LIT(""), 2);
     if (buf_ok(&raw) == 0)
         run(buf_slice(&raw));
     return 0;

@@ -19,6 +19,7 @@ struct scene {
     struct canvas_settings settings;
     struct message m;
     struct message_body b;
+    size_t n_bytes; /* of the signature; also says how things are set */
 };
 
 static struct json_val scanned(struct slice text)
@@ -27,6 +28,17 @@ static struct json_val scanned(struct slice text)
 
     ASSERT(json_scan(text, &v, NULL) == 0);
     return v;
+}
+
+/* "e" is an errback of the new style, "t" has options of its own; others are not known here. */
+static bool lookup(void *arg, struct slice task, struct canvas_defaults *ret)
+{
+    const size_t *n_bytes = arg;
+
+    *ret = (struct canvas_defaults){.time_limit_s = 7.5, .priority = 3, .expires_s = 60};
+    ret->errback = slice_eq_str(task, "e");
+    ret->ignore_result = *n_bytes % 2;
+    return ret->errback || slice_eq_str(task, "t");
 }
 
 static void set_scene(struct scene *s)
@@ -41,7 +53,15 @@ static void set_scene(struct scene *s)
                                                      "{}}}")};
 
     s->settings = (struct canvas_settings){
-        .default_queue = SLICE_LIT("celery"), .node = SLICE_LIT("w@fuzz"), .now_us = NOW_US};
+        .default_queue = SLICE_LIT("celery"),
+        .node = SLICE_LIT("w@fuzz"),
+        .now_us = NOW_US,
+        .inherit_priority = s->n_bytes & 2,
+        .header_errbacks = s->n_bytes & 4,
+        .result_extended = s->n_bytes & 8,
+        .lookup = lookup,
+        .arg = &s->n_bytes,
+    };
     if (raw.len == 0)
         ASSERT(message_write_new(&raw, &n) == 0);
     ASSERT(message_parse(s->a, buf_slice(&raw), &s->m, NULL) == 0);
@@ -74,6 +94,12 @@ static void check_part(const struct canvas_part *p)
     (void)scanned(p->body);
 }
 
+static void check_call(const struct canvas_call *c)
+{
+    ASSERT(c->task_id.len > 0);
+    ASSERT(scanned(c->errback).kind == JSON_K_OBJECT && scanned(c->x.args).kind == JSON_K_ARRAY);
+}
+
 static size_t check_effects(struct arena *a, const struct canvas_effects *fx)
 {
     CLEANUP(buf_deinit) struct buf children = BUF_INIT;
@@ -92,6 +118,8 @@ static size_t check_effects(struct arena *a, const struct canvas_effects *fx)
         check_part(&fx->parts[i]);
         bytes += fx->parts[i].member.len + fx->parts[i].body.len;
     }
+    for (size_t i = 0; i < fx->n_calls; i++)
+        check_call(&fx->calls[i]);
     for (size_t i = 0; i < fx->n_starts; i++)
         if (fx->starts[i].saved.p)
             (void)scanned(fx->starts[i].saved);
@@ -156,7 +184,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (enum op op = APPLY; op < N_OPS; op++) {
         CLEANUP(arena_free) struct arena *a = arena_new();
         struct canvas_effects fx = canvas_effects_init(a);
-        struct scene s = {.a = a};
+        struct scene s = {.a = a, .n_bytes = size};
         struct slice result = SLICE_NULL;
         struct err e = ERR_INIT;
         int code;

@@ -2,7 +2,9 @@
 /* Reading and writing messages with every allocation failing once. */
 
 #include "../base/nomem.h"
+#include "celeryc/message/message_priv.h"
 #include "celeryc/message/record.h"
+#include "celeryc/message/wire_priv.h"
 
 #include <errno.h>
 
@@ -93,6 +95,62 @@ static int write_record(void)
     return record_write(&b, &r);
 }
 
+/* ["x", 2.5, b"\\xff"] and {"k": null} */
+static const char msgpack[] =
+    "\x93\x93\xa1x\xcb\x40\x04\x00\x00\x00\x00\x00\x00\xc4\x01\xff\x81\xa1k\xc0\x80";
+static const char yaml[] =
+    "[[&a {x: 1}, *a, !!binary /w==, 2024-01-02, 0x1F, \"\\ud83d\"], {k: 1.5}, {}]";
+
+static int decode(enum content c, struct slice bytes)
+{
+    const struct wire_options o = {.accept = "json,msgpack,yaml"};
+    CLEANUP(wire_free) struct wire *w = NULL;
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct slice json;
+    struct err e = ERR_INIT;
+    int r = a ? wire_new(&o, &w, &e) : -ENOMEM;
+
+    if (r == 0)
+        r = wire_decode(w, a, c, bytes, &json, &e);
+    if (r == -EINVAL)
+        (void)fprintf(stderr, "%s\n", e.text);
+    return r;
+}
+
+static int read_msgpack(void)
+{
+    return decode(CONTENT_MSGPACK, (struct slice){msgpack, sizeof(msgpack) - 1});
+}
+
+static int read_yaml(void)
+{
+    return decode(CONTENT_YAML, SLICE_LIT(yaml));
+}
+
+static int encode(const char *serializer, const char *compression)
+{
+    CLEANUP(encoded_deinit) struct encoded x = {.bytes = BUF_INIT};
+    struct err e = ERR_INIT;
+    int r = wire_encode(NULL, slice_str(serializer), slice_str(compression),
+                        SLICE_LIT("[[1, \"x\\u00e9\", {\"__type__\": \"base64\", "
+                                  "\"__value__\": \"/w==\"}], {\"k\": 1.5}, {}]"),
+                        &x, &e);
+
+    if (r == -EINVAL)
+        (void)fprintf(stderr, "%s\n", e.text);
+    return r;
+}
+
+static int write_msgpack(void)
+{
+    return encode("msgpack", "zlib");
+}
+
+static int write_yaml(void)
+{
+    return encode("yaml", "zstd");
+}
+
 int main(void)
 {
     (void)nomem_sweep("protocol 1", read_v1);
@@ -101,5 +159,9 @@ int main(void)
     (void)nomem_sweep("retry", write_retry);
     (void)nomem_sweep("redelivered", write_redelivered);
     (void)nomem_sweep("record", write_record);
+    (void)nomem_sweep("read msgpack", read_msgpack);
+    (void)nomem_sweep("read YAML", read_yaml);
+    (void)nomem_sweep("write msgpack", write_msgpack);
+    (void)nomem_sweep("write YAML", write_yaml);
     return 0;
 }
