@@ -3,6 +3,7 @@
  *
  *   READING --parts--> (joined) ----------------------------> FIRING --> gone
  *                 \--a nested header lacks results--> WAITING <--> LOOKING --> FIRING
+ *   READING --a member failed--> PAUSED --------------------> FIRING
  *   FIRING, one database: one step of the transport (claim checked, body sent, chord cleaned up)
  *   FIRING, a backend of its own: BEGUN (claim extended, records and parts) -> SENT (messages, once) -> settled
  *
@@ -32,12 +33,14 @@
 #define LOOK_MS       200 /* between two looks for missing results */
 #define LOOK_LEAVES   500 /* of one look */
 #define WAIT_CLAIM_S  21  /* Celery's life of a claim while it publishes */
-#define MAX_FIRING    64  /* notes are not taken beyond that */
+#define PAUSE_MS      20
+#define MAX_FIRING    64 /* notes are not taken beyond that */
 
 enum chord_state {
     CHORD_READING,
     CHORD_WAITING,
     CHORD_LOOKING,
+    CHORD_PAUSED,
     CHORD_FIRING,
 };
 
@@ -54,7 +57,9 @@ struct chord {
     struct join *join; /* parts, and what was found of missing results */
     struct effects fx;
     struct canvas_effects calls; /* errbacks to be called when it has been fired */
-    bool failed;                 /* FIRING: settle as an error */
+    bool failed;                 /* settle as an error */
+    bool member_failed;          /* and because of a member */
+    uint64_t fire_ms;            /* PAUSED: until then, time of the loop */
 };
 
 static void drop(struct chord *c)
@@ -140,16 +145,10 @@ static struct canvas_parent parent_of(const struct chord *c)
     return (struct canvas_parent){c->note.parent, c->note.root, c->note.priority};
 }
 
-static void fire(struct chord *c, const struct canvas_effects *fx, bool failed)
+static void fire_now(struct chord *c)
 {
     struct worker *w = c->w;
-    const struct canvas_parent p = parent_of(c);
-    if (effects_make(w, c->arena, fx, &p, &c->fx)) {
-        drop_for_memory(c);
-        return;
-    }
     c->state = CHORD_FIRING;
-    c->failed = failed;
     if (w->backend) {
         result_backend_begin_fire(w->backend, c->key, c->token, WAIT_CLAIM_S, &c->fx.x, begun, c);
         return;
@@ -157,9 +156,53 @@ static void fire(struct chord *c, const struct canvas_effects *fx, bool failed)
     const struct transport_fire f = {.key = c->key,
                                      .fire_key = fire_key(w),
                                      .token = c->token,
-                                     .failed = failed,
+                                     .failed = c->failed,
                                      .end = effects_end(&c->fx)};
     transport_fire_chord(w->transport, &f, fired, c);
+}
+
+/* ---- the pause ----
+ * A Python client that begins to wait for the body looks whether a member has failed, to raise that error, then whether
+ * the body has ended. If both happened in between it raises the ChordError. So the body fails a little later. */
+
+static void unpause(uv_timer_t *t)
+{
+    struct worker *w = t->data;
+    uint64_t next_ms = 0;
+    struct list *it = w->firing.next;
+    while (it != &w->firing) {
+        struct chord *c = LIST_ENTRY(it, struct chord, node);
+        it = it->next;
+        if (c->state != CHORD_PAUSED)
+            continue;
+        if (c->fire_ms <= uv_now(&w->loop))
+            fire_now(c);
+        else if (!next_ms || c->fire_ms < next_ms)
+            next_ms = c->fire_ms;
+    }
+    if (next_ms)
+        (void)uv_timer_start(t, unpause, next_ms - uv_now(&w->loop), 0);
+}
+
+static void pause_chord(struct chord *c)
+{
+    struct worker *w = c->w;
+    c->state = CHORD_PAUSED;
+    c->fire_ms = uv_now(&w->loop) + PAUSE_MS;
+    if (!uv_is_active((uv_handle_t *)&w->pause_timer))
+        (void)uv_timer_start(&w->pause_timer, unpause, PAUSE_MS, 0);
+}
+
+static void fire(struct chord *c, const struct canvas_effects *fx, bool failed)
+{
+    const struct canvas_parent p = parent_of(c);
+    c->failed = failed;
+    if (effects_make(c->w, c->arena, fx, &p, &c->fx))
+        drop_for_memory(c);
+    else if (c->member_failed && uv_is_active((uv_handle_t *)&c->w->chord_timer))
+        pause_chord(c);
+    else
+        fire_now(c);
 }
 
 /* The chord has failed with x. settle_failed: as Celery after a failed member, else after a body that cannot be sent. */
@@ -178,6 +221,7 @@ static void fail(struct chord *c, const struct canvas_exception *x,
         return;
     }
     c->calls = fx;
+    c->member_failed = cause;
     fire(c, &fx, settle_failed);
 }
 
@@ -472,7 +516,10 @@ int chord_setup(struct worker *w)
     /* Saved groups hold what a result holds: they live as long as the longer of the two. */
     w->chords.group_ttl_s = w->chords.ttl_s && expires ? MAX(w->chords.ttl_s, expires) : 0;
     int r = uv_timer_init(&w->loop, &w->chord_timer);
+    if (r == 0)
+        r = uv_timer_init(&w->loop, &w->pause_timer);
     w->chord_timer.data = w;
+    w->pause_timer.data = w;
     return r;
 }
 

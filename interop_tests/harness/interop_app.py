@@ -316,7 +316,10 @@ def flaky_file(self: Task[Any, Any], good: int) -> int:
 
 
 @app.task(name="interop.on_error")
-def on_error(request: Any, exc: BaseException, _traceback: Any, path: str) -> None:
+def on_error(
+    request: Any, exc: BaseException, _traceback: Any, path: str, seconds: float = 0
+) -> None:
     """A new style errback: a line with what it was told."""
+    time.sleep(seconds)
     append_line(path, f"{request.id} {type(exc).__name__} {json.dumps(exc.args)}")
     raise RuntimeError("an errback's own failure changes nothing")
