@@ -23,7 +23,7 @@ struct message {
     struct slice raw;
     const struct wire *wire; /* borrowed; what the body is read with, and a retry written */
     int protocol;            /* 2 or 1 */
-    bool refused;            /* poison because accept_content does not have its content type */
+    bool refused; /* poison for nothing but a content type that accept_content does not have */
 
     /* envelope */
     struct json_val headers;    /* object, or NONE */

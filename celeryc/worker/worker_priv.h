@@ -112,7 +112,7 @@ struct worker {
     struct buf fire_key, note_start;
     struct list firing; /* chords on their way to their body */
     size_t n_chords;
-    uv_timer_t chord_timer;
+    uv_timer_t chord_timer, pause_timer;
     uint64_t next_scan_ms; /* the loop's clock */
     bool scanning;
     char scan_token[RESULT_TOKEN_SIZE];
