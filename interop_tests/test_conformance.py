@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from conformance.remote import AnyNode, Pool, merged
 from conformance.run import KINDS, LEFT_OUT, build
-from conformance.table import Outcomes, complaints, left_out_because, load, load_left_out, table
+from conformance.table import (
+    Outcomes,
+    complaints,
+    left_out_because,
+    load,
+    load_left_out,
+    table,
+    unusable,
+)
 from conformance.tap import parse_monitor, pushed_tasks
 from harness.client import Client
 from harness.redis_server import RedisServer
@@ -59,13 +67,24 @@ def test_left_out_tests_are_not_compared() -> None:
 
 def test_a_worker_without_tasks_is_told_of() -> None:
     assert "not every worker had tasks" in judged(handled={"celeryc1@interop": 0})
-    assert "not every worker had tasks" in judged(handled={"a@interop": 4, "b@interop": 2})
+    nothing = Outcomes("celeryc", BASELINE.tests, handled={})
+    assert complaints(BASELINE, nothing, [], 1) != []
+    assert complaints(BASELINE, nothing, []) == []  # of a selection
 
 
 def test_without_a_baseline_failures_count() -> None:
     other = Outcomes("celeryc", {ONE: "failed", TWO: "xfailed"}, handled={"celeryc1@interop": 2})
     (said,) = complaints(None, other, [], 1)
     assert ONE in said
+
+
+def test_a_broken_baseline_excuses_nothing() -> None:
+    tests = {f"{FILE}::test_{i}": "passed" for i in range(40)}
+    one, two, three = list(tests)[:3]
+    assert unusable(Outcomes("python", tests)) == []
+    assert unusable(Outcomes("python", tests | {one: "failed", two: "error"})) == []
+    assert unusable(Outcomes("python", tests | dict.fromkeys((one, two, three), "error"))) != []
+    assert unusable(Outcomes("python", {})) != []
 
 
 def test_table(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from harness import canvas
 from harness.canvas import Spec
 from harness.client import Client
 from harness.fleet import Fleet
+from harness.redis_server import RedisServer
 from harness.waiting import wait_until
+from harness.workers import WorkerFactory
 
 
-def on_error(path: Path) -> Spec:
-    return canvas.task("interop.on_error", str(path))
+def on_error(path: Path, seconds: float = 0.0) -> Spec:
+    return canvas.task("interop.on_error", str(path), seconds)
 
 
 def lines(path: Path) -> list[str]:
@@ -107,3 +110,20 @@ def test_of_a_time_limit(fleet: Fleet, client: Client, tmp_path: Path) -> None:
         assert {line.split(" ", 2)[:2] == [sent, "TimeLimitExceeded"] for line in lines(path)} == {
             True
         }
+
+
+def test_a_warm_shutdown_waits_for_it(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: Callable[..., Client],
+    tmp_path: Path,
+) -> None:
+    """The child that is to call it has to be made first. (A Python worker calls it in its main process.)"""
+    url = redis_server.socket_url(0)
+    worker = workers.start("celeryc", url, concurrency=1)
+    path = tmp_path / "errback"
+    make_client(url).apply(canvas.task("interop.die", 9, errbacks=[on_error(path, 1.0)]))
+    worker.process.wait_for_log("Task handler raised error", 15)
+    worker.process.send_signal(15)
+    wait_until(lambda: not worker.process.alive, "the worker has left")
+    assert len(lines(path)) == 1

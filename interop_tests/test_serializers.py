@@ -193,7 +193,7 @@ def test_what_a_worker_writes(
     compression: str | None,
 ) -> None:
     """task_serializer and task_compression of the worker hold for what it publishes: retries, steps, callbacks; the other
-    kind of worker reads them. A Python worker cannot write steps that have steps behind them in YAML."""
+    kind of worker reads them."""
     db = 14
     shared_redis.client(db).flushdb()
     url = shared_redis.socket_url(db)
@@ -204,9 +204,7 @@ def test_what_a_worker_writes(
         worker.wait_ready()
     client = make_client(url)
     value = VALUES[serializer]
-    steps = [echo(queue="other")]
-    if (kind, serializer) != ("python", "yaml"):
-        steps += [echo(), echo(queue="other", link=[])]
+    steps = [echo(queue="other"), echo(), echo(queue="other")]
     assert same(client.get(client.apply(chain(echo(value), *steps))).value, value)
     assert client.call("examples.flaky", "key", 3).value == 3
     queue = f"nobody-{uuid.uuid4()}"
@@ -220,7 +218,8 @@ def test_what_a_worker_writes(
 def test_a_retry_that_the_serializer_cannot_write(
     shared_redis: RedisServer, workers: WorkerFactory, make_client: MakeClient
 ) -> None:
-    """Decimals and the like have no form in msgpack: Python fails the task there, celeryc writes this one as JSON."""
+    """Better than Celery: decimals and the like have no form in msgpack, and Python fails the task; celeryc writes this
+    one as JSON."""
     url = shared_redis.socket_url(14)
     workers.start("celeryc", url, settings=ACCEPT | {"task_serializer": "msgpack"}).wait_ready()
     client = make_client(url)
@@ -250,7 +249,7 @@ def refused_messages() -> dict[str, tuple[str, bytes, str]]:
 def test_refused_content(
     shared_redis: RedisServer, workers: WorkerFactory, make_client: MakeClient, name: str
 ) -> None:
-    """A Python worker drops such a message, and whoever waits for its result waits for ever."""
+    """Better than Celery, which drops such a message: whoever waits for its result waits for ever."""
     url = shared_redis.socket_url(14)
     r = shared_redis.client(14)
     r.flushdb()
@@ -272,7 +271,7 @@ def test_refused_content(
 def test_a_chord_hears_of_a_refused_member(
     shared_redis: RedisServer, workers: WorkerFactory, make_client: MakeClient
 ) -> None:
-    """With Python workers alone such a chord never ends."""
+    """Better than Celery: with Python workers alone such a chord never ends."""
     url = shared_redis.socket_url(14)
     workers.start("celeryc", url).wait_ready()
     client = make_client(url)
@@ -383,6 +382,7 @@ def test_untrusted_messages_are_refused(
     authority: Authority,
     tmp_path: Path,
 ) -> None:
+    """Better than Celery, which drops all of these: the failure is stored and says why."""
     url = shared_redis.socket_url(14)
     r = shared_redis.client(14)
     r.flushdb()

@@ -23,6 +23,9 @@
 #define LIMIT_BATCH_RECORDS    1000000u     /* records of one batch */
 #define LIMIT_COLUMNS          256          /* columns of a record */
 #define LIMIT_CONFIG_BYTES     (1u << 20)   /* a --config file */
+#define LIMIT_BOUNCES          5000         /* times that an unknown task is passed on */
+#define LIMIT_PUZZLED          1000         /* such messages that wait for an answer */
+#define LIMIT_CENSUS_NAMES     200000       /* names that other workers may tell of */
 #define LIMIT_CONTROL_BYTES    (16u << 20)  /* a message of remote control */
 #define LIMIT_CONTROL_REPLY    (16u << 20)  /* and the reply to it */
 #define LIMIT_CONTROL_ARGS     (1u << 20)   /* a task's body that is shown decoded */

@@ -300,6 +300,8 @@ static int check_readable(struct canvas *c, struct slice text)
     if (c->code)
         return c->code;
     code = message_parse(c->arena, text, &m, &why);
+    if (code > 0 && m.refused)
+        return 0; /* what the receiver accepts is its business */
     return code > 0 ? canvas_bad(c, why.text) : canvas_fail(c, code);
 }
 

@@ -232,12 +232,12 @@ void celeryc_result_free(struct celeryc_result *r)
 
 const char *celeryc_result_id(const struct celeryc_result *r)
 {
-    return r->id;
+    return r ? r->id : NULL;
 }
 
 const char *celeryc_result_tuple(const struct celeryc_result *r)
 {
-    return r->tuple.p;
+    return r ? r->tuple.p : NULL;
 }
 
 /* ---- records ---- */
@@ -449,6 +449,8 @@ int celeryc_result_wait(struct celeryc_result *r, double timeout_s)
     struct attempts tries = client_attempts(deadline_ns);
     struct err e = ERR_INIT;
     int code = 0;
+    if (!r)
+        return -EINVAL;
     if (!look(r)) {
         do {
             e = ERR_INIT;
@@ -496,7 +498,7 @@ static struct slice state_of(const struct celeryc_result *r)
 
 const char *celeryc_result_state(struct celeryc_result *r)
 {
-    if (!look(r) && refresh(r))
+    if (!r || (!look(r) && refresh(r)))
         return NULL;
     (void)look(r);
     if (r->ended && settle(r))
@@ -508,7 +510,7 @@ const char *celeryc_result_state(struct celeryc_result *r)
 
 const char *celeryc_result_json(const struct celeryc_result *r, size_t *ret_len)
 {
-    bool there = r->ended && r->json.data;
+    bool there = r && r->ended && r->json.data;
     if (ret_len)
         *ret_len = there ? r->json.len : 0;
     return there ? r->json.data : NULL;
@@ -516,13 +518,15 @@ const char *celeryc_result_json(const struct celeryc_result *r, size_t *ret_len)
 
 const char *celeryc_result_traceback(const struct celeryc_result *r)
 {
-    return r->traceback;
+    return r ? r->traceback : NULL;
 }
 
 int celeryc_result_forget(struct celeryc_result *r)
 {
     struct redis_sync *s = NULL;
     struct err e = ERR_INIT;
+    if (!r)
+        return -EINVAL;
     int code = client_backend(r->client, &s, &e);
     for (size_t i = 0; code == 0 && i < r->n; i++)
         redis_sync_queue(s, 2, (const struct slice[]){SLICE_LIT("DEL"), r->leaves[i]->key});

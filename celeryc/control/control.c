@@ -111,6 +111,10 @@ static void on_push(struct redis_conn *conn, const struct redis_reply *reply, vo
     const struct redis_reply *payload = reply->elem[reply->n - 1];
     if (payload->kind != REDIS_R_STRING || c->left)
         return;
+    if (reply->n == 3 && slice_eq(reply->elem[1]->str, buf_slice(&c->online_channel))) {
+        census_online(c);
+        return;
+    }
     c->panel.clock++;
     arena_reset(c->arena);
     /* Values that pass through, as the ticket, must outlive the push when the reply waits for a store. */
@@ -125,8 +129,9 @@ static void on_push(struct redis_conn *conn, const struct redis_reply *reply, vo
     if ((uint64_t)m.clock > c->mailbox_clock)
         c->mailbox_clock = (uint64_t)m.clock;
     c->mailbox_clock++;
-    bool own_hello = m.wants_reply && c->oid[0] && slice_eq_str(m.routing_key, c->oid);
-    if (m.for_us && !own_hello)
+    bool own = m.wants_reply && ((c->oid[0] && slice_eq_str(m.routing_key, c->oid)) ||
+                                 census_is_own(c, m.routing_key));
+    if (m.for_us && !own)
         run_command(c, &m);
 }
 
@@ -204,6 +209,9 @@ static void on_mailbox_up(struct redis_conn *conn, void *arg)
     struct control *c = arg;
     const struct slice argv[] = {SLICE_LIT("SUBSCRIBE"), buf_slice(&c->channel)};
     redis_command(conn, on_subscribed, c, 0, ARRAY_SIZE(argv), argv);
+    /* Not needed to work: without it what is known of the others may be some seconds old. */
+    const struct slice online[] = {SLICE_LIT("SUBSCRIBE"), buf_slice(&c->online_channel)};
+    redis_command(conn, NULL, NULL, 0, ARRAY_SIZE(online), online);
 }
 
 static void on_commands_up(struct redis_conn *conn, void *arg)
@@ -220,6 +228,7 @@ static void lost(struct control *c, const char *reason)
     c->announced = false;
     c->oid[0] = '\0';
     (void)uv_timer_stop(&c->mingle);
+    census_lost(c);
     if (!c->told && !c->left) {
         c->told = true;
         log_warning("remote control: %s", reason);
@@ -268,8 +277,10 @@ static int name_things(struct control *c)
     buf_appendf(&c->queue, "%s.%s.pidbox", o->node, exchange);
     buf_appendf(&c->channel, "%s/%d.%s.pidbox", o->key_prefix, o->broker->db, exchange);
     buf_appendf(&c->event_channel, "%s/%d.%s/", o->key_prefix, o->broker->db, events);
-    const struct buf *all[] = {&c->exchange, &c->reply_exchange, &c->queue, &c->channel,
-                               &c->event_channel};
+    buf_appendf(&c->online_channel, "%sworker.online",
+                c->event_channel.data ? c->event_channel.data : "");
+    const struct buf *all[] = {&c->exchange, &c->reply_exchange, &c->queue,
+                               &c->channel,  &c->event_channel,  &c->online_channel};
     for (size_t i = 0; i < ARRAY_SIZE(all); i++)
         if (buf_ok(all[i]))
             return -ENOMEM;
@@ -309,11 +320,12 @@ static void start_timer(struct control *c, uv_timer_t *t, uv_timer_cb fn, int64_
 
 static struct control *release(struct control *c)
 {
-    struct buf *bufs[] = {&c->channel, &c->exchange, &c->reply_exchange, &c->queue,
-                          &c->event_channel};
+    struct buf *bufs[] = {&c->channel, &c->exchange,      &c->reply_exchange,
+                          &c->queue,   &c->event_channel, &c->online_channel};
     for (size_t i = 0; i < ARRAY_SIZE(bufs); i++)
         buf_deinit(bufs[i]);
     panel_deinit(&c->panel);
+    census_deinit(c);
     arena_free(c->arena);
     free(c);
     return NULL;
@@ -329,13 +341,14 @@ struct control *control_new(uv_loop_t *loop, const struct control_options *o,
     c->o = o;
     c->sep = o->sep ? o->sep : "\x06\x16";
     c->arena = arena_new();
-    if (panel_init(&c->panel, h, o) || !c->arena || name_things(c))
+    if (panel_init(&c->panel, h, o) || !c->arena || name_things(c) || census_init(c))
         return release(c);
     connect_all(c);
     start_timer(c, &c->beat, on_beat, o->heartbeat_ms);
     start_timer(c, &c->ping, on_ping, o->listen ? PING_MS : 0);
     start_timer(c, &c->bind, on_bind, o->listen ? CONTROL_BINDING_MS / 3 : 0);
     start_timer(c, &c->mingle, NULL, 0);
+    start_timer(c, &c->census_timer, NULL, 0);
     if (!c->commands || (o->listen && !c->mailbox) ||
         (o->listen && o->backend && !o->same_backend && !c->results))
         return control_free(c);
@@ -366,7 +379,7 @@ struct control *control_free(struct control *c)
     c->mailbox = redis_conn_free(c->mailbox);
     c->results = redis_conn_free(c->results);
     c->commands = redis_conn_free(c->commands);
-    uv_timer_t *timers[] = {&c->beat, &c->ping, &c->bind, &c->mingle};
+    uv_timer_t *timers[] = {&c->beat, &c->ping, &c->bind, &c->mingle, &c->census_timer};
     for (size_t i = 0; i < ARRAY_SIZE(timers); i++)
         uv_close((uv_handle_t *)timers[i], on_closed);
     return NULL;
@@ -401,6 +414,7 @@ void control_leave(struct control *c, int64_t deadline_ms, void (*fn)(void *arg)
     if (c->o->heartbeat_ms && redis_conn_is_up(c->commands))
         publish_event(c, EVENT_OFFLINE, NULL, NULL);
     (void)uv_timer_stop(&c->mingle);
+    (void)uv_timer_stop(&c->census_timer);
     if (c->o->listen)
         bind_mailbox(c, false);
     const struct slice ping[] = {SLICE_LIT("PING")};

@@ -67,6 +67,8 @@ struct control_host {
     void (*on_listening)(bool listening, void *arg);
     /* These ids were revoked just now; borrowed. */
     void (*revoked)(size_t n, const struct slice *ids, void *arg);
+    /* A census has ended, well or not: ask again what you asked. */
+    void (*counted)(void *arg);
     /* Is it this worker that lists what all of them share? */
     bool (*lists_delayed)(void *arg);
 };
@@ -104,6 +106,16 @@ bool control_revoked_id(const struct control *c, struct slice id);
 /* Flags an id as revoked, as Celery does with what has expired. */
 void control_flag_revoked(struct control *c, struct slice id);
 bool control_revoked(const struct control *c, const struct message *m, struct buf *log_text);
+
+/* Do other workers know a task? What they answered is kept for some seconds, and asked again when a worker comes online. */
+enum census {
+    CENSUS_ASKING, /* fn of the options will be called when it is known */
+    CENSUS_NONE,   /* nobody who serves the queue has it */
+    CENSUS_SOME,   /* another worker that serves the queue has it */
+    CENSUS_CANNOT, /* they cannot be asked now */
+};
+
+enum census control_census(struct control *c, struct slice task, const char *queue);
 
 /* Says worker-offline, leaves the mailbox; fn when Redis has answered or deadline_ms has passed, never from inside. */
 void control_leave(struct control *c, int64_t deadline_ms, void (*fn)(void *arg), void *arg);

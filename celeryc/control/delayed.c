@@ -36,7 +36,8 @@ static void read_page(struct asking *a, const struct redis_reply *reply)
         struct panel_delayed *at = &v[p->n_delayed];
         double due_ms = 0;
         if (num_parse_f64(reply->elem[4 * i + 1]->str, &due_ms) == 0 &&
-            message_parse(a->arena, reply->elem[4 * i + 3]->str, &at->m, NULL) == 0) {
+            message_parse_as(a->arena, a->c->o->wire, reply->elem[4 * i + 3]->str, &at->m, NULL) ==
+                0) {
             at->due_us = (int64_t)due_ms * 1000;
             p->n_delayed++;
         }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 /* The parts of the folder that talk to Redis, among themselves: control.c (connections, life), answer.c (replies, REVOKED
- * records), delayed.c (what waits at the broker), mingle.c (asking the others at the start). */
+ * records), delayed.c (what waits at the broker), mingle.c (asking the others at the start), census.c (asking them what tasks
+ * they have). */
 
 #include "celeryc/base/codec.h"
 #include "celeryc/control/control_priv.h"
@@ -15,9 +16,10 @@ struct control {
     struct panel panel;
     struct redis_conn *mailbox, *commands, *results; /* results: NULL when it is commands */
     struct arena *arena;                             /* of the message at hand */
-    uv_timer_t beat, ping, bind, mingle;
+    uv_timer_t beat, ping, bind, mingle, census_timer;
+    struct census_state *census;
     int n_timers;
-    struct buf channel, exchange, reply_exchange, queue, event_channel;
+    struct buf channel, exchange, reply_exchange, queue, event_channel, online_channel;
     const struct redis_script *scripts[8];
     const char *sep;
     uint64_t mailbox_clock;
@@ -46,6 +48,16 @@ void answer_when_stored(struct control *c, const struct mailbox_message *m, stru
 bool delayed_wanted(const struct control *c, const struct mailbox_message *m);
 void delayed_ask(struct control *c, const struct mailbox_message *m);
 
+/* ---- census.c ---- */
+int census_init(struct control *c) WARN_UNUSED;
+void census_deinit(struct control *c);
+void census_lost(struct control *c);   /* a connection is gone: what was asked is not answered */
+void census_online(struct control *c); /* a worker has come: what is known is old soon */
+bool census_is_own(const struct control *c, struct slice routing_key); /* of our own question */
+
 /* ---- mingle.c ---- */
+/* The list that replies to oid go to, and its binding. */
+void mingle_write_queue(struct buf *dst, const struct control *c, const char *oid);
+void mingle_write_member(struct buf *dst, const struct control *c, const char *oid);
 extern const struct redis_script mingle_collect;
 void mingle_start(struct control *c);

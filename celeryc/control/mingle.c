@@ -20,16 +20,16 @@ const struct redis_script mingle_collect = {
     "return all\n",
 };
 
-static void write_queue(struct buf *dst, const struct control *c)
+void mingle_write_queue(struct buf *dst, const struct control *c, const char *oid)
 {
-    buf_appendf(dst, "%s.", c->oid);
+    buf_appendf(dst, "%s.", oid);
     buf_append_slice(dst, buf_slice(&c->reply_exchange));
 }
 
-static void write_member(struct buf *dst, const struct control *c)
+void mingle_write_member(struct buf *dst, const struct control *c, const char *oid)
 {
-    buf_appendf(dst, "%s%s%s", c->oid, c->sep, c->sep);
-    write_queue(dst, c);
+    buf_appendf(dst, "%s%s%s", oid, c->sep, c->sep);
+    mingle_write_queue(dst, c, oid);
 }
 
 /* {node: {"revoked": ..., "clock": n}}; null from ourselves. */
@@ -58,7 +58,7 @@ static void collect(struct control *c, redis_reply_fn fn)
 {
     CLEANUP(buf_deinit) struct buf list = BUF_INIT;
     buf_append_str(&list, c->o->key_prefix);
-    write_queue(&list, c);
+    mingle_write_queue(&list, c, c->oid);
     if (buf_ok(&list))
         return;
     const struct slice argv[] = {buf_slice(&list)};
@@ -68,7 +68,7 @@ static void collect(struct control *c, redis_reply_fn fn)
 static void finish(struct control *c)
 {
     CLEANUP(buf_deinit) struct buf member = BUF_INIT;
-    write_member(&member, c);
+    mingle_write_member(&member, c, c->oid);
     if (buf_ok(&member) == 0)
         io_unbind(c, buf_slice(&c->reply_exchange), buf_slice(&member));
     collect(c, NULL); /* what came in between is too late, and must not stay */
@@ -146,7 +146,7 @@ void mingle_start(struct control *c)
     uuid4_text(c->oid);
     c->mingle_rounds = 0;
     c->n_synced = 0;
-    write_member(&member, c);
+    mingle_write_member(&member, c, c->oid);
     write_hello(&raw, c);
     if (buf_ok(&member) || buf_ok(&raw)) {
         log_error("out of memory: the other workers are not asked what was revoked");

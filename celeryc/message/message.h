@@ -23,7 +23,7 @@ struct message {
     struct slice raw;
     const struct wire *wire; /* borrowed; what the body is read with, and a retry written */
     int protocol;            /* 2 or 1 */
-    bool refused;            /* poison because accept_content does not have its content type */
+    bool refused; /* poison for nothing but a content type that accept_content does not have */
 
     /* envelope */
     struct json_val headers;    /* object, or NONE */
@@ -163,6 +163,11 @@ void message_write_custom_headers(struct buf *dst, const struct message *m);
 /* raw with headers.redelivered and properties.delivery_info.redelivered set, all else byte for byte. Bytes that are
  * no envelope are copied unchanged. 0, -ENOMEM. */
 int message_write_redelivered(struct buf *dst, struct slice raw) WARN_UNUSED;
+
+/* How often a message was passed on because whoever had it did not know its task, and its bytes with that number changed.
+ * m must have been parsed. 0, -ENOMEM, -EINVAL it has no properties. */
+int64_t message_bounces(const struct message *m);
+int message_write_bounced(struct buf *dst, const struct message *m, int64_t n) WARN_UNUSED;
 
 /* The priority step (0, 3, 6, 9) of a priority, clamped as kombu does. */
 int message_priority_step(int priority);

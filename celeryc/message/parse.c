@@ -274,6 +274,7 @@ static int parse_envelope(struct parse *p)
     }
     if (code == -ENOMEM)
         return code;
+    m->refused = m->refused && !fields_code;
     if (fields_code || code)
         return MESSAGE_E_POISON;
     if (!m->task.p)

@@ -1,32 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Marks a message as redelivered, as kombu does when it puts one back: headers.redelivered and
- * properties.delivery_info.redelivered become true. Everything else stays byte for byte; only pieces of text are
- * inserted or replaced, nothing is decoded. */
+/* Small changes to a message that is passed on. Marked as redelivered, as kombu does when it puts one back:
+ * headers.redelivered and properties.delivery_info.redelivered become true. Forwarded: the number of times stands in a
+ * property, which Celery ignores and, unlike a header, does not copy to a retry. Everything else stays byte for byte; only
+ * pieces of text are inserted or replaced, nothing is decoded. */
 
 #include "celeryc/message/json_priv.h"
 
 #include "celeryc/message/message.h"
 
-#define FLAG "redelivered"
+#include <errno.h>
 
-/* Copies an object with the flag in it: over the value that is there, else at the end as Python would insert it. */
-static void write_flagged(struct buf *dst, struct json_val object)
+#define BOUNCES "celeryc_bounces"
+
+/* Copies an object with a member in it: over the value that is there, else at the end as Python would insert it. */
+static void write_with(struct buf *dst, struct json_val object, const char *key, const char *value)
 {
     const char *done = object.raw.p, *last = object.raw.p + object.raw.len - 1;
     struct json_iter it;
     bool found = false, empty = true;
 
     for (json_iter_init(&it, object); json_next(&it); empty = false) {
-        if (!json_key_is(it.key, SLICE_LIT(FLAG)))
+        if (!json_key_is(it.key, slice_str(key)))
             continue;
         buf_append(dst, done, (size_t)(it.val.raw.p - done));
-        buf_append_str(dst, "true");
+        buf_append_str(dst, value);
         done = it.val.raw.p + it.val.raw.len;
         found = true;
     }
     buf_append(dst, done, (size_t)(last - done));
     if (!found)
-        buf_append_str(dst, empty ? "\"" FLAG "\": true" : ", \"" FLAG "\": true");
+        buf_appendf(dst, "%s\"%s\": %s", empty ? "" : ", ", key, value);
     buf_append_char(dst, '}');
 }
 
@@ -34,7 +37,7 @@ static void write_flagged(struct buf *dst, struct json_val object)
 static const char *flag_at(struct buf *dst, const char *from, struct json_val object)
 {
     buf_append(dst, from, (size_t)(object.raw.p - from));
-    write_flagged(dst, object);
+    write_with(dst, object, "redelivered", "true");
     return object.raw.p + object.raw.len;
 }
 
@@ -57,5 +60,26 @@ int message_write_redelivered(struct buf *dst, struct slice raw)
             done = flag_at(dst, done, info);
     }
     buf_append(dst, done, (size_t)(raw.p + raw.len - done));
+    return buf_ok(dst);
+}
+
+int64_t message_bounces(const struct message *m)
+{
+    int64_t n = 0;
+    return json_i64(json_get(m->properties, BOUNCES), &n) || n < 0 ? 0 : n;
+}
+
+int message_write_bounced(struct buf *dst, const struct message *m, int64_t n)
+{
+    struct json_val p = m->properties;
+    char text[24];
+
+    if (p.kind != JSON_K_OBJECT)
+        return -EINVAL;
+    (void)snprintf(text, sizeof(text), "%lld", (long long)n);
+    buf_append(dst, m->raw.p, (size_t)(p.raw.p - m->raw.p));
+    write_with(dst, p, BOUNCES, text);
+    const char *rest = p.raw.p + p.raw.len;
+    buf_append(dst, rest, (size_t)(m->raw.p + m->raw.len - rest));
     return buf_ok(dst);
 }

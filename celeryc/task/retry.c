@@ -100,6 +100,92 @@ void celeryc_retry_args(struct celeryc_call *call, const char *args_json, const 
               "the keyword arguments of the retry are no JSON object", &call->retry_kwargs);
 }
 
+/* The place of a parameter by its JSON key; n_params when it is none. */
+static size_t param_at(const struct celeryc_call *call, struct json_val key)
+{
+    struct slice name;
+    size_t i = 0;
+    if (json_string_z(call->arena, key, &name) < 0)
+        return call->task->n_params;
+    while (i < call->task->n_params && !slice_eq_str(name, call->task->params[i]))
+        i++;
+    return i;
+}
+
+static void append_member(struct buf *dst, struct json_val key, struct json_val v)
+{
+    buf_append_str(dst, dst->len > 1 ? ", " : "");
+    if (key.kind != JSON_K_NONE) {
+        buf_append_slice(dst, key.raw);
+        buf_append_str(dst, ": ");
+    }
+    buf_append_slice(dst, v.raw);
+}
+
+/* New arguments by position take the place of the old ones by keyword. */
+static void drop_replaced_keywords(struct celeryc_call *call, size_t n_args, struct buf *kwargs)
+{
+    struct json_iter it;
+    buf_append_char(kwargs, '{');
+    for (json_iter_init(&it, call->body->kwargs); json_next(&it);)
+        if (param_at(call, it.key) >= MIN(n_args, call->task->n_params))
+            append_member(kwargs, it.key, it.val);
+    buf_append_char(kwargs, '}');
+}
+
+/* New arguments by keyword take the place of the old ones by position. */
+static void replace_positions(struct celeryc_call *call, struct json_val keywords, struct buf *args,
+                              struct buf *kwargs)
+{
+    const size_t n = MIN(json_len(call->body->args), call->task->n_params);
+    struct json_iter old, it;
+    size_t i = 0;
+    buf_append_char(args, '[');
+    for (json_iter_init(&old, call->body->args); json_next(&old); i++) {
+        struct json_val v = old.val;
+        for (json_iter_init(&it, keywords); json_next(&it);)
+            if (i < n && param_at(call, it.key) == i)
+                v = it.val;
+        append_member(args, (struct json_val){.kind = JSON_K_NONE}, v);
+    }
+    buf_append_char(args, ']');
+    buf_append_char(kwargs, '{');
+    for (json_iter_init(&it, keywords); json_next(&it);)
+        if (param_at(call, it.key) >= n)
+            append_member(kwargs, it.key, it.val);
+    buf_append_char(kwargs, '}');
+}
+
+static void take_text(struct celeryc_call *call, struct buf *b, struct slice *ret_text)
+{
+    if (b->len == 0)
+        return;
+    *ret_text = (struct slice){buf_ok(b) ? NULL : arena_strdup(call->arena, buf_slice(b)), b->len};
+    call->failed_alloc |= !ret_text->p;
+}
+
+/* When only the one or only the other was given anew, and a parameter would now have two values (Celery 5.7,
+ * Task.retry). */
+static void settle_retry_args(struct celeryc_call *call)
+{
+    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
+    CLEANUP(buf_deinit) struct buf kwargs = BUF_INIT;
+    struct json_val v;
+    struct err e = ERR_INIT;
+    if (!call->retry_args.p == !call->retry_kwargs.p)
+        return;
+    if (json_scan(call->retry_args.p ? call->retry_args : call->retry_kwargs, &v, &e)) {
+        call->failed_alloc = true;
+        return;
+    }
+    if (call->retry_args.p)
+        drop_replaced_keywords(call, json_len(v), &kwargs);
+    else
+        replace_positions(call, v, &args, &kwargs);
+    take_text(call, &args, &call->retry_args);
+    take_text(call, &kwargs, &call->retry_kwargs);
+}
+
 void celeryc_retry_option(struct celeryc_call *call, const char *option, const char *value_json)
 {
     struct json_val v;
@@ -228,6 +314,9 @@ int call_retry_message(struct celeryc_call *call, struct buf *dst, struct canvas
 {
     if (call->retry_error)
         return wrong_retry(call, call->retry_error);
+    settle_retry_args(call);
+    if (call->failed_alloc)
+        return -ENOMEM;
     if (call->retry_options.len > 0)
         return retry_by_signature(call, ret_m);
     int64_t now_us = clock_wall_us();

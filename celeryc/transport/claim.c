@@ -12,6 +12,9 @@
  * while no BLMOVE was out. A waiter blocks only after its client id stands in our worker entry, so that a restorer can
  * kill it, and after clients of its earlier connections are killed.
  *
+ * Redis serves whoever has blocked for longest, and a Python worker blocks anew every second: so a worker that passes
+ * messages on to Python ones blocks briefly for a while, or it would take them back for ever.
+ *
  * What must never happen: a message left in a waiting list while nobody will look, a BLMOVE out after
  * transport_stop_claiming has called back. */
 #include <errno.h>
@@ -23,6 +26,7 @@
 #include "celeryc/transport/transport_priv.h"
 
 #define BLOCK_SECONDS     "5"
+#define BRIEFLY_SECONDS   "0.5"
 #define BLOCK_DEADLINE_MS 10000
 #define CHECK_MS          30000
 #define UNBLOCK_RETRY_MS  50
@@ -304,8 +308,11 @@ static void start_waiter(struct queue *q)
     redis_conn_start(q->conn);
     if (!q->ready || q->wait != WAIT_NONE || !redis_conn_is_up(q->conn))
         return;
-    struct slice argv[] = {SLICE_LIT("BLMOVE"), slice_str(q->keys[0]), slice_str(q->waiting),
-                           SLICE_LIT("RIGHT"),  SLICE_LIT("LEFT"),     SLICE_LIT(BLOCK_SECONDS)};
+    bool briefly = (int64_t)uv_now(q->t->loop) < q->t->brief_until_ms;
+    struct slice argv[] = {
+        SLICE_LIT("BLMOVE"),   slice_str(q->keys[0]),
+        slice_str(q->waiting), SLICE_LIT("RIGHT"),
+        SLICE_LIT("LEFT"),     briefly ? SLICE_LIT(BRIEFLY_SECONDS) : SLICE_LIT(BLOCK_SECONDS)};
     q->wait = WAIT_BLOCKED;
     q->dirty = true;
     q->old_id = redis_conn_client_id(q->conn);

@@ -24,6 +24,8 @@
 #include "celeryc/transport/stored.h"
 #include "celeryc/transport/transport_priv.h"
 
+#define BRIEF_MS 60000 /* how long the waiters block briefly after a message was passed on */
+
 /* ---- claims that are ours ---- */
 
 int held_add(struct transport *t, uint64_t seq, bool started)
@@ -223,16 +225,13 @@ void ops_return_field(struct transport *t, uint64_t seq, size_t tail_len, transp
               ARRAY_SIZE(argv), argv);
 }
 
-void transport_delay(struct transport *t, const struct claim *c, struct slice name, int64_t due_us,
-                     transport_done_fn fn, void *arg)
+static void delay(struct transport *t, const struct claim *c, struct slice name, struct slice raw,
+                  int64_t due_us, transport_done_fn fn, void *arg)
 {
     char due[24], tail[24], id[UUID_TEXT_SIZE];
     uint64_t seq = claim_seq(t, c);
     int64_t due_ms = (due_us + 999) / 1000 + t->clock_offset_ms;
     uuid4_text(id);
-    struct slice raw = {c->raw, c->raw_len};
-    if (tail_bytes(t, c))
-        raw = SLICE_LIT("");
     struct slice argv[] = {slice_str(c->field),
                            flag(c->started),
                            number(due, due_ms),
@@ -243,6 +242,28 @@ void transport_delay(struct transport *t, const struct claim *c, struct slice na
     ops_issue(t, &(struct op){.kind = 'D', .seq = seq, .fn = fn, .arg = arg}, ARRAY_SIZE(argv),
               argv);
     promote_expect(t, due_ms);
+}
+
+void transport_delay(struct transport *t, const struct claim *c, struct slice name, int64_t due_us,
+                     transport_done_fn fn, void *arg)
+{
+    /* "": cut from the stored value, so fewer bytes travel */
+    struct slice raw = tail_bytes(t, c) ? SLICE_LIT("") : (struct slice){c->raw, c->raw_len};
+    delay(t, c, name, raw, due_us, fn, arg);
+}
+
+void transport_forward(struct transport *t, const struct claim *c, struct slice name,
+                       struct slice raw, int64_t due_us, transport_done_fn fn, void *arg)
+{
+    t->brief_until_ms = (int64_t)uv_now(t->loop) + BRIEF_MS;
+    if (due_us) {
+        delay(t, c, name, raw, due_us, fn, arg);
+        return;
+    }
+    struct slice argv[] = {slice_str(c->field), flag(c->started), SLICE_LIT("L"), raw,
+                           SLICE_LIT("0")};
+    ops_issue(t, &(struct op){.kind = 'R', .seq = claim_seq(t, c), .fn = fn, .arg = arg},
+              ARRAY_SIZE(argv), argv);
 }
 
 void transport_store(struct transport *t, const struct transport_record *record,

@@ -193,6 +193,10 @@ void transport_return(struct transport *t, const struct claim *c, bool head, boo
 void transport_delay(struct transport *t, const struct claim *c, struct slice name, int64_t due_us,
                      transport_done_fn fn, void *arg);
 
+/* Passes a message on with other bytes: to the tail of its list, or, if due_us is not 0, by way of celeryc:delayed. */
+void transport_forward(struct transport *t, const struct claim *c, struct slice name,
+                       struct slice raw, int64_t due_us, transport_done_fn fn, void *arg);
+
 /* Claims delayed messages of our queues before they are due, by name; those that are there come as claims. A courtesy:
  * nothing happens while the connection is away. */
 void transport_claim_delayed(struct transport *t, size_t n, const struct slice *names);

@@ -142,13 +142,14 @@ struct transport {
     bool maybe_more;  /* the lists may hold something */
     uint64_t n_invalidated;
     uint64_t invalidated_at_claim;
-    bool tracking;        /* CLIENT TRACKING is on for the present connections */
-    bool tracking_denied; /* told once */
-    bool announced;       /* on_up was called for the present connection */
-    bool policy_told;     /* maxmemory-policy was warned of */
-    bool checking;        /* the claim that is out was asked for by the safety check alone */
-    unsigned n_missed;    /* messages that only the safety check found, since the last wake-up */
-    char *hot;            /* raw that may start in the next claim */
+    bool tracking;          /* CLIENT TRACKING is on for the present connections */
+    bool tracking_denied;   /* told once */
+    bool announced;         /* on_up was called for the present connection */
+    bool policy_told;       /* maxmemory-policy was warned of */
+    bool checking;          /* the claim that is out was asked for by the safety check alone */
+    unsigned n_missed;      /* messages that only the safety check found, since the last wake-up */
+    int64_t brief_until_ms; /* the loop's clock: waiters block briefly until then */
+    char *hot;              /* raw that may start in the next claim */
     size_t hot_len;
     void (*stop_fn)(void *arg);
     void *stop_arg;

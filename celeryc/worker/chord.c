@@ -3,6 +3,7 @@
  *
  *   READING --parts--> (joined) ----------------------------> FIRING --> gone
  *                 \--a nested header lacks results--> WAITING <--> LOOKING --> FIRING
+ *   READING --a member failed--> PAUSED --------------------> FIRING
  *   FIRING, one database: one step of the transport (claim checked, body sent, chord cleaned up)
  *   FIRING, a backend of its own: BEGUN (claim extended, records and parts) -> SENT (messages, once) -> settled
  *
@@ -13,51 +14,23 @@
  * The loop is never blocked and no slot is held: results that are still missing are looked for now and then, and the
  * claim is extended meanwhile. What must never happen: a body that is sent twice, or by one whose claim was taken. */
 
-#include "celeryc/worker/chord.h"
+#include "celeryc/worker/chord_priv.h"
 
-#include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
-#include "celeryc/message/record.h"
 #include "celeryc/result/chord.h"
-#include "celeryc/worker/errback.h"
-#include "celeryc/worker/join.h"
-#include "celeryc/worker/worker_priv.h"
 
 #include <errno.h>
-#include <string.h>
 
 #define SCAN_MS       5000
 #define FIRST_SCAN_MS 500
 #define SCAN_NOTES    20
 #define LOOK_MS       200 /* between two looks for missing results */
 #define LOOK_LEAVES   500 /* of one look */
-#define WAIT_CLAIM_S  21  /* Celery's life of a claim while it publishes */
 #define MAX_FIRING    64  /* notes are not taken beyond that */
-
-enum chord_state {
-    CHORD_READING,
-    CHORD_WAITING,
-    CHORD_LOOKING,
-    CHORD_FIRING,
-};
 
 static void tick(uv_timer_t *t);
 
-struct chord {
-    struct list node;
-    struct worker *w;
-    struct arena *arena;
-    enum chord_state state;
-    struct slice key;
-    char token[RESULT_TOKEN_SIZE];
-    struct chord_note note;
-    struct join *join; /* parts, and what was found of missing results */
-    struct effects fx;
-    struct canvas_effects calls; /* errbacks to be called when it has been fired */
-    bool failed;                 /* FIRING: settle as an error */
-};
-
-static void drop(struct chord *c)
+void chord_drop(struct chord *c)
 {
     struct worker *w = c->w;
     list_remove(&c->node);
@@ -68,163 +41,11 @@ static void drop(struct chord *c)
     shutdown_step(w);
 }
 
-static void drop_for_memory(struct chord *c)
+void chord_drop_for_memory(struct chord *c)
 {
     log_critical("out of memory: chord %.*s stays until its claim runs out", (int)c->note.group.len,
                  c->note.group.p);
-    drop(c);
-}
-
-static struct slice fire_key(const struct worker *w)
-{
-    return w->chords.fire_key;
-}
-
-/* ---- the end ---- */
-
-static void settled(const struct redis_reply *reply, void *arg)
-{
-    struct chord *c = arg;
-    if (redis_reply_ok(reply) && reply->integer == 0)
-        log_warning("chord %.*s: the claim was lost before the cleanup; it is left for expiry",
-                    (int)c->note.group.len, c->note.group.p);
-    else if (redis_reply_ok(reply))
-        transport_forget_once(c->w->transport, c->note.nonce.p);
-    drop(c);
-}
-
-/* A backend of its own: the messages are out. */
-static void sent(enum transport_done done, void *arg)
-{
-    struct chord *c = arg;
-    (void)done;
-    const struct slice argv[] = {c->key, slice_str(c->token),
-                                 c->failed ? SLICE_LIT("e") : SLICE_LIT("b"), fire_key(c->w)};
-    lookup_eval(c->w, &chord_settle, settled, c, ARRAY_SIZE(argv), argv);
-}
-
-static void tell_lost(const struct chord *c)
-{
-    log_warning("chord %.*s: its body was not sent here: the claim is another worker's now",
-                (int)c->note.group.len, c->note.group.p);
-}
-
-static void begun(enum result_done done, void *arg)
-{
-    struct chord *c = arg;
-    if (done == RESULT_LOST) {
-        tell_lost(c);
-        drop(c);
-        return;
-    }
-    if (done == RESULT_CLAIMED)
-        chord_claimed(c->w, &c->fx);
-    errbacks_add(c->w, &c->calls);
-    transport_publish_once(c->w->transport, c->note.nonce.p, c->fx.n_push, c->fx.push, sent, c);
-}
-
-static void fired(enum transport_done done, void *arg)
-{
-    struct chord *c = arg;
-    if (done == TRANSPORT_LOST)
-        tell_lost(c);
-    else
-        errbacks_add(c->w, &c->calls);
-    if (done == TRANSPORT_CLAIMED)
-        chord_claimed(c->w, &c->fx);
-    drop(c);
-}
-
-static struct canvas_parent parent_of(const struct chord *c)
-{
-    return (struct canvas_parent){c->note.parent, c->note.root, c->note.priority};
-}
-
-static void fire(struct chord *c, const struct canvas_effects *fx, bool failed)
-{
-    struct worker *w = c->w;
-    const struct canvas_parent p = parent_of(c);
-    if (effects_make(w, c->arena, fx, &p, &c->fx)) {
-        drop_for_memory(c);
-        return;
-    }
-    c->state = CHORD_FIRING;
-    c->failed = failed;
-    if (w->backend) {
-        result_backend_begin_fire(w->backend, c->key, c->token, WAIT_CLAIM_S, &c->fx.x, begun, c);
-        return;
-    }
-    const struct transport_fire f = {.key = c->key,
-                                     .fire_key = fire_key(w),
-                                     .token = c->token,
-                                     .failed = failed,
-                                     .end = effects_end(&c->fx)};
-    transport_fire_chord(w->transport, &f, fired, c);
-}
-
-/* The chord has failed with x. settle_failed: as Celery after a failed member, else after a body that cannot be sent. */
-static void fail(struct chord *c, const struct canvas_exception *x,
-                 const struct canvas_exception *cause, bool settle_failed)
-{
-    struct canvas_effects fx = canvas_effects_init(c->arena);
-    const struct canvas_settings s = task_canvas_settings(c->w->table, &c->w->settings);
-    const struct canvas_parent p = parent_of(c);
-    CLEANUP(buf_deinit) struct buf repr = BUF_INIT;
-    record_write_exception_repr(&repr, x->type, x->args);
-    log_error("Chord '%.*s' raised: %s", (int)c->note.group.len, c->note.group.p,
-              repr.data ? repr.data : "");
-    if (canvas_fail_body(&s, c->note.body, x, cause, &p, &fx)) {
-        drop_for_memory(c);
-        return;
-    }
-    c->calls = fx;
-    fire(c, &fx, settle_failed);
-}
-
-/* ChordError("<what>: <text>") */
-static void fail_with(struct chord *c, const char *what, struct slice text, bool settle_failed)
-{
-    CLEANUP(buf_deinit) struct buf message = BUF_INIT;
-    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
-    buf_appendf(&message, "%s: ", what);
-    buf_append_slice(&message, text);
-    buf_append_char(&args, '[');
-    json_write_string(&args, buf_slice(&message));
-    buf_append_char(&args, ']');
-    char *kept = message.failed || args.failed ? NULL : arena_strdup(c->arena, buf_slice(&args));
-    if (!kept) {
-        drop_for_memory(c);
-        return;
-    }
-    const struct canvas_exception x = {.type = SLICE_LIT("ChordError"),
-                                       .module = SLICE_LIT("celery.exceptions"),
-                                       .args = {kept, args.len}};
-    fail(c, &x, NULL, settle_failed);
-}
-
-static bool too_large(const struct canvas_effects *fx)
-{
-    for (size_t i = 0; i < fx->n_messages; i++)
-        if (fx->messages[i].raw.len > LIMIT_MESSAGE_BYTES)
-            return true;
-    return false;
-}
-
-static void send_body(struct chord *c, size_t n, const struct slice *results)
-{
-    struct canvas_effects fx = canvas_effects_init(c->arena);
-    const struct canvas_settings s = task_canvas_settings(c->w->table, &c->w->settings);
-    const struct canvas_parent p = parent_of(c);
-    struct err e = ERR_INIT;
-    int r = canvas_fire(&s, c->note.body, n, results, &p, &fx, &e);
-    if (r == 0 && too_large(&fx))
-        r = err_set(&e, CANVAS_E_BAD, "its message is larger than %u bytes", LIMIT_MESSAGE_BYTES);
-    if (r == CANVAS_E_BAD)
-        fail_with(c, "Callback error", slice_str(err_text(&e, -EINVAL)), false);
-    else if (r)
-        drop_for_memory(c);
-    else
-        fire(c, &fx, false);
+    chord_drop(c);
 }
 
 /* ---- joining ---- */
@@ -236,25 +57,25 @@ static void try_join(struct chord *c)
     size_t n = 0;
     switch (join_results(c->join, &n, &results, &failure)) {
     case 0:
-        send_body(c, n, results);
+        chord_send_body(c, n, results);
         return;
     case JOIN_E_FAILED:
         if (failure.text.p) {
-            fail_with(c, "Join error", failure.text, true);
+            chord_fail_with(c, "Join error", failure.text, true);
             return;
         }
         struct canvas_exception x, cause;
         if (canvas_chord_error(c->arena, failure.member, &x, &cause))
-            drop_for_memory(c);
+            chord_drop_for_memory(c);
         else
-            fail(c, &x, &cause, true);
+            chord_fail(c, &x, &cause, true);
         return;
     case JOIN_E_MISSING:
         c->state = CHORD_WAITING;
         (void)uv_timer_start(&c->w->chord_timer, tick, LOOK_MS, 0);
         return;
     default:
-        drop_for_memory(c);
+        chord_drop_for_memory(c);
     }
 }
 
@@ -262,13 +83,13 @@ static void looked(const struct redis_reply *reply, void *arg)
 {
     struct chord *c = arg;
     if (!redis_reply_ok(reply) || reply->kind != REDIS_R_ARRAY) {
-        drop(c);
+        chord_drop(c);
         return;
     }
     for (size_t i = 0; i < reply->n; i++) {
         const struct redis_reply *v = reply->elem[i];
         if (v->kind == REDIS_R_STRING && join_found(c->join, i, v->str)) {
-            drop_for_memory(c);
+            chord_drop_for_memory(c);
             return;
         }
     }
@@ -282,8 +103,8 @@ static void extended(const struct redis_reply *reply, void *arg)
     struct worker *w = c->w;
     if (!redis_reply_ok(reply) || reply->integer == 0) {
         if (redis_reply_ok(reply))
-            tell_lost(c);
-        drop(c);
+            chord_tell_lost(c);
+        chord_drop(c);
         return;
     }
     size_t n = 0;
@@ -296,7 +117,7 @@ static void extended(const struct redis_reply *reply, void *arg)
         result_key(&key, prefix ? prefix : "", ids[i]);
         char *copy = buf_ok(&key) ? NULL : arena_strdup(join_scratch(c->join), buf_slice(&key));
         if (!copy) {
-            drop_for_memory(c);
+            chord_drop_for_memory(c);
             return;
         }
         result_args_add(&keys, (struct slice){copy, key.len});
@@ -308,7 +129,7 @@ static void look(struct chord *c)
 {
     char life[8];
     c->state = CHORD_LOOKING;
-    (void)snprintf(life, sizeof(life), "%d", WAIT_CLAIM_S);
+    (void)snprintf(life, sizeof(life), "%d", CHORD_CLAIM_S);
     const struct slice argv[] = {c->key, slice_str(c->token), slice_str(life)};
     lookup_eval(c->w, &chord_extend, extended, c, ARRAY_SIZE(argv), argv);
 }
@@ -317,19 +138,19 @@ static void on_parts(const struct redis_reply *reply, void *arg)
 {
     struct chord *c = arg;
     if (!redis_reply_ok(reply)) {
-        drop(c); /* the note stays */
+        chord_drop(c); /* the note stays */
         return;
     }
     if (reply->kind == REDIS_R_STATUS) {
         if (slice_eq_str(reply->str, "large"))
-            fail_with(c, "Join error", SLICE_LIT("the results are larger than a worker reads"),
-                      true);
+            chord_fail_with(c, "Join error",
+                            SLICE_LIT("the results are larger than a worker reads"), true);
         else
-            drop(c); /* not one that this call completed */
+            chord_drop(c); /* not one that this call completed */
         return;
     }
     if (reply->kind != REDIS_R_ARRAY || reply->n != 2 || reply->elem[1]->kind != REDIS_R_ARRAY) {
-        drop(c);
+        chord_drop(c);
         return;
     }
     const struct redis_reply *parts = reply->elem[1];
@@ -339,9 +160,9 @@ static void on_parts(const struct redis_reply *reply, void *arg)
     for (size_t i = 0; r == 0 && i < parts->n; i++)
         r = join_part(c->join, parts->elem[i]->str, &e);
     if (r == -ENOMEM)
-        drop_for_memory(c);
+        chord_drop_for_memory(c);
     else if (r)
-        fail_with(c, "Join error", slice_str(err_text(&e, r)), true);
+        chord_fail_with(c, "Join error", slice_str(err_text(&e, r)), true);
     else
         try_join(c);
 }
@@ -409,7 +230,7 @@ static void scan(struct worker *w)
     result_token(w->scan_token);
     (void)snprintf(life, sizeof(life), "%lld", (long long)w->chords.claim_s);
     (void)snprintf(most, sizeof(most), "%d", SCAN_NOTES);
-    const struct slice argv[] = {fire_key(w), slice_str(w->scan_token), slice_str(life),
+    const struct slice argv[] = {w->chords.fire_key, slice_str(w->scan_token), slice_str(life),
                                  buf_slice(&w->note_start), slice_str(most)};
     lookup_eval(w, &chord_scan, scanned, w, ARRAY_SIZE(argv), argv);
 }
@@ -449,7 +270,7 @@ void chord_drain(struct worker *w)
             continue;
         log_info("chord %.*s waits for results; its body is left to another worker",
                  (int)c->note.group.len, c->note.group.p);
-        drop(c);
+        chord_drop(c);
     }
 }
 
@@ -472,14 +293,17 @@ int chord_setup(struct worker *w)
     /* Saved groups hold what a result holds: they live as long as the longer of the two. */
     w->chords.group_ttl_s = w->chords.ttl_s && expires ? MAX(w->chords.ttl_s, expires) : 0;
     int r = uv_timer_init(&w->loop, &w->chord_timer);
+    if (r == 0)
+        r = uv_timer_init(&w->loop, &w->pause_timer);
     w->chord_timer.data = w;
+    w->pause_timer.data = w;
     return r;
 }
 
 void chord_teardown(struct worker *w)
 {
     while (w->firing.next && !list_empty(&w->firing))
-        drop(LIST_ENTRY(w->firing.next, struct chord, node));
+        chord_drop(LIST_ENTRY(w->firing.next, struct chord, node));
     buf_deinit(&w->fire_key);
     buf_deinit(&w->note_start);
 }

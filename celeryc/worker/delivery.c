@@ -134,6 +134,8 @@ static void leave_state(struct delivery *d)
     w->n[d->state]--;
     if (d->state == DELIVERY_HELD)
         w->held_bytes -= d->claim->raw_len;
+    w->n_puzzled -= d->puzzled;
+    d->puzzled = false;
 }
 
 void delivery_free(struct delivery *d)

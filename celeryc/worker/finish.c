@@ -322,6 +322,17 @@ void finish_with(struct delivery *d, struct slice record, const struct canvas_ef
         end(d, &(struct end){.record = record});
 }
 
+void finish_unregistered(struct delivery *d, const char *park_reason)
+{
+    CLEANUP(buf_deinit) struct buf args = BUF_INIT;
+    buf_append_char(&args, '[');
+    json_write_string(&args, d->m.task);
+    buf_append_char(&args, ']');
+    struct end x = {.park_reason = park_reason};
+    if (judge(d, "FAILURE", "NotRegistered", "celery.exceptions", buf_slice(&args), &x))
+        end(d, &x);
+}
+
 void finish_park_plain(struct delivery *d, const char *reason)
 {
     end(d, &(struct end){.park_reason = reason});
@@ -381,6 +392,12 @@ void finish_delay(struct delivery *d, int64_t due_us)
 {
     delivery_move(d, DELIVERY_LEAVING);
     transport_delay(d->w->transport, d->claim, d->m.id, due_us, put_by, d);
+}
+
+void finish_forward(struct delivery *d, struct slice raw, int64_t due_us)
+{
+    delivery_move(d, DELIVERY_LEAVING);
+    transport_forward(d->w->transport, d->claim, d->m.id, raw, due_us, put_by, d);
 }
 
 void finish_store(struct delivery *d, struct slice record)

@@ -24,27 +24,6 @@ static bool acks_late(const struct worker *w, const struct task_info *task)
     return task->acks_late || w->config->settings.acks_late;
 }
 
-static void report_unknown(const struct delivery *d)
-{
-    log_error(
-        "Received unregistered task of type '%.*s'.\n"
-        "The message has been ignored and discarded.\n\n"
-        "No plug-in of this worker has a task of that name: load the one that has it with -A, or "
-        "send it to a\nqueue of its own workers. Its id: %.*s, queue: %s",
-        (int)d->m.task.len, d->m.task.p, (int)d->m.id.len, d->m.id.p, d->claim->queue);
-}
-
-static void refuse_unknown(struct delivery *d)
-{
-    report_unknown(d);
-    struct buf args = BUF_INIT;
-    buf_append_char(&args, '[');
-    json_write_string(&args, d->m.task);
-    buf_append_char(&args, ']');
-    finish_verdict(d, "FAILURE", "NotRegistered", "celery.exceptions", buf_slice(&args));
-    buf_deinit(&args);
-}
-
 static void discard_expired(struct delivery *d)
 {
     control_flag_revoked(d->w->control, d->m.id);
@@ -118,7 +97,7 @@ static void admit(struct delivery *d)
         finish_delay(d, admission_due(&d->m));
         return;
     case ADMISSION_UNKNOWN:
-        refuse_unknown(d);
+        forward_unknown(d);
         return;
     case ADMISSION_EXPIRED:
         discard_expired(d);
@@ -202,6 +181,10 @@ void receive_orphan(struct claim *c_take, const char *dead_node, void *arg)
 /* The wall clock may have been put back meanwhile. One that is due only because it has expired leaves at the hand-over. */
 void receive_due(struct delivery *d)
 {
+    if (d->puzzled) {
+        forward_due(d);
+        return;
+    }
     int64_t early_us = admission_due(&d->m) - clock_wall_us();
     if (early_us <= 0 || limits_hold(d, early_us))
         delivery_move_back(d);

@@ -17,6 +17,8 @@ static void show(struct worker *w, enum delivery_state state, enum control_list 
     LIST_FOREACH(it, &w->lists[state]) {
         struct delivery *d = LIST_ENTRY(it, struct delivery, node);
         bool active = list == CONTROL_ACTIVE;
+        if (d->puzzled)
+            continue;
         const struct control_task t = {
             .m = &d->m,
             .handle = d,
@@ -124,6 +126,11 @@ static void revoked(size_t n, const struct slice *ids, void *arg)
         transport_claim_delayed(w->transport, n - i, ids + i);
 }
 
+static void counted(void *arg)
+{
+    forward_counted(arg);
+}
+
 static bool lists_delayed(void *arg)
 {
     return transport_is_first(((const struct worker *)arg)->transport);
@@ -198,6 +205,7 @@ int remote_start(struct worker *w)
         .shutdown = warm,
         .on_listening = on_listening,
         .revoked = revoked,
+        .counted = counted,
         .lists_delayed = lists_delayed,
     };
     w->control = control_new(&w->loop, &w->control_options, &w->control_host);

@@ -54,6 +54,7 @@ struct delivery {
     struct limits limits;
     struct due due; /* eta while HELD, next limit while RUNNING */
     bool soft_done;
+    bool puzzled; /* HELD: see forward.c */
     int64_t started_ns;
     int64_t started_us; /* wall clock, for people */
     int pid;
@@ -106,11 +107,12 @@ struct worker {
     struct list spare; /* deliveries kept for reuse */
     size_t n_spare;
     size_t held_limit, held_bytes;
+    size_t n_puzzled; /* of the held: not known here, and the other workers are being asked */
     struct result_chords chords; /* how they are counted; no token */
     struct buf fire_key, note_start;
     struct list firing; /* chords on their way to their body */
     size_t n_chords;
-    uv_timer_t chord_timer;
+    uv_timer_t chord_timer, pause_timer;
     uint64_t next_scan_ms; /* the loop's clock */
     bool scanning;
     char scan_token[RESULT_TOKEN_SIZE];
@@ -168,6 +170,11 @@ void receive_orphan(struct claim *c_take, const char *dead_node, void *arg);
 void receive_pump(struct worker *w);
 void receive_due(struct delivery *d); /* its eta has come */
 
+/* ---- forward.c: tasks that are not known here ---- */
+void forward_unknown(struct delivery *d);
+void forward_due(struct delivery *d);   /* no answer came */
+void forward_counted(struct worker *w); /* the others have answered, or cannot be asked */
+
 /* ---- finish.c: ends of a delivery; each takes it out of the other states ---- */
 void finish_outcome(struct delivery *d, const struct outcome *o);
 /* A task that did not end by itself: status FAILURE or REVOKED with an exception. */
@@ -183,6 +190,10 @@ void finish_discard(struct delivery *d); /* the claim was lost */
 void finish_park_plain(struct delivery *d, const char *reason);
 void finish_return(struct delivery *d, bool head, bool redelivered);
 void finish_delay(struct delivery *d, int64_t due_us);
+/* Passed on with other bytes: to the tail, or not before due_us. */
+void finish_forward(struct delivery *d, struct slice raw, int64_t due_us);
+/* Nobody has its task; park_reason: NULL, or it is set aside as well. */
+void finish_unregistered(struct delivery *d, const char *park_reason);
 void finish_park(struct delivery *d, const char *reason);
 /* The body could not be decoded: set aside with the record that the child wrote. */
 void finish_park_outcome(struct delivery *d, const char *reason, const struct outcome *o);

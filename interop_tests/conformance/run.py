@@ -16,7 +16,16 @@ from harness.redis_server import RedisServer
 from harness.workers import CELERYC, Worker, WorkerFactory, compile_plugin
 
 from conformance.environment import FOLDER, Environment, prepare
-from conformance.table import BASELINE, Outcomes, complaints, load, load_left_out, table
+from conformance.table import (
+    BASELINE,
+    FAILED,
+    Outcomes,
+    complaints,
+    load,
+    load_left_out,
+    table,
+    unusable,
+)
 
 HERE = Path(__file__).resolve().parent
 LEFT_OUT = HERE / "left_out.txt"
@@ -96,15 +105,20 @@ def build(folder: Path) -> Path:
     return compile_plugin(out, HERE / "plugin", "-ljansson", "-lhiredis")
 
 
-def report(baseline: Outcomes | None, all_outcomes: list[Outcomes]) -> int:
+def report(baseline: Outcomes | None, all_outcomes: list[Outcomes], whole: bool) -> int:
     """Prints the table and the complaints; returns how many those are."""
     print(table(all_outcomes))
-    found = []
+    found = unusable(baseline) if baseline and whole else []
     for o in all_outcomes:
         shares = ", ".join(f"{node} {n}" for node, n in sorted(o.handled.items()))
         print(f"{o.kind}: tasks handled: {shares or 'none'}")
-        if o.kind != BASELINE:
-            found += complaints(baseline, o, load_left_out(LEFT_OUT, o.kind), len(KINDS[o.kind]))
+        if o.kind == BASELINE:
+            failed = [test for test, outcome in o.tests.items() if outcome in FAILED]
+            for test in failed:
+                print(f"{o.kind}: fails, so it is not asked of the others: {test}")
+        else:
+            n_workers = len(KINDS[o.kind]) if whole else 0
+            found += complaints(baseline, o, load_left_out(LEFT_OUT, o.kind), n_workers)
     print(*found, sep="\n", end="\n" if found else "")
     print(f"{len(found)} worse than the baseline", flush=True)
     return len(found)
@@ -127,7 +141,7 @@ def run_round(
             baseline.tests = {t: o for t, o in baseline.tests.items() if t in ran}
     elif baseline is None:
         print("conformance: no baseline; every failure counts")
-    n_worse = report(baseline, all_outcomes)
+    n_worse = report(baseline, all_outcomes, whole=not rest)
     print(f"conformance: {time.monotonic() - begun:.0f} s", flush=True)
     return n_worse
 

@@ -76,12 +76,20 @@ def worse(baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, 
     ]
 
 
+def unusable(baseline: Outcomes) -> list[str]:
+    """A baseline in which much fails would excuse everything; a few tests are flaky with any worker."""
+    failed = [t for t, outcome in baseline.tests.items() if outcome in FAILED]
+    if baseline.tests and len(failed) <= len(baseline.tests) // 20:
+        return []
+    return [f"{baseline.kind}: {len(failed)} of {len(baseline.tests)} tests fail: no baseline"]
+
+
 def complaints(
-    baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, str]], n_workers: int
+    baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, str]], n_workers: int = 0
 ) -> list[str]:
-    """One text for each reason not to be content with the others' workers."""
+    """One text for each reason not to be content with the others' workers; n_workers of them are to have had tasks."""
     found = []
-    if len(other.handled) != n_workers or not all(other.handled.values()):
+    if n_workers and (len(other.handled) != n_workers or not all(other.handled.values())):
         found.append(f"{other.kind}: not every worker had tasks: {other.handled}")
     for test in worse(baseline, other, left_out):
         why = other.why.get(test, "")[-400:].replace("\n", "\n    ")

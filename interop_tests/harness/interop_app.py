@@ -124,6 +124,11 @@ def hold_late(path: str, line: str, seconds: float) -> int:
     return hold_once(path, line, seconds)
 
 
+@app.task(name="interop.hold_lost", retry_on_worker_lost=True, default_retry_delay=1)
+def hold_lost(path: str, line: str, seconds: float) -> int:
+    return hold_once(path, line, seconds)
+
+
 @app.task(name="interop.hold_retry", bind=True, acks_late=True)
 def hold_retry(self: Task[Any, Any], path: str, line: str, seconds: float) -> int:
     """The first start ends with a retry, that is with a message; later ones return."""
@@ -311,7 +316,10 @@ def flaky_file(self: Task[Any, Any], good: int) -> int:
 
 
 @app.task(name="interop.on_error")
-def on_error(request: Any, exc: BaseException, _traceback: Any, path: str) -> None:
+def on_error(
+    request: Any, exc: BaseException, _traceback: Any, path: str, seconds: float = 0
+) -> None:
     """A new style errback: a line with what it was told."""
+    time.sleep(seconds)
     append_line(path, f"{request.id} {type(exc).__name__} {json.dumps(exc.args)}")
     raise RuntimeError("an errback's own failure changes nothing")

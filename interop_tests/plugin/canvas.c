@@ -113,10 +113,12 @@ static int on_error(struct celeryc_call *call, const struct celeryc_failure *f)
 {
     const char *path;
     char line[1024];
+    double seconds = 0;
     int fd, n;
 
-    if (celeryc_args(call, "s", &path))
+    if (celeryc_args(call, "s|d", &path, &seconds))
         return type_error(call);
+    (void)usleep((unsigned)(seconds * 1e6));
     n = snprintf(line, sizeof line, "%s %s %s\n", f->task_id, f->exc_type, f->exc_args);
     fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0 || write(fd, line, (size_t)n) != n)

@@ -117,6 +117,10 @@ Test(client, tells_what_is_wrong)
     struct celeryc_sig *s = celeryc_signature("t", "[", NULL);
     cr_assert_null(celeryc_client_apply(client, s, NULL));
     cr_assert_not_null(strstr(celeryc_client_error(client), "args"));
+    cr_assert_eq(celeryc_result_wait(NULL, -1), -EINVAL); /* nothing has to be checked before */
+    cr_assert_null(celeryc_result_state(NULL));
+    cr_assert_null(celeryc_result_json(NULL, NULL));
+    cr_assert_eq(celeryc_result_forget(NULL), -EINVAL);
     celeryc_sig_free(s);
     s = sig("t");
     cr_assert_null(celeryc_client_apply(client, s, "[]"));

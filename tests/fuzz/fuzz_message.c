@@ -40,6 +40,17 @@ static void check_redelivered(struct arena *a, struct slice raw, const struct me
     ASSERT(slice_eq(again.id, m->id) && slice_eq(again.delivery_tag, m->delivery_tag));
 }
 
+static void check_bounced(struct arena *a, const struct message *m)
+{
+    CLEANUP(buf_deinit) struct buf out = BUF_INIT;
+    struct message again;
+
+    ASSERT(message_write_bounced(&out, m, 12) == 0);
+    ASSERT(message_parse(a, buf_slice(&out), &again, NULL) == 0);
+    ASSERT(message_bounces(&again) == 12);
+    ASSERT(slice_eq(again.id, m->id) && slice_eq(again.delivery_tag, m->delivery_tag));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
@@ -53,6 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     check_redelivered(a, raw, code ? NULL : &m);
     if (code == 0) {
+        check_bounced(a, &m);
         code = message_body(a, &m, &b, &e);
         if (code == 0) {
             message_write_args_repr(&shown, &m, &b);

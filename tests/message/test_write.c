@@ -167,6 +167,33 @@ Test(message_write, redelivered_equals_kombu)
     vectors_close(&v);
 }
 
+Test(message_write, bounced_changes_one_property)
+{
+    static const char before[] =
+        " {\"headers\": {\"task\": \"t\", \"id\": \"i\", \"celeryc_bounces\": 7}, \"body\": "
+        "\"W10=\", "
+        "\"content-type\": \"application/json\", \"content-encoding\": \"utf-8\", \"properties\": "
+        "{\"delivery_tag\": \"d\", \"body_encoding\": \"base64\", \"delivery_info\": "
+        "{\"exchange\": \"\", \"routing_key\": \"q\"}, \"x\": 1e400}} ";
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf once = BUF_INIT, twice = BUF_INIT, wanted = BUF_INIT;
+    struct message m;
+    struct err e = ERR_INIT;
+
+    cr_assert_eq(message_parse(a, slice_str(before), &m, &e), 0, "%s", e.text);
+    cr_assert_eq(message_bounces(&m), 0, "a header is not the property");
+    cr_assert_eq(message_write_bounced(&once, &m, 9), 0);
+    buf_append(&wanted, before, sizeof(before) - 4);
+    buf_append_str(&wanted, ", \"celeryc_bounces\": 9}} ");
+    cr_assert(slice_eq(buf_slice(&once), buf_slice(&wanted)));
+    cr_assert_eq(message_parse(a, buf_slice(&once), &m, &e), 0, "%s", e.text);
+    cr_assert_eq(message_bounces(&m), 9);
+    cr_assert_eq(message_write_bounced(&twice, &m, 10), 0);
+    cr_assert_eq(message_parse(a, buf_slice(&twice), &m, &e), 0, "%s", e.text);
+    cr_assert_eq(message_bounces(&m), 10);
+    cr_assert_eq(twice.len, once.len + 1, "put over the one that was there");
+}
+
 Test(message_write, redelivered_touches_nothing_else)
 {
     static const struct {

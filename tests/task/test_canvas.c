@@ -359,6 +359,50 @@ Test(retry, with_other_arguments_and_options)
     end(&r);
 }
 
+/* What `new_args` and `new_kwargs` make of a call of f(foo, bar, label), as Celery 5.7 does. */
+static const char *new_args, *new_kwargs;
+
+static int retry_anew(struct celeryc_call *call)
+{
+    celeryc_retry_args(call, new_args, new_kwargs);
+    return celeryc_retry(call, 0);
+}
+
+static void expect_retried(const char *args, const char *kwargs, const char *want_args,
+                           const char *want_kwargs)
+{
+    struct run r = start(retry_anew, args, kwargs);
+    struct message again;
+    struct message_body body;
+    struct err e = ERR_INIT;
+    r.task.arg_names = "foo,bar,label";
+    run(&r);
+    cr_assert_eq(r.o.n_messages, 1);
+    cr_assert_eq(message_parse(r.arena, r.o.messages[0].raw, &again, &e), 0, "%s", e.text);
+    cr_assert_eq(message_body(r.arena, &again, &body, &e), 0);
+    cr_assert(slice_eq_str(body.args.raw, want_args), "%.*s", (int)body.args.raw.len,
+              body.args.raw.p);
+    cr_assert(slice_eq_str(body.kwargs.raw, want_kwargs), "%.*s", (int)body.kwargs.raw.len,
+              body.kwargs.raw.p);
+    end(&r);
+}
+
+Test(retry, no_parameter_gets_two_values)
+{
+    new_args = "[2, 3]";
+    expect_retried("[]", "{\"foo\": 1, \"bar\": 2, \"label\": 1.0}", "[2, 3]", "{\"label\": 1.0}");
+    expect_retried("[1]", "{\"bar\": 2}", "[2, 3]", "{}");
+    expect_retried("[1]", "{\"more\": 2}", "[2, 3]", "{\"more\": 2}");
+    new_args = "[2, 3, 4, 5]";
+    expect_retried("[]", "{\"label\": 2}", "[2, 3, 4, 5]", "{}");
+    new_args = NULL;
+    new_kwargs = "{\"foo\": 2, \"more\": 3}";
+    expect_retried("[1, 1.0]", "{\"label\": 4}", "[2, 1.0]", "{\"more\": 3}");
+    expect_retried("[]", "{\"foo\": 4}", "[]", "{\"foo\": 2, \"more\": 3}");
+    new_args = "[2]";
+    expect_retried("[1]", "{\"foo\": 4}", "[2]", "{\"foo\": 2, \"more\": 3}");
+}
+
 static int retry_badly(struct celeryc_call *call)
 {
     celeryc_retry_option(call, "queue", "slow");

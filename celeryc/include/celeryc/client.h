@@ -116,7 +116,8 @@ CELERYC_API const char *celeryc_result_id(const struct celeryc_result *r);
 CELERYC_API const char *celeryc_result_tuple(const struct celeryc_result *r);
 /* Waits until the result is there, for a group until all are; timeout in seconds, negative: for ever.
  * A task that ignores its result has none to wait for. When a step before has failed, that is the end, and the result
- * is its error. 0: it has ended, in whatever state; -ETIMEDOUT; -EIO and celeryc_client_error. */
+ * is its error. 0: it has ended, in whatever state; -ETIMEDOUT; -EIO and celeryc_client_error. As the next ones
+ * it takes the NULL of something that was not sent: -EINVAL. */
 CELERYC_API int celeryc_result_wait(struct celeryc_result *r, double timeout_s);
 /* Reads the state now: "PENDING", "STARTED", "SUCCESS", ...; a group's is SUCCESS when all are, the first failure's
  * when one failed. NULL: celeryc_client_error. */
