@@ -240,6 +240,14 @@ def test_stalls_no_more(
 
 @pytest.mark.fleets("celeryc")
 @pytest.mark.clients("celery-5.7")
+def test_ignored_member_of_a_nested_group(fleet: Fleet, client: Client) -> None:
+    """Better than Celery, which joins a nested header from records, and there is none of what was ignored."""
+    member = chain(add(1, 1), group(task("interop.ignore", immutable=True), add(2)))
+    assert client.get(client.apply(chord([member, add(3, 3)], echo()))).value == [[None, 4], 6]
+
+
+@pytest.mark.fleets("celeryc")
+@pytest.mark.clients("celery-5.7")
 def test_expired_step_in_front_of_a_chord(fleet: Fleet, client: Client) -> None:
     """Better than Celery, where nothing is said of what will not run, and whoever waits for the body waits for ever."""
     body = str(uuid.uuid4())

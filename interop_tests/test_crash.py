@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from harness.client import Client
 from harness.fleet import nothing_left
 from harness.redis_server import RedisServer
@@ -188,3 +189,26 @@ def test_killed_zygote_costs_no_late_task(
     workers.start("celeryc", url, concurrency=2)
     assert client.get(late).value == 2
     nothing_left(redis_server)
+
+
+@pytest.mark.parametrize("backend_db", [0, 1], ids=["one database", "backend of its own"])
+def test_lost_node_is_a_retry(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: MakeClient,
+    tmp_path: Path,
+    backend_db: int,
+) -> None:
+    """retry_on_worker_lost, and the whole worker is lost: another one sends the retry. Celery loses the task."""
+    url, backend = redis_server.socket_url(), redis_server.socket_url(backend_db)
+    client = make_client(url, backend)
+    path = tmp_path / "lines"
+    victim = workers.start("celeryc", url, backend, queues=["theirs"])
+    task_id = client.send("interop.hold_lost", str(path), "x", 600.0, queue="theirs")
+    wait_until(lambda: starts(path)["x"] == 1, "it runs")
+    workers.start("celeryc", url, backend)
+    victim.process.kill_9()
+    wait_until(lambda: client.meta(task_id).state == "RETRY", "it is retried", RESTORED_WITHIN_S)
+    workers.start("celeryc", url, backend, queues=["theirs"])
+    assert client.get(task_id).value == 2
+    nothing_left(redis_server, queue="theirs")

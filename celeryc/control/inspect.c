@@ -445,18 +445,31 @@ static void write_pool(struct buf *dst, const struct control_stats *s)
     buf_append_char(dst, '}');
 }
 
+/* kombu's list has the first one, too; ours never shows a password. */
+static void write_alternates(struct buf *dst, const struct redis_endpoint *first)
+{
+    for (const struct redis_endpoint *s = first; first->next && s; s = s->next) {
+        /* The first one's text may name them all. */
+        struct slice shown = {s->masked, strcspn(s->masked, ";")};
+        buf_append_str(dst, s == first ? "" : ", ");
+        json_write_string(dst, shown);
+    }
+}
+
 static void write_broker(struct buf *dst, const struct panel *p)
 {
     const struct redis_endpoint *ep = p->broker;
+    const struct redis_endpoint *at = ep->sentinels ? ep->sentinels : ep; /* as kombu has it */
+    bool tls = ep->o.tls.on == REDIS_YES;
     CLEANUP(buf_deinit) struct buf host = BUF_INIT;
     char virtual_host[16];
     size_t len = strlen(ep->text);
     bool named = ep->db || (len > 1 && str_eq(ep->text + len - 2, "/0"));
     (void)snprintf(virtual_host, sizeof(virtual_host), named ? "%d" : "/", ep->db);
-    if (ep->path)
-        buf_appendf(&host, "redis+socket://%s", ep->path);
+    if (at->path)
+        buf_appendf(&host, "redis+socket://%s", at->path);
     else
-        buf_append_str(&host, ep->host);
+        buf_append_str(&host, at->host);
     if (buf_ok(&host))
         dst->failed = true;
     buf_append_str(dst, "{\"hostname\": ");
@@ -464,16 +477,18 @@ static void write_broker(struct buf *dst, const struct panel *p)
     buf_append_str(dst, ", \"userid\": ");
     json_write_string_or_null(dst, slice_str(ep->user));
     buf_appendf(dst,
-                ", \"virtual_host\": \"%s\", \"port\": %d, \"insist\": false, \"ssl\": false, "
-                "\"transport\": \"redis\", \"connect_timeout\": 4, \"transport_options\": {",
-                virtual_host, ep->port ? ep->port : 6379);
+                ", \"virtual_host\": \"%s\", \"port\": %d, \"insist\": false, \"ssl\": %s, "
+                "\"transport\": \"%s\", \"connect_timeout\": 4, \"transport_options\": {",
+                virtual_host, at->port ? at->port : 6379, tls ? "true" : "false",
+                ep->sentinels ? "sentinel" : "redis");
     if (*p->key_prefix) {
         buf_append_str(dst, "\"global_keyprefix\": ");
         json_write_string(dst, slice_str(p->key_prefix));
     }
     buf_append_str(dst, "}, \"login_method\": null, \"uri_prefix\": \"redis\", \"heartbeat\": "
-                        "120.0, \"failover_strategy\": \"round-robin\", \"alternates\": [], "
-                        "\"credential_provider\": null}");
+                        "120.0, \"failover_strategy\": \"round-robin\", \"alternates\": [");
+    write_alternates(dst, at);
+    buf_append_str(dst, "], \"credential_provider\": null}");
 }
 
 static double seconds(struct timeval tv)

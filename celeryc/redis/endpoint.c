@@ -35,14 +35,15 @@ static int parse_db(const char *text, const char *masked, int *ret_db, struct er
 static int set_option(const struct url *u, const char *key, const char *masked,
                       struct redis_endpoint *ep, struct err *e)
 {
-    CLEANUP(mem_free) char *value = url_query(u, key);
-    if (!value)
+    bool plain = !strpbrk(key, "%+") && strlen(key) < MAX_KEY; /* as every option's name is */
+    CLEANUP(mem_free) char *value = plain ? url_query(u, key) : NULL;
+    if (plain && !value)
         return -ENOMEM;
     bool tls = str_eq(u->scheme, "rediss") || str_eq(u->scheme, "sentinel");
     if (strncmp(key, "ssl", 3) == 0 && !tls)
         return err_set(e, -EINVAL, "%s: TLS options (%s) need rediss:// in front", masked, key);
     struct err why = ERR_INIT;
-    int r = redis_options_set(&ep->o, key, value, &why);
+    int r = plain ? redis_options_set(&ep->o, key, value, &why) : -ENOENT;
     if (r == -ENOENT)
         return err_set(e, -EINVAL,
                        "%s: unknown option \"%s\" in the URL; transport options belong in "
@@ -377,6 +378,16 @@ void redis_endpoint_deinit(struct redis_endpoint *ep)
     free(ep->password);
     redis_options_deinit(&ep->o);
     *ep = (struct redis_endpoint){0};
+}
+
+void redis_endpoint_write_name(struct buf *dst, const struct redis_endpoint *ep)
+{
+    if (ep->path)
+        buf_appendf(dst, "%s/%d", ep->path, ep->db);
+    else if (ep->sentinels)
+        buf_appendf(dst, "%s/%d", ep->o.master_name ? ep->o.master_name : "", ep->db);
+    else
+        buf_appendf(dst, "%s:%d/%d", ep->host, ep->port, ep->db);
 }
 
 static bool same_list(const struct redis_endpoint *a, const struct redis_endpoint *b)

@@ -3,6 +3,7 @@
 /* Where Redis is and how it is reached: the URL forms of kombu (wire-transport 1.1), parsed once, and the settings that
  * go with them. */
 
+#include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
 
 #include <stdint.h>
@@ -85,6 +86,10 @@ int redis_endpoint_apply(struct redis_endpoint *ep, const struct redis_options *
 
 void redis_endpoint_deinit(struct redis_endpoint *ep);
 DEFINE_CLEANUP_VALUE(struct redis_endpoint, redis_endpoint_deinit)
+
+/* Appends what stands for the server and database in notes that are stored: "host:6379/0", "/path/0", "mymaster/0". Of a
+ * list the first. */
+void redis_endpoint_write_name(struct buf *dst, const struct redis_endpoint *ep);
 
 /* Same server and database: one script may do the work of both. */
 bool redis_endpoint_same(const struct redis_endpoint *a, const struct redis_endpoint *b);

@@ -39,15 +39,10 @@ static struct slice key_in(struct worker *w, struct arena *a, struct slice id, b
 
 void chord_note_start(struct buf *dst, const struct worker *w)
 {
-    const struct redis_endpoint *ep = &w->config->broker;
     const char *prefix = w->config->settings.broker_keyprefix;
     CLEANUP(buf_deinit) struct buf name = BUF_INIT;
-    if (!w->config->same_backend) {
-        if (ep->path)
-            buf_appendf(&name, "%s/%d", ep->path, ep->db);
-        else
-            buf_appendf(&name, "%s:%d/%d", ep->host, ep->port, ep->db);
-    }
+    if (!w->config->same_backend)
+        redis_endpoint_write_name(&name, &w->config->broker);
     buf_appendf(&name, "|%s", prefix ? prefix : "");
     buf_append_str(dst, "{\"v\": 1, \"broker\": ");
     json_write_string(dst, buf_slice(&name));

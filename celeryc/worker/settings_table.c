@@ -161,7 +161,7 @@ const struct setting settings_worker[] = {
     {"task_reject_on_worker_lost", SETTING_BOOL, AT(reject_on_worker_lost), NULL, NULL},
     {"task_retry_on_worker_lost", SETTING_BOOL, AT(retry_on_worker_lost), NULL, NULL},
     WARN("task_remote_tracebacks", "false", "exceptions carry their traceback as text"),
-    MOOT("task_repr_maxlevels"),
+    MOOT("task_repr_maxlevels"), /* argsrepr is for people, and three levels deep */
     WARN("task_routes", "{}|[]", "tasks that send tasks name the queue themselves"),
     WARN("task_send_sent_event", "false", "task events are not in this release"),
     {"task_serializer", SETTING_STRING, AT(task_serializer), NULL, NULL},

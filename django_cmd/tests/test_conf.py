@@ -89,7 +89,7 @@ def test_broker_order(settings_of: dict[str, Any], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         settings, "CELERY_BROKER_URL", ["redis://a/0", "redis://b/0"], raising=False
     )
-    assert conf.broker_url() == "redis://a/0"
+    assert conf.broker_url() == "redis://a/0;redis://b/0"
     monkeypatch.delattr(settings, "CELERY_BROKER_URL")
     assert conf.broker_url() == "redis://environment/0"
 

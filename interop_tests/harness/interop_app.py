@@ -124,6 +124,11 @@ def hold_late(path: str, line: str, seconds: float) -> int:
     return hold_once(path, line, seconds)
 
 
+@app.task(name="interop.hold_lost", retry_on_worker_lost=True, default_retry_delay=1)
+def hold_lost(path: str, line: str, seconds: float) -> int:
+    return hold_once(path, line, seconds)
+
+
 @app.task(name="interop.hold_retry", bind=True, acks_late=True)
 def hold_retry(self: Task[Any, Any], path: str, line: str, seconds: float) -> int:
     """The first start ends with a retry, that is with a message; later ones return."""

@@ -82,6 +82,7 @@ static int hold(struct celeryc_call *call)
 }
 CELERYC_TASK("interop.hold", hold)
 CELERYC_TASK("interop.hold_late", hold, .acks_late = true)
+CELERYC_TASK("interop.hold_lost", hold, .retry_on_worker_lost = true, .default_retry_delay = 1)
 
 /* The first start ends with a retry, that is with a message; later ones return. */
 static int hold_retry(struct celeryc_call *call)

@@ -69,8 +69,8 @@ def broker_url() -> str:
         from celery import current_app
 
         url = current_app.conf.broker_read_url or current_app.conf.broker_url
-    if isinstance(url, (list, tuple)):
-        url = url[0] if url else None
+    if isinstance(url, (list, tuple)):  # tried in turn, as Celery does
+        url = ";".join(url) or None
     if not url:
         raise ScatterError(
             'no broker: set SCATTER = {"BROKER": "redis://host/0"} or CELERY_BROKER_URL'
