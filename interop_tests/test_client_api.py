@@ -162,15 +162,12 @@ def test_chunks(fleet: Fleet, program: Program) -> None:
 def test_what_cannot_be_sent(fleet: Fleet, driver: Path, program: Program) -> None:
     assert "no task name" in program.apply({"task": ""})["error"]
     assert "signature" in program.apply([])["error"]
-    bare = Program(driver, fleet.url)
-    assert "result backend" in bare.apply(chord([add(1, 1)], echo(), app=app))["error"]
-    bare.close()
-    wrong = Program(driver, "amqp://localhost")
-    assert "amqp" in wrong.apply(add(1, 1))["error"]
-    wrong.close()
-    odd = Program(driver, fleet.url, fleet.url, {"task_default_queue": 5})
-    assert "task_default_queue" in odd.apply(add(1, 1))["error"]
-    odd.close()
+    with Program(driver, fleet.url) as bare:
+        assert "result backend" in bare.apply(chord([add(1, 1)], echo(), app=app))["error"]
+    with Program(driver, "amqp://localhost") as wrong:
+        assert "amqp" in wrong.apply(add(1, 1))["error"]
+    with Program(driver, fleet.url, fleet.url, {"task_default_queue": 5}) as odd:
+        assert "task_default_queue" in odd.apply(add(1, 1))["error"]
     nothing_left(fleet.redis, fleet.db)
 
 
@@ -185,10 +182,9 @@ def test_settings(redis_server: RedisServer, workers: WorkerFactory, driver: Pat
         "result_backend_transport_options": {"global_keyprefix": "res"},
     }
     workers.start("python", url, queues=["orders"], settings=settings)
-    program = Program(driver, url, url, settings)
-    program.apply(chord([add(1, 1), add(2, 2)], echo(), app=app))
-    assert program.wait()["json"] == [2, 4]
-    program.close()
+    with Program(driver, url, url, settings) as program:
+        program.apply(chord([add(1, 1), add(2, 2)], echo(), app=app))
+        assert program.wait()["json"] == [2, 4]
 
 
 def test_two_servers(
@@ -198,10 +194,9 @@ def test_two_servers(
     try:
         broker, backend = redis_server.socket_url(0), other.socket_url(0)
         workers.start("celeryc", broker, backend)
-        program = Program(driver, broker, backend)
-        program.apply(chord([add(i, i) for i in range(20)], echo(), app=app))
-        assert program.wait()["json"] == [2 * i for i in range(20)]
-        program.close()
+        with Program(driver, broker, backend) as program:
+            program.apply(chord([add(i, i) for i in range(20)], echo(), app=app))
+            assert program.wait()["json"] == [2 * i for i in range(20)]
     finally:
         other.stop()
 
@@ -212,35 +207,33 @@ def test_a_connection_that_is_lost(
     url = redis_server.socket_url(0)
     r = redis_server.client(0)
     worker = workers.start("celeryc", url)
-    program = Program(driver, url, url)
-    tuple_ = program.apply(sig("examples.sleep", 1.5))
-    wait_until(lambda: worker.received([tuple_[0][0]]), "the task runs")
-    program.tell("wait 20")
-    channel = f"celery-task-meta-{tuple_[0][0]}"
+    with Program(driver, url, url) as program:
+        tuple_ = program.apply(sig("examples.sleep", 1.5))
+        wait_until(lambda: worker.received([tuple_[0][0]]), "the task runs")
+        program.tell("wait 20")
+        channel = f"celery-task-meta-{tuple_[0][0]}"
 
-    def subscribed() -> bool:
-        return bool(r.pubsub_numsub(channel)[0][1])
+        def subscribed() -> bool:
+            return bool(r.pubsub_numsub(channel)[0][1])
 
-    wait_until(subscribed, "the program waits")
-    r.client_kill_filter(_type="pubsub", skipme=True)
-    r.client_kill_filter(_type="normal", skipme=True)
-    assert program.answer()["json"] == 1.5
-    program.apply(add(1, 1))
-    assert program.wait()["json"] == 2
-    program.close()
+        wait_until(subscribed, "the program waits")
+        r.client_kill_filter(_type="pubsub", skipme=True)
+        r.client_kill_filter(_type="normal", skipme=True)
+        assert program.answer()["json"] == 1.5
+        program.apply(add(1, 1))
+        assert program.wait()["json"] == 2
 
 
 def test_a_server_that_is_gone(redis_server: RedisServer, driver: Path) -> None:
     url = redis_server.socket_url(0)
-    program = Program(driver, url, url)
-    program.apply(add(1, 1))
-    redis_server.stop()
-    began = time.monotonic()
-    ended = program.wait(1.0)
-    assert ended["code"] == "timeout"
-    assert "redis" in ended["state"]  # the error, which names the server
-    assert time.monotonic() - began < 6
-    program.close()
+    with Program(driver, url, url) as program:
+        program.apply(add(1, 1))
+        redis_server.stop()
+        began = time.monotonic()
+        ended = program.wait(1.0)
+        assert ended["code"] == "timeout"
+        assert "redis" in ended["state"]  # the error, which names the server
+        assert time.monotonic() - began < 6
 
 
 def test_many(fleet: Fleet, program: Program) -> None:

@@ -123,11 +123,18 @@ static void drop_doubles(struct strv *keys)
 
 int cli_keys(struct cli_broker *b, const char *start, struct strv *ret_keys, struct err *e)
 {
+    CLEANUP(buf_deinit) struct buf glob = BUF_INIT;
+    append_literal(&glob, start);
+    buf_append_char(&glob, '*');
+    return buf_ok(&glob) ? -ENOMEM : cli_keys_like(b, glob.data, ret_keys, e);
+}
+
+int cli_keys_like(struct cli_broker *b, const char *glob, struct strv *ret_keys, struct err *e)
+{
     CLEANUP(buf_deinit) struct buf pattern = BUF_INIT;
     char cursor[24] = "0";
     append_literal(&pattern, b->prefix);
-    append_literal(&pattern, start);
-    buf_append_char(&pattern, '*');
+    buf_append_str(&pattern, glob);
     int r = buf_ok(&pattern);
     if (r)
         return r;

@@ -32,6 +32,10 @@ int cli_ask_i64(struct cli_broker *b, int64_t *ret_v, struct err *e, ...)
 int cli_keys(struct cli_broker *b, const char *start, struct strv *ret_keys,
              struct err *e) WARN_UNUSED;
 
+/* The same with a pattern behind the prefix. */
+int cli_keys_like(struct cli_broker *b, const char *glob, struct strv *ret_keys,
+                  struct err *e) WARN_UNUSED;
+
 /* A key of ours: prefix, then the format. NULL: out of memory. Freed by the caller. */
 char *cli_key(const struct cli_broker *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 

@@ -12,6 +12,7 @@
 #include "celeryc/result/chord.h"
 #include "celeryc/result/effects.h"
 #include "celeryc/result/late.h"
+#include "celeryc/transport/stored.h"
 #include "celeryc/transport/stored_priv.h"
 
 #define SCRIPT_HEAD                                                                        \
@@ -628,12 +629,12 @@ const struct redis_script script_bury = {
 };
 
 /* kombu's sweep: 10 mutex, 11 token, 12 visibility timeout (s), 13 how many at most, 14 budget of bytes,
- * 15 start of the names of binding sets.
+ * 15 start of the names of binding sets. A program that is no worker gives "" for "me".
  * Status "busy" when another one sweeps; else for each expired entry: field, stored value, members of its exchange's
  * binding set (an array, empty for the anonymous exchange). Index entries without a record are removed. */
-const struct redis_script script_sweep = {
+const struct redis_script stored_sweep = {
     "sweep",
-    SCRIPT_HEAD "if gone() then return redis.status_reply('gone') end\n"
+    SCRIPT_HEAD "if ME ~= '' and gone() then return redis.status_reply('gone') end\n"
                 "local ceiling = clock() / 1000 - tonumber(A[12])\n"
                 "local fields = call('ZRANGEBYSCORE', INDEX, 0, string.format('%.3f', ceiling),\n"
                 "  'LIMIT', 0, A[13])\n"
@@ -665,7 +666,7 @@ const struct redis_script script_sweep = {
 
 /* 10 mutex, 11 token, 12 visibility timeout (s), then for each: field, raw, number of lists, lists. In the order given,
  * the last one is consumed first. An entry that was renewed, acked or taken meanwhile is left alone. */
-const struct redis_script script_sweep_move = {
+const struct redis_script stored_sweep_move = {
     "sweep_move",
     SCRIPT_HEAD
     "local ceiling = clock() / 1000 - tonumber(A[12])\n"
@@ -707,8 +708,8 @@ const struct redis_script *const transport_scripts[] = {
     &script_requeue,
     &script_adopt,
     &script_bury,
-    &script_sweep,
-    &script_sweep_move,
+    &stored_sweep,
+    &stored_sweep_move,
     &chord_read,
     &chord_scan,
     &chord_leaves,

@@ -17,7 +17,6 @@
 
 extern const struct redis_script script_enter, script_beat, script_waiters, script_claim,
     script_ops, script_renew, script_leave, script_promote, script_claim_delayed, script_mourn,
-    script_collect, script_fetch, script_requeue, script_adopt, script_bury, script_sweep,
-    script_sweep_move;
+    script_collect, script_fetch, script_requeue, script_adopt, script_bury;
 
 extern const struct redis_script *const transport_scripts[]; /* NULL-terminated */

@@ -34,3 +34,6 @@ extern const struct redis_script stored_delayed_find;
 /* Gives delayed messages back to the ends of their lists. 1 celeryc:delayed, 2 how many at most, 3 budget of bytes, then
  * names; none: the earliest. Returns how many. */
 extern const struct redis_script stored_delayed_flush;
+
+/* kombu's sweep of `unacked`: what is overdue, and its way back (scripts.c says what they take). */
+extern const struct redis_script stored_sweep, stored_sweep_move;

@@ -13,126 +13,31 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/log.h"
 #include "celeryc/base/num.h"
-#include "celeryc/message/message.h"
+#include "celeryc/transport/route.h"
+#include "celeryc/transport/stored.h"
 #include "celeryc/transport/transport_priv.h"
 
 #define SWEEP_FIELDS    200
 #define SWEEP_EVERY_MS  60000
 #define SWEEP_AGAIN_MS  1000
 #define PROMOTE_AT_ONCE 100
-#define MAX_LISTS       64
 
-/* ---- routing of a restored record ---- */
-
-static bool next_word(struct slice *rest, struct slice *ret_word)
-{
-    if (!rest->p)
-        return false;
-    const char *dot = memchr(rest->p, '.', rest->len);
-    size_t len = dot ? (size_t)(dot - rest->p) : rest->len;
-    *ret_word = (struct slice){rest->p, len};
-    *rest = dot ? (struct slice){dot + 1, rest->len - len - 1} : SLICE_NULL;
-    return true;
-}
-
-/* Topic rules of kombu 5.7: "*" is one word, "#" any text, the rest is literal. */
-static bool topic_matches(struct slice pattern, struct slice key)
-{
-    struct slice p, k;
-    while (next_word(&pattern, &p)) {
-        if (slice_eq_str(p, "#")) {
-            if (!pattern.p)
-                return true;
-            for (;;) {
-                if (topic_matches(pattern, key))
-                    return true;
-                if (!next_word(&key, &k) || !key.p)
-                    return false;
-            }
-        }
-        if (!next_word(&key, &k))
-            return false;
-        if (slice_eq_str(p, "*") ? k.len == 0 : !slice_eq(p, k))
-            return false;
-    }
-    return key.p == NULL;
-}
-
-struct route {
-    const char *lists[MAX_LISTS];
-    size_t n;
-};
-
-static void route_add(struct transport *t, struct route *route, struct slice queue, int priority)
-{
-    CLEANUP(mem_free) char *name = slice_dup(queue);
-    CLEANUP(mem_free) char *list = name ? transport_list_key(t, name, priority) : NULL;
-    const char *kept = list ? arena_strdup(t->scratch, slice_str(list)) : NULL;
-    for (size_t i = 0; kept && i < route->n; i++) {
-        if (str_eq(route->lists[i], kept))
-            return;
-    }
-    if (kept && route->n < MAX_LISTS)
-        route->lists[route->n++] = kept;
-}
-
-/* A member is routing key SEP pattern SEP queue. */
-static void route_member(struct transport *t, struct route *route, struct slice member,
-                         struct slice key, int priority)
-{
-    size_t len = strlen(t->sep);
-    const char *a = memmem(member.p, member.len, t->sep, len);
-    if (!a)
-        return;
-    struct slice bound = {member.p, (size_t)(a - member.p)};
-    struct slice rest = {a + len, member.len - bound.len - len};
-    const char *b = memmem(rest.p, rest.len, t->sep, len);
-    if (!b)
-        return;
-    bool direct = b == rest.p;
-    struct slice queue = {b + len, rest.len - (size_t)(b - rest.p) - len};
-    if (direct ? slice_eq(bound, key) : topic_matches(bound, key))
-        route_add(t, route, queue, priority);
-}
-
-static int record_priority(struct json_val message)
-{
-    int64_t v = 0;
-    if (json_i64(json_get(json_get(message, "properties"), "priority"), &v))
-        return 0;
-    return (int)MAX(0, MIN(v, 9));
-}
+/* ---- the sweep ---- */
 
 /* Adds field, raw, lists to the arguments; a record that cannot be read is left where it is. */
-static void add_record(struct transport *t, struct arena *a, struct slice field, struct slice value,
+static void add_record(struct transport *t, struct slice field, struct slice value,
                        const struct redis_reply *members)
 {
-    struct json_val v;
-    struct slice exchange, key;
-    struct route route = {.n = 0};
-    if (json_scan(value, &v, NULL) || v.kind != JSON_K_ARRAY || json_len(v) != 3 ||
-        json_string(a, json_at(v, 1), &exchange) || json_string(a, json_at(v, 2), &key))
-        return;
-    struct json_val message = json_at(v, 0);
-    int priority = record_priority(message);
-    for (size_t i = 0; exchange.len && i < members->n; i++)
-        route_member(t, &route, members->elem[i]->str, key, priority);
-    if (route.n == 0 && key.len)
-        route_add(t, &route, key, priority);
-    CLEANUP(buf_deinit) struct buf marked = BUF_INIT;
-    if (route.n == 0 || message_write_redelivered(&marked, message.raw))
-        return;
-    const char *raw = arena_strdup(t->scratch, buf_slice(&marked));
-    if (!raw)
+    const struct route_keys keys = {t->prefix, t->sep, t->steps, t->n_steps};
+    struct route route;
+    if (route_record(t->scratch, &keys, value, members, &route))
         return;
     args_add(t, field);
-    args_add(t, (struct slice){raw, marked.len});
+    args_add(t, route.raw);
     args_i64(t, (int64_t)route.n);
     for (size_t i = 0; i < route.n; i++)
         args_str(t, route.lists[i]);
 }
-
-/* ---- the sweep ---- */
 
 static void sweep_later(struct transport *t, uint64_t ms)
 {
@@ -168,17 +73,15 @@ static void on_swept(const struct redis_reply *reply, void *arg)
             transport_enter(t);
         return;
     }
-    CLEANUP(arena_free) struct arena *a = arena_new();
-    if (reply->kind != REDIS_R_ARRAY || reply->n < 3 || !a) {
+    if (reply->kind != REDIS_R_ARRAY || reply->n < 3) {
         t->sweeping = false;
         sweep_later(t, SWEEP_EVERY_MS);
         return;
     }
     begin_sweep_args(t);
     for (size_t i = reply->n / 3; i-- > 0;)
-        add_record(t, a, reply->elem[3 * i]->str, reply->elem[3 * i + 1]->str,
-                   reply->elem[3 * i + 2]);
-    args_eval(t, &script_sweep_move, on_swept_moved, t);
+        add_record(t, reply->elem[3 * i]->str, reply->elem[3 * i + 1]->str, reply->elem[3 * i + 2]);
+    args_eval(t, &stored_sweep_move, on_swept_moved, t);
 }
 
 void on_sweep_timer(uv_timer_t *timer)
@@ -192,7 +95,7 @@ void on_sweep_timer(uv_timer_t *timer)
     args_i64(t, RESTORE_BUDGET);
     CLEANUP(mem_free) char *binding = key_of(t, "_kombu.binding.", NULL);
     args_str(t, binding);
-    args_eval(t, &script_sweep, on_swept, t);
+    args_eval(t, &stored_sweep, on_swept, t);
 }
 
 /* ---- delayed messages ---- */

@@ -21,6 +21,7 @@
 #include "celeryc/base/codec.h"
 #include "celeryc/base/log.h"
 #include "celeryc/message/json.h"
+#include "celeryc/transport/route.h"
 #include "celeryc/transport/transport_priv.h"
 
 #define DEFAULT_SEP    "\x06\x16"
@@ -107,31 +108,15 @@ char *key_of(const struct transport *t, const char *format, const char *name)
     return buf_take(&b);
 }
 
-/* kombu: the largest step that is not above the priority; below the first one the last (its list index -1). */
-static char *list_key(const char *prefix, const char *queue, int priority, const char *sep,
-                      const int *steps, size_t n_steps)
-{
-    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
-    priority = MAX(0, MIN(priority, 9));
-    int step = steps[n_steps - 1];
-    for (size_t i = 0; i < n_steps && steps[i] <= priority; i++)
-        step = steps[i];
-    buf_append_str(&b, prefix);
-    buf_append_str(&b, queue);
-    if (step)
-        buf_appendf(&b, "%s%d", sep, step);
-    return buf_take(&b);
-}
-
 char *transport_list_key(const struct transport *t, const char *queue, int priority)
 {
-    return list_key(t->prefix, queue, priority, t->sep, t->steps, t->n_steps);
+    return route_list_key(t->prefix, queue, priority, t->sep, t->steps, t->n_steps);
 }
 
 char *transport_queue_key(const char *key_prefix, const char *queue, int priority)
 {
-    return list_key(key_prefix ? key_prefix : "", queue, priority, DEFAULT_SEP, default_steps,
-                    ARRAY_SIZE(default_steps));
+    return route_list_key(key_prefix ? key_prefix : "", queue, priority, DEFAULT_SEP, default_steps,
+                          ARRAY_SIZE(default_steps));
 }
 
 int stored_split(struct slice value, struct slice *ret_raw, struct slice *ret_tail)

@@ -52,6 +52,16 @@ class Program:
         assert isinstance(answer, dict)
         return answer
 
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, kind: object, error: object, where: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        self.popen.kill()
+        self.popen.communicate()
+
     def close(self) -> None:
         assert self.popen.stdin is not None
         self.popen.stdin.close()
