@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from celery import Celery, chain, chord
+from celery import Celery, chain, chord, group
 from harness import canvas
 from harness.client import Client
 from harness.fleet import Fleet
@@ -90,6 +90,24 @@ def test_replaced_by_nothing(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
         outcome = client.call("interop.replace", empty)
         assert (outcome.state, outcome.exc_type) == ("FAILURE", "ImproperlyConfigured")
+
+
+@pytest.mark.fleets("celeryc")
+@pytest.mark.parametrize("body", ["chain", "group"])
+def test_replaced_by_a_chord(fleet: Fleet, client: Client, body: str) -> None:
+    """Better than Celery, where a task that is replaced by a chord never ends when the body of the chord is a group, nor
+    does the chord around it when the body is a chain: the last step counts for the chord that it is the body of."""
+    ends = {
+        "chain": (chain(sig("examples.echo"), sig("examples.echo"), app=app), [2, 4]),
+        "group": (group(sig("examples.echo"), sig("examples.echo"), app=app), [[2, 4], [2, 4]]),
+    }
+    step, value = ends[body]
+    inner = canvas.task("interop.replace", plain(chord([add(1, 1), add(2, 2)], step, app=app)))
+    assert client.get(client.apply(inner)).value == value
+    chained = canvas.chain(inner, canvas.echo())
+    assert client.get(client.apply(chained)).value == value
+    sent = client.apply(canvas.chord([inner, canvas.add(3, 3)], canvas.echo()))
+    assert client.get(sent).value == [value, 6]
 
 
 def test_added_to_the_chord(fleet: Fleet, client: Client) -> None:

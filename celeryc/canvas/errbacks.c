@@ -110,6 +110,18 @@ static struct slice member_errbacks(struct canvas *c, struct json_val sig, struc
     return canvas_text_of(c, json_get(sig, "options"), "task_id");
 }
 
+/* The errbacks that a chord calls when it fails: those of its body, of a group those of each member. */
+static void body_errbacks(struct canvas *c, struct json_val body, struct values *to)
+{
+    struct json_iter it;
+
+    add_distinct(c, to, json_get(json_get(body, "options"), "link_error"));
+    if (!canvas_is_type(body, "group"))
+        return;
+    for (json_iter_init(&it, json_get(json_get(body, "kwargs"), "tasks")); json_next(&it);)
+        (void)member_errbacks(c, it.val, to);
+}
+
 /* Drops the errbacks that the chord around calls too: it fails with its member, and chord.link_error() links what it is
  * given to the chords in the header and to the body. Celery calls them here and leaves the chord around waiting. */
 static void leave_to_outer(struct canvas *c, struct values *errbacks, struct json_val options)
@@ -121,7 +133,7 @@ static void leave_to_outer(struct canvas *c, struct values *errbacks, struct jso
     if (!canvas_text_of(c, options, "task_id").p || !canvas_text_of(c, options, "group_id").p)
         return; /* has no part in it */
     for (int depth = 0; outer.kind == JSON_K_OBJECT && depth < LIMIT_JSON_DEPTH; depth++) {
-        (void)member_errbacks(c, outer, &later);
+        body_errbacks(c, outer, &later);
         outer = json_get(json_get(outer, "options"), "chord");
     }
     for (size_t i = 0; i < errbacks->n; i++)

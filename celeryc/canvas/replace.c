@@ -170,6 +170,22 @@ static struct value or_null(struct json_val v)
     return json_is_null(v) ? VALUE_NULL : value_raw(v);
 }
 
+/* The last step of a chain that is the body of a chord was given the chord's own group. It is a member of the task's, or
+ * its part would be counted where nobody waits for it. (Celery leaves it so, and the chord around the task waits.) */
+static void join_group(struct canvas *c, struct sig *s, const struct message *m)
+{
+    bool in_body = false, last_step = false;
+
+    while (m->group.len &&
+           ((s->type == SIG_CHAIN && s->tasks->n > 0) || (s->type == SIG_CHORD && s->body))) {
+        last_step = last_step || (in_body && s->type == SIG_CHAIN);
+        in_body = in_body || s->type == SIG_CHORD;
+        s = s->type == SIG_CHAIN ? last_of(s) : s->body;
+        if (last_step)
+            option_set_text(c, &s->options, "group_id", m->group);
+    }
+}
+
 static void take_place(struct canvas *c, struct sig *s, const struct message *m,
                        const struct message_body *b, struct value nesting)
 {
@@ -199,6 +215,21 @@ static struct sig *append_rest(struct canvas *c, struct sig *s, struct json_val 
     return s;
 }
 
+/* What ends in a group, at the end of a chain or as the body of a chord, ends in the list of its results instead: a group
+ * has no record that could stand under the task's id. (Celery forgets it behind a chord, and the task never ends.) */
+static struct sig *end_in_task(struct canvas *c, struct sig *s)
+{
+    if (!s || c->code)
+        return NULL;
+    if (s->type == SIG_GROUP)
+        return with_accumulate(c, s);
+    if (s->type == SIG_CHAIN && s->tasks->n > 0)
+        s->tasks->v[s->tasks->n - 1] = end_in_task(c, last_of(s));
+    if (s->type == SIG_CHORD && s->body)
+        s->body = end_in_task(c, s->body);
+    return c->code ? NULL : s;
+}
+
 static struct sig *replacement(struct canvas *c, struct slice signature)
 {
     struct sig *s;
@@ -214,13 +245,7 @@ static struct sig *replacement(struct canvas *c, struct slice signature)
         (void)err_set(c->e, CANVAS_E_REFUSED, "Cannot replace with an empty chain");
         (void)canvas_fail(c, CANVAS_E_REFUSED);
     }
-    if (c->code)
-        return NULL;
-    if (s->type == SIG_GROUP)
-        return with_accumulate(c, s);
-    if (s->type == SIG_CHAIN && last_of(s)->type == SIG_GROUP)
-        s->tasks->v[s->tasks->n - 1] = with_accumulate(c, last_of(s));
-    return s;
+    return end_in_task(c, s);
 }
 
 int canvas_replace(const struct canvas_settings *s, const struct message *m,
@@ -243,6 +268,7 @@ int canvas_replace(const struct canvas_settings *s, const struct message *m,
     if (c.code)
         return canvas_end(&c);
     take_place(&c, sig, m, b, nesting);
+    join_group(&c, sig, m);
     sig = append_rest(&c, sig, b->chain, nesting);
     if (sig && c.code == 0)
         (void)sig_apply(&c, sig, NULL, NULL, NULL);

@@ -113,7 +113,8 @@ void call_fail(struct celeryc_call *call, const char *type, struct slice text)
 }
 
 /* The formatted text in the arena; p NULL when out of memory. */
-static struct slice format_text(struct celeryc_call *call, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static struct slice
+format_text(struct celeryc_call *call, const char *format, va_list ap)
 {
     va_list again;
     va_copy(again, ap);

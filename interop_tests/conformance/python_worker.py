@@ -16,6 +16,8 @@ app = Celery("conformance", broker=os.environ["TEST_BROKER"], backend=os.environ
 app.conf.update(
     result_extended=True,
     accept_content=["json"],
+    enable_utc=True,  # as is the default; `inspect conf` shows what was set
+    timezone="UTC",
     worker_hijack_root_logger=False,
     worker_log_color=False,
     broker_heartbeat=0,

@@ -149,8 +149,25 @@ def compare_ends(
         raise DifferenceError(f"unasked parts {parts} records {records}")
 
 
+def forgotten_end(sig: Json) -> bool:
+    """Whether Celery cannot put it in a task's place: nothing gets the task's id when the body of a chord is a group, and
+    when it is a chain its last step counts for that chord instead of the one that the task is in. canvas can."""
+    behind_chord = in_body = False
+    while sig["subtask_type"] in ("chain", "chord"):
+        chained = sig["subtask_type"] == "chain"
+        in_body = in_body or (chained and behind_chord)
+        behind_chord = behind_chord or not chained
+        sig = sig["kwargs"]["tasks"][-1] if chained else sig["kwargs"]["body"]
+    return behind_chord and (in_body or sig["subtask_type"] == "group")
+
+
+def comparable(s: Step) -> bool:
+    bug = s.state == "FAILURE" and s.result["exc_message"] == [CELERY_BUG]
+    return not bug and not (s.replaced and forgotten_end(json.loads(s.replaced)))
+
+
 def compare_step(canvas: Canvas, s: Step, exact: bool = False) -> None:
-    if s.state == "FAILURE" and s.result["exc_message"] == [CELERY_BUG]:
+    if not comparable(s):
         return
     request: dict[str, Json] = {"raw": s.raw}
     if s.replaced:

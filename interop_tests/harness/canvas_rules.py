@@ -4,7 +4,8 @@
 `compare` gives what differs and is not explained. What is allowed to differ from Celery 5.7 alone:
 
 * "several failures": get() of a group raises the failure that arrived first, so with several of them it may be any;
-  and a chord whose header holds groups tells of the first that it finds.
+  a chord whose header holds groups tells of the first that it finds; and what stands behind several of them is failed
+  with the one that came last.
 * "ran twice": a step behind a chord whose body is a group is linked to every member of it, so Celery runs it several
   times under one id; its record is that of the run that ended last, and so is everything that follows.
 * "failed, not forgotten": what stands behind a failed member (in the body of its chord, behind its chord or group in a
@@ -102,40 +103,52 @@ class Comparison:
         self.want, self.got = want, got
         self.left: list[str] = []
         self.used: set[str] = set()
-        self.called: Counter[str] = Counter()  # errbacks for what Celery forgets
+        self.called: set[str] = set()  # errbacks called for what Celery forgets
         states = _states(want.records)
         self.failed = {m for m, seen in states.items() if seen & {"FAILURE", "REVOKED"}}
-        self.hopeless = behind_failures(spec, self.failed) - states.keys()
+        self.behind = behind_failures(spec, self.failed)
+        self.hopeless = self.behind - states.keys()
         self.errbacks = {m for s in every(spec) for e in s["errbacks"] for m in marks(e)}
 
     def compare_runs(self) -> None:
         for line in (self.got.runs - self.want.runs).elements():
             mark = line.split(",")[0]
             if mark in self.errbacks and set(MARK.findall(line)[1:]) <= self.hopeless:
-                self.called[mark] += 1
+                self.called.add(mark)
                 self.used.add("failed, not forgotten")
             else:
                 self.left.append(f"run added: {line}")
         for line in (self.want.runs - self.got.runs).elements():
             mark = line.split(",")[0]
-            if self.called[mark] > 0:
-                self.called[mark] -= 1  # for the outer chord, not for the inner one
-            else:
+            if mark not in self.called:  # else for the outer chord, not for the inner one
                 self.left.append(f"run missing: {line}")
 
     def compare_records(self) -> None:
         several = len(self.failed) > 1
         want, got = (_of_any(e.records) if several else e.records for e in (self.want, self.got))
-        self.left += [f"record missing: {line}" for line in (want - got).elements()]
-        for line in (got - want).elements():
-            mark, record = _record(line)
-            over = record["status"] in ("FAILURE", "REVOKED")
-            if over and (mark in self.hopeless or (mark == "?" and self.failed)):
-                self.used.add("failed, not forgotten")
-            elif self.called[mark] > 0:
-                self.called[mark] -= 1
+        missing, added = [self.others(lines) for lines in (want - got, got - want)]
+        failed_otherwise = {_record(line)[0] for line in added if self.over(line)}
+        for line in missing:
+            mark = _record(line)[0]
+            if several and mark in self.behind & failed_otherwise and self.over(line):
+                self.used.add("several failures")
             else:
+                self.left.append(f"record missing: {line}")
+        failed_before = {_record(line)[0] for line in missing if self.over(line)}
+        for line in added:
+            mark = _record(line)[0]
+            if self.over(line) and (mark in self.hopeless or (mark == "?" and self.failed)):
+                self.used.add("failed, not forgotten")
+            elif not (several and mark in self.behind & failed_before and self.over(line)):
                 self.left.append(f"record added: {line}")
+
+    def others(self, lines: Counter[str]) -> list[str]:
+        """Without those of the errbacks that were compared as runs."""
+        return [line for line in lines.elements() if _record(line)[0] not in self.called]
+
+    @staticmethod
+    def over(line: str) -> bool:
+        return _record(line)[1]["status"] in ("FAILURE", "REVOKED")
 
     def compare_gets(self) -> None:
         want, got = self.want.get, self.got.get
@@ -168,6 +181,7 @@ def _compare_loosely(want: Ending, got: Ending, hopeless: set[str]) -> list[str]
     left += [f"runs added: {ran[1] - ran[0]}"] if ran[1] - ran[0] else []
     states = [_states(e.records) for e in (want, got)]
     for mark in (states[0].keys() | states[1].keys()) - hopeless - {"?"}:
-        if states[0].get(mark) != states[1].get(mark):
-            left.append(f"states of {mark}: {states[0].get(mark)} became {states[1].get(mark)}")
+        there, here = (s.get(mark, set()) for s in states)
+        if there != here and not (there | here <= {"FAILURE", "REVOKED"} and there and here):
+            left.append(f"states of {mark}: {there} became {here}")
     return left
