@@ -2,7 +2,7 @@
 """The broker goes away in every way that one can, under load, and comes back: each worker consumes again within five
 seconds, nothing is lost or run twice, and nobody is taken for dead.
 
-A place where celeryc is better than Celery: a Python worker may wait half a minute before it tries again, may come back
+Better than Celery: a Python worker may wait half a minute before it tries again, may come back
 without consuming, and loses what it had popped and not noted when the server was killed. `make test` has one round of each
 kind, `make chaos` fifty rounds in turn."""
 

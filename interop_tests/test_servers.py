@@ -165,7 +165,7 @@ def n_ended(notes: Path) -> int:
 def test_results_are_kept_while_the_backend_is_away(
     pair: list[RedisServer], workers: WorkerFactory, tmp_path: Path
 ) -> None:
-    """A place where celeryc is better: Celery gives a result up after some retries, and an early-ack message is gone then.
+    """Better than Celery, which gives a result up after some retries, and an early-ack message is gone then.
     Here a claim stands on the broker until the result is stored."""
     broker, backend = pair
     worker = workers.start("celeryc", broker.url(), backend.url())

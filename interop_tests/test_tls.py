@@ -91,8 +91,8 @@ def test_workers_of_both_kinds_share_a_queue(
 def test_celeryc_verifies_by_default(
     tls_server: TlsServer, workers: WorkerFactory, make_client: MakeClient
 ) -> None:
-    """Better than Celery, whose broker connection may be told to verify nothing without a word: a server that the system
-    does not trust is refused, with the way out, and tried again."""
+    """Better than Celery, whose broker connection verifies nothing with such a URL: a server that the system does not trust
+    is refused, with the way out, and tried again."""
     worker = workers.start("celeryc", tls_server.url(), wait=False)
     line = worker.process.wait_for_log("certificate is not trusted.*")
     assert "ssl_ca_certs" in line

@@ -7,6 +7,7 @@
 #include "celeryc/message/json_priv.h"
 #include "celeryc/message/message_priv.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 
@@ -78,6 +79,14 @@ static struct json_val unwrap(struct json_val v, const char *type)
     return json_get(v, "__value__");
 }
 
+static bool all_hex(struct slice s)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if (!isxdigit((unsigned char)s.p[i]))
+            return false;
+    return true;
+}
+
 /* kombu sends a UUID object as {"hex": 32 digits} in a wrapper; Celery then uses its text. */
 static int uuid_text(const struct reader *r, struct json_val v, struct slice *ret_s)
 {
@@ -85,7 +94,7 @@ static int uuid_text(const struct reader *r, struct json_val v, struct slice *re
     char *text;
 
     if (json_string(r->arena, json_get(unwrap(v, "uuid"), "hex"), &hex) ||
-        hex.len != UUID_HEX_DIGITS)
+        hex.len != UUID_HEX_DIGITS || !all_hex(hex))
         return -EINVAL;
     text = arena_printf(r->arena, "%.8s-%.4s-%.4s-%.4s-%.12s", hex.p, hex.p + 8, hex.p + 12,
                         hex.p + 16, hex.p + 20);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* The inside of a connection, for the files that make it up: conn.c (states, commands, deadlines), greet.c (what is said
+/* The inside of a connection, for the files that make it up: conn.c (states, deadlines), commands.c (and their answers), greet.c (what is said
  * first), route.c (which server next), sentinel.c (where the master is). Private to the folder. */
 
 #include "celeryc/base/list.h"
@@ -66,10 +66,19 @@ struct redis_conn {
 void conn_set_state(struct redis_conn *c, enum conn_state to);
 /* The connection is of no use: on_down, and another attempt later. elsewhere: at the next server, if there is one. */
 void conn_lose(struct redis_conn *c, const char *reason, bool elsewhere);
+void conn_arm(struct redis_conn *c, int64_t ms); /* the timer */
+void conn_release(
+    struct redis_conn *c); /* after a frame that was counted in busy: the memory may go */
+
+/* ---- commands.c ---- */
 /* Queues a command in any state that has a socket. */
 void conn_send(struct redis_conn *c, redis_reply_fn fn, int64_t deadline_ms, size_t n,
                const struct slice *argv);
-void conn_arm(struct redis_conn *c, int64_t ms); /* the timer */
+void conn_on_read(void *arg, const char *data, size_t len);
+void conn_on_prepare(uv_prepare_t *h);
+void conn_fail_all(struct list *from);
+uint64_t conn_oldest_deadline(const struct redis_conn *c); /* there is one */
+void conn_arm_for_next(struct redis_conn *c);
 
 /* ---- greet.c ---- */
 void conn_greet(struct redis_conn *c);
