@@ -85,6 +85,7 @@ def test_a_broken_baseline_excuses_nothing() -> None:
     assert unusable(Outcomes("python", tests | {one: "failed", two: "error"})) == []
     assert unusable(Outcomes("python", tests | dict.fromkeys((one, two, three), "error"))) != []
     assert unusable(Outcomes("python", {})) != []
+    assert unusable(Outcomes("python", tests | {FILE: "error"})) != []
 
 
 def test_table(tmp_path: Path) -> None:

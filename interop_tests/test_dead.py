@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages that die again and again are set aside with a result; `celeryc dead` shows them and gives them back.
 
-celeryc alone: Celery delivers a message that kills its workers for ever, or loses it.
+Better than Celery, which delivers a message that kills its workers for ever, or loses it; so celeryc alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Far ETAs wait at the broker: they survive their worker, cost it no memory, and are seen, revoked and given back.
 
-celeryc alone: a Python worker keeps every ETA in its memory and hides it from all others.
+Better than Celery, where a Python worker keeps every ETA in its memory and hides it from all others; so celeryc alone.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def test_revoked_while_parked(
 def test_what_expires_before_its_eta_is_revoked_then(
     redis_server: RedisServer, workers: WorkerFactory, make_client: MakeClient, countdown: int
 ) -> None:
-    """Celery finds out at the eta."""
+    """Better than Celery, which finds out at the eta."""
     url = redis_server.socket_url()
     client = make_client(url)
     workers.start("celeryc", url)

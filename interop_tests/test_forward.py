@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Python worker and celeryc on one queue, each with a task that the other does not have.
 
-Celery drops what it does not know, so two kinds of workers need two queues; here both pass it on to whoever knows it.
+Better than Celery, which drops what it does not know, so that two kinds of workers need two queues; here both pass it on to
+whoever knows it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ struct command {
 
 extern const struct command cli_commands[]; /* ends with name NULL */
 extern const struct opt_table cli_call_table, cli_result_table, cli_purge_table, cli_tasks_table,
-    cli_completion_table, cli_dead_table, cli_delayed_table, cli_doctor_table;
+    cli_completion_table, cli_dead_table, cli_delayed_table, cli_doctor_table, cli_drain_table;
 
 int cmd_worker(int argc, char **argv);
 int cmd_zygote(int argc, char **argv);
@@ -30,6 +30,7 @@ int cmd_tasks(int argc, char **argv);
 int cmd_dead(int argc, char **argv);
 int cmd_delayed(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_drain(int argc, char **argv);
 int cmd_completion(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#define PAGE_ENTRIES "50"
+#define PAGE_ENTRIES 50
 #define PAGE_BYTES   "4194304"
 #define LIST_LIMIT   100
 
@@ -314,14 +314,16 @@ static int move(struct walk *w, uint64_t *ret_moved, struct err *e)
     return r;
 }
 
-/* One page of a list behind the first *skip entries; *ret_n 0: that was all. */
-static int walk_page(struct walk *w, const char *list, uint64_t *skip, size_t *ret_n, struct err *e)
+/* One page of at most max entries behind the first *skip ones; *ret_n 0: that was all. */
+static int walk_page(struct walk *w, const char *list, uint64_t max, uint64_t *skip, size_t *ret_n,
+                     struct err *e)
 {
-    char from[24];
+    char from[24], most[24];
     const struct redis_reply *reply;
     struct slice *items;
     (void)snprintf(from, sizeof(from), "%llu", (unsigned long long)*skip);
-    const struct slice ask[] = {slice_str(list), slice_str(from), SLICE_LIT(PAGE_ENTRIES),
+    (void)snprintf(most, sizeof(most), "%llu", (unsigned long long)MIN(max, PAGE_ENTRIES));
+    const struct slice ask[] = {slice_str(list), slice_str(from), slice_str(most),
                                 SLICE_LIT(PAGE_BYTES)};
     int r = redis_sync_eval(w->b.redis, &page_script, ARRAY_SIZE(ask), ask, &reply, e);
     if (r)
@@ -350,13 +352,16 @@ static int walk_page(struct walk *w, const char *list, uint64_t *skip, size_t *r
     return r;
 }
 
+/* What was there at the beginning: a worker may set aside again what was retried just now. */
 static int walk_list(struct walk *w, const char *list, struct err *e)
 {
     uint64_t skip = 0;
+    int64_t left = 0;
     size_t n = 1;
-    int r = 0;
-    while (r == 0 && n > 0 && (w->action != DEAD_LIST || w->shown < w->limit)) {
-        r = walk_page(w, list, &skip, &n, e);
+    int r = cli_ask_i64(&w->b, &left, e, "LLEN", list, NULL);
+    while (r == 0 && n > 0 && left > 0 && (w->action != DEAD_LIST || w->shown < w->limit)) {
+        r = walk_page(w, list, (uint64_t)left, &skip, &n, e);
+        left -= (int64_t)n;
         if (w->action == DEAD_RETRY || w->action == DEAD_PURGE)
             cli_progress(&w->b, "dead letters looked at", MIN(w->done, w->total), w->total);
     }

@@ -18,6 +18,7 @@ const struct command cli_commands[] = {
     {"delayed", cmd_delayed, &cli_delayed_table,
      "Show messages that wait for their eta, or give them back."},
     {"doctor", cmd_doctor, &cli_doctor_table, "Look for what is wrong at the broker."},
+    {"drain", cmd_drain, &cli_drain_table, "Give everything back to Celery."},
     {"tasks", cmd_tasks, &cli_tasks_table, "List the tasks of plug-ins."},
     {"completion", cmd_completion, &cli_completion_table,
      "Print shell completion or the man page."},

@@ -12,8 +12,6 @@
 
 #include <errno.h>
 
-#define PING_MS 25000 /* kombu's health_check_interval */
-
 /* prefix, exchange, member, ttl ms: kombu's binding of a queue that expires, with its deadline. */
 static const struct redis_script script_bind = {
     "bind",
@@ -257,14 +255,6 @@ static void on_commands_down(struct redis_conn *conn, const char *reason, int64_
         redis_conn_drop(c->mailbox, reason);
 }
 
-/* A half-open connection is found by a silence after this. */
-static void on_ping(uv_timer_t *t)
-{
-    struct control *c = t->data;
-    if (c->mailbox && redis_conn_is_up(c->mailbox))
-        redis_commandv(c->mailbox, NULL, NULL, "PING", NULL);
-}
-
 /* ---- life ---- */
 
 static int name_things(struct control *c)
@@ -345,7 +335,6 @@ struct control *control_new(uv_loop_t *loop, const struct control_options *o,
         return release(c);
     connect_all(c);
     start_timer(c, &c->beat, on_beat, o->heartbeat_ms);
-    start_timer(c, &c->ping, on_ping, o->listen ? PING_MS : 0);
     start_timer(c, &c->bind, on_bind, o->listen ? CONTROL_BINDING_MS / 3 : 0);
     start_timer(c, &c->mingle, NULL, 0);
     start_timer(c, &c->census_timer, NULL, 0);
@@ -379,7 +368,7 @@ struct control *control_free(struct control *c)
     c->mailbox = redis_conn_free(c->mailbox);
     c->results = redis_conn_free(c->results);
     c->commands = redis_conn_free(c->commands);
-    uv_timer_t *timers[] = {&c->beat, &c->ping, &c->bind, &c->mingle, &c->census_timer};
+    uv_timer_t *timers[] = {&c->beat, &c->bind, &c->mingle, &c->census_timer};
     for (size_t i = 0; i < ARRAY_SIZE(timers); i++)
         uv_close((uv_handle_t *)timers[i], on_closed);
     return NULL;

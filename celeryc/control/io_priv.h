@@ -16,7 +16,7 @@ struct control {
     struct panel panel;
     struct redis_conn *mailbox, *commands, *results; /* results: NULL when it is commands */
     struct arena *arena;                             /* of the message at hand */
-    uv_timer_t beat, ping, bind, mingle, census_timer;
+    uv_timer_t beat, bind, mingle, census_timer;
     struct census_state *census;
     int n_timers;
     struct buf channel, exchange, reply_exchange, queue, event_channel, online_channel;

@@ -266,8 +266,6 @@ void on_check_timer(uv_timer_t *timer)
         return;
     t->checking = !t->maybe_more;
     t->maybe_more = true;
-    if (redis_conn_is_up(t->sub)) /* a half-open one is found out by its silence */
-        redis_commandv(t->sub, NULL, NULL, "PING", NULL);
     if (t->tracking)
         for (size_t i = 0; i < t->n_queues; i++)
             t->queues[i].dirty = true;

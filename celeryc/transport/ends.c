@@ -9,6 +9,7 @@
 #include "celeryc/base/codec.h"
 #include "celeryc/base/num.h"
 #include "celeryc/message/json.h"
+#include "celeryc/transport/stored.h"
 #include "celeryc/transport/transport_priv.h"
 
 /* One operation being put together. */
@@ -119,27 +120,13 @@ void transport_finish(struct transport *t, const struct claim *c,
     transport_finish_with(t, c, &end, fn, arg);
 }
 
-/* {"v": 1, "reason": ..., "time": ..., "queue": ..., "raw": base64} */
-static int write_dead(struct buf *dst, const struct claim *c, const char *reason)
-{
-    char now[CLOCK_ISO_SIZE];
-    clock_iso_format(clock_wall_us(), now);
-    buf_append_str(dst, "{\"v\": 1, \"reason\": ");
-    json_write_string(dst, slice_str(reason));
-    buf_appendf(dst, ", \"time\": \"%s\", \"queue\": ", now);
-    json_write_string(dst, slice_str(c->queue));
-    buf_append_str(dst, ", \"raw\": \"");
-    base64_encode(dst, (struct slice){c->raw, c->raw_len});
-    buf_append_str(dst, "\"}");
-    return buf_ok(dst);
-}
-
 void transport_park_with(struct transport *t, const struct claim *c, const char *reason,
                          const struct transport_end *end, transport_done_fn fn, void *arg)
 {
     CLEANUP(buf_deinit) struct buf item = BUF_INIT;
     CLEANUP(mem_free) char *list = key_of(t, "celeryc:dead:%s", c->queue);
-    if (!list || write_dead(&item, c, reason)) {
+    struct slice raw = {c->raw, c->raw_len};
+    if (!list || dead_entry_write(&item, slice_str(c->queue), raw, reason)) {
         transport_die(t, "out of memory");
         return;
     }

@@ -23,6 +23,7 @@
 #include "celeryc/base/num.h"
 #include "celeryc/message/json.h"
 #include "celeryc/message/message.h"
+#include "celeryc/transport/stored.h"
 #include "celeryc/transport/transport_priv.h"
 
 #define LOCK_MS    "10000"

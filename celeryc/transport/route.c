@@ -9,6 +9,8 @@
 
 #include "celeryc/message/message.h"
 
+#define MAX_STEPS_OF_MATCH 10000
+
 static bool next_word(struct slice *rest, struct slice *ret_word)
 {
     if (!rest->p)
@@ -20,18 +22,21 @@ static bool next_word(struct slice *rest, struct slice *ret_word)
     return true;
 }
 
-/* Topic rules of kombu 5.7: "*" is one word, "#" any text, the rest is literal. */
-static bool topic_matches(struct slice pattern, struct slice key)
+/* Topic rules of kombu 5.7: "*" is one word, "#" any text, the rest is literal. Both texts are a peer's: a pattern that takes
+ * more than MAX_STEPS_OF_MATCH does not match. */
+static bool topic_matches(struct slice pattern, struct slice key, unsigned *steps)
 {
     struct slice p, k;
     while (next_word(&pattern, &p)) {
+        if (++*steps > MAX_STEPS_OF_MATCH)
+            return false;
         if (slice_eq_str(p, "#")) {
             if (!pattern.p)
                 return true;
             for (;;) {
-                if (topic_matches(pattern, key))
+                if (topic_matches(pattern, key, steps))
                     return true;
-                if (!next_word(&key, &k) || !key.p)
+                if (!next_word(&key, &k) || !key.p || *steps > MAX_STEPS_OF_MATCH)
                     return false;
             }
         }
@@ -83,7 +88,8 @@ static void route_member(const struct routing *r, struct slice member, struct sl
         return;
     bool direct = b == rest.p;
     struct slice queue = {b + len, rest.len - (size_t)(b - rest.p) - len};
-    if (direct ? slice_eq(bound, key) : topic_matches(bound, key))
+    unsigned steps = 0;
+    if (direct ? slice_eq(bound, key) : topic_matches(bound, key, &steps))
         route_add(r, queue, priority);
 }
 

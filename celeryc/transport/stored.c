@@ -3,6 +3,7 @@
 
 #include "celeryc/transport/stored.h"
 
+#include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
 #include "celeryc/transport/stored_priv.h"
 
@@ -46,6 +47,37 @@ int dead_entry_parse(struct arena *a, struct slice text, struct dead_entry *ret_
     d.raw = (struct slice){bytes, len};
     *ret_d = d;
     return 0;
+}
+
+int dead_entry_write(struct buf *dst, struct slice queue, struct slice raw, const char *reason)
+{
+    char now[CLOCK_ISO_SIZE];
+    clock_iso_format(clock_wall_us(), now);
+    buf_appendf(dst, "{\"v\": %d, \"reason\": ", DEAD_VERSION);
+    json_write_string(dst, slice_str(reason));
+    buf_appendf(dst, ", \"time\": \"%s\", \"queue\": ", now);
+    json_write_string(dst, queue);
+    buf_append_str(dst, ", \"raw\": \"");
+    base64_encode(dst, raw);
+    buf_append_str(dst, "\"}");
+    return buf_ok(dst);
+}
+
+int stored_split(struct slice value, struct slice *ret_raw, struct slice *ret_tail)
+{
+    static const char mark[] = ", \"\", \"";
+    size_t len = sizeof(mark) - 1;
+    if (value.len < len + 3 || value.p[0] != '[' || value.p[value.len - 1] != ']')
+        return -EINVAL;
+    /* The name is a JSON string without a bare quote, so the last mark is the right one. */
+    for (size_t at = value.len - len; at > 0; at--) {
+        if (memcmp(value.p + at, mark, len) != 0)
+            continue;
+        *ret_raw = (struct slice){value.p + 1, at - 1};
+        *ret_tail = (struct slice){value.p + at, value.len - at};
+        return 0;
+    }
+    return -EINVAL;
 }
 
 void stored_deaths_key(struct buf *dst, const char *prefix, struct slice id)

@@ -22,6 +22,13 @@ struct dead_entry {
 int dead_entry_parse(struct arena *a, struct slice text, struct dead_entry *ret_d,
                      struct err *e) WARN_UNUSED;
 
+int dead_entry_write(struct buf *dst, struct slice queue, struct slice raw,
+                     const char *reason) WARN_UNUSED;
+
+/* A value in `unacked` or celeryc:running:<id> that celeryc wrote: the raw message, and what stands behind it, which begins
+ * with ", \"\", " and holds the queue's name. 0, -EINVAL. */
+int stored_split(struct slice value, struct slice *ret_raw, struct slice *ret_tail) WARN_UNUSED;
+
 /* <prefix>celeryc:deaths:<id>, where a message's deaths are counted. */
 #define STORED_ID_BYTES 1024 /* of an id that count */
 void stored_deaths_key(struct buf *dst, const char *prefix, struct slice id);

@@ -22,6 +22,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/message/json.h"
 #include "celeryc/transport/route.h"
+#include "celeryc/transport/stored.h"
 #include "celeryc/transport/transport_priv.h"
 
 #define DEFAULT_SEP    "\x06\x16"
@@ -117,23 +118,6 @@ char *transport_queue_key(const char *key_prefix, const char *queue, int priorit
 {
     return route_list_key(key_prefix ? key_prefix : "", queue, priority, DEFAULT_SEP, default_steps,
                           ARRAY_SIZE(default_steps));
-}
-
-int stored_split(struct slice value, struct slice *ret_raw, struct slice *ret_tail)
-{
-    static const char mark[] = ", \"\", \"";
-    size_t len = sizeof(mark) - 1;
-    if (value.len < len + 3 || value.p[0] != '[' || value.p[value.len - 1] != ']')
-        return -EINVAL;
-    /* The name is a JSON string without a bare quote, so the last mark is the right one. */
-    for (size_t at = value.len - len; at > 0; at--) {
-        if (memcmp(value.p + at, mark, len) != 0)
-            continue;
-        *ret_raw = (struct slice){value.p + 1, at - 1};
-        *ret_tail = (struct slice){value.p + at, value.len - at};
-        return 0;
-    }
-    return -EINVAL;
 }
 
 struct claim *claim_new(struct transport *t, uint64_t seq, struct slice raw, size_t queue_index,

@@ -206,9 +206,6 @@ bool acl_refused(const char *text);
 bool reply_failed(struct transport *t, const struct redis_reply *reply);
 void transport_die(struct transport *t, const char *reason);
 
-/* The raw message and the queue's name inside a stored value. 0, -EINVAL. */
-int stored_split(struct slice value, struct slice *ret_raw, struct slice *ret_tail) WARN_UNUSED;
-
 /* ---- claim.c ---- */
 int claim_setup(struct transport *t, const struct transport_options *o) WARN_UNUSED;
 void claim_teardown(struct transport *t);

@@ -38,6 +38,14 @@ class Records:
     def leave_out(self, node_id: str, reason: str) -> None:
         self.tests[node_id] = {"id": node_id, "outcome": "left out", "why": reason}
 
+    def fail_file(self, report: Any) -> None:
+        """None of its tests is known: the file stands for them."""
+        self.tests[report.nodeid] = {
+            "id": report.nodeid,
+            "outcome": "error",
+            "why": _short(report),
+        }
+
     def add(self, report: Any) -> None:
         r = self.tests.setdefault(
             report.nodeid, {"id": report.nodeid, "outcome": None, "seconds": 0.0, "why": None}
@@ -165,6 +173,11 @@ def _conformance(request: pytest.FixtureRequest) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Any:
     tap.sync()  # what earlier tests sent is not shown to this one
     return (yield)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        records.fail_file(report)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

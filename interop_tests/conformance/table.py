@@ -77,8 +77,11 @@ def worse(baseline: Outcomes | None, other: Outcomes, left_out: list[tuple[str, 
 
 
 def unusable(baseline: Outcomes) -> list[str]:
-    """A baseline in which much fails would excuse everything; a few tests are flaky with any worker."""
+    """A baseline in which much fails, or that lacks a file, would excuse much; a few tests are flaky with any worker."""
     failed = [t for t, outcome in baseline.tests.items() if outcome in FAILED]
+    files = [t for t in failed if "::" not in t]
+    if files:
+        return [f"{baseline.kind}: cannot be collected: {', '.join(files)}"]
     if baseline.tests and len(failed) <= len(baseline.tests) // 20:
         return []
     return [f"{baseline.kind}: {len(failed)} of {len(baseline.tests)} tests fail: no baseline"]

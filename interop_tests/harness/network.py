@@ -3,8 +3,7 @@
 
 Where it is permitted the server lives in a network namespace behind a pair of virtual interfaces, and `cut` gives both
 ends a wrong hardware address for the other: packets are dropped without a word. Elsewhere a proxy stands between, which
-while cut takes what comes and passes nothing on; connections that it took meanwhile stay dead, as do those whose bytes it
-dropped."""
+while cut moves nothing; what TCP would send again later waits in it."""
 
 from __future__ import annotations
 
@@ -88,10 +87,10 @@ class Proxy:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.port = free_port()
-        self.is_cut = False
+        self.whole = threading.Event()
+        self.whole.set()
         self.done = False
-        self.peers: dict[socket.socket, socket.socket | None] = {}
-        self.dead: set[socket.socket] = set()
+        self.peers: dict[socket.socket, socket.socket] = {}
         self.listener = socket.create_server(("127.0.0.1", self.port))
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ)
@@ -99,16 +98,13 @@ class Proxy:
         self.thread.start()
 
     def cut(self) -> None:
-        self.is_cut = True
+        self.whole.clear()
 
     def heal(self) -> None:
-        self.is_cut = False
+        self.whole.set()
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
-        if self.is_cut:
-            self.dead.add(client)
-            return
         upstream = socket.socket(socket.AF_UNIX)
         try:
             upstream.connect(str(self.target))
@@ -133,12 +129,7 @@ class Proxy:
             return
         try:
             data = one.recv(1 << 16)
-            if self.is_cut:
-                for s in (one, other):
-                    del self.peers[s]
-                    self.selector.unregister(s)
-                self.dead |= {one, other}
-            elif data:
+            if data:
                 other.sendall(data)
             else:
                 self._drop(one)
@@ -147,7 +138,9 @@ class Proxy:
 
     def _run(self) -> None:
         while not self.done:
-            for key, _ in self.selector.select(0.1):
+            ready = self.selector.select(0.1)
+            self.whole.wait()
+            for key, _ in ready:
                 if key.fileobj is self.listener:
                     self._accept()
                 else:
@@ -156,8 +149,9 @@ class Proxy:
 
     def close(self) -> None:
         self.done = True
+        self.whole.set()
         self.thread.join()
-        for s in [self.listener, *self.peers, *self.dead]:
+        for s in [self.listener, *self.peers]:
             with contextlib.suppress(OSError):
                 s.close()
         self.selector.close()

@@ -4,7 +4,7 @@ _celeryc()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= word
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
-        worker|call|result|purge|dead|delayed|doctor|tasks|completion|help) command=$word; break ;;
+        worker|call|result|purge|dead|delayed|doctor|drain|tasks|completion|help) command=$word; break ;;
         esac
     done
     case $command in
@@ -91,6 +91,13 @@ _celeryc()
         --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         esac
         COMPREPLY=($(compgen -W " --fix --json -b --broker --result-backend --config --help" -- "$cur")) ;;
+    drain)
+        case $prev in
+        -b|--broker) return ;;
+        --result-backend) return ;;
+        --config) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        esac
+        COMPREPLY=($(compgen -W " --to-celery -f --force -b --broker --result-backend --config --help" -- "$cur")) ;;
     tasks)
         case $prev in
         -b|--broker) return ;;
@@ -106,7 +113,7 @@ _celeryc()
         esac
         COMPREPLY=($(compgen -W " -b --broker --result-backend --config --help bash zsh man" -- "$cur")) ;;
     *)
-        COMPREPLY=($(compgen -W "worker call result purge dead delayed doctor tasks completion help --app --broker --result-backend --config --workdir --quiet --version --help" -- "$cur")) ;;
+        COMPREPLY=($(compgen -W "worker call result purge dead delayed doctor drain tasks completion help --app --broker --result-backend --config --workdir --quiet --version --help" -- "$cur")) ;;
     esac
 }
 complete -F _celeryc celeryc
