@@ -42,6 +42,7 @@ class Ending:
     blocks: bool = False  # a worker waited in a task until it was killed
     runs: Counter[str] = field(default_factory=Counter)  # "mark, retries, arguments"
     records: Counter[str] = field(default_factory=Counter)  # "mark: record"
+    retried_by_python: set[str] = field(default_factory=set)  # marks
 
 
 @dataclass
@@ -151,6 +152,10 @@ class CanvasFleet:
             line = f"{run.mark}, {run.retries} retries, {args}"
             endings[seed_of(run.mark)].runs[line] += 1
         self._read_records(names, endings)
+        last = {run.task_id: run.retries for run in runs}
+        for run in runs:
+            if run.retries < last[run.task_id] and kinds.get(run.node) != "celeryc":
+                endings[seed_of(run.mark)].retried_by_python.add(run.mark)
         return endings
 
     def _settle(self) -> dict[str, str]:

@@ -28,12 +28,14 @@ static void child(const struct redis_server *s, const char *const *args)
 
 static void launch(struct redis_server *s, const char *const *args)
 {
-    s->pid = fork();
-    ASSERT(s->pid >= 0);
-    if (s->pid == 0)
-        child(s, args);
-    int64_t deadline = clock_mono_ns() + 10 * NS_PER_S;
-    for (;;) {
+    /* It is started again when it ends: a port that was free a moment ago may be somebody else's for a moment. */
+    int64_t deadline = clock_mono_ns() + 45 * NS_PER_S;
+    for (s->pid = 0;;) {
+        if (s->pid == 0 || waitpid(s->pid, NULL, WNOHANG) == s->pid)
+            s->pid = fork();
+        ASSERT(s->pid >= 0);
+        if (s->pid == 0)
+            child(s, args);
         CLEANUP(redis_sync_close) struct redis_sync *c = NULL;
         struct err e = ERR_INIT;
         if (redis_sync_open(&s->endpoint, 5000, &c, &e) == 0 || strstr(e.text, "password") ||
