@@ -582,6 +582,8 @@ def test_link_of_a_replaced_task_runs_once(fleet: Fleet, client: Client, tmp_pat
     element = message(task_id, "interop.replace", [inner], embed={"callbacks": [callback]})
     fleet.redis.client(fleet.db).lpush("celery", json.dumps(element))
     assert client.get(task_id).value == 6
+    # First its run: a message that a Python worker has just taken is nowhere for a moment.
+    wait_until(lambda: lines(path) > 0, "the callback")
     fleet.settle()
     assert lines(path) == 1
 

@@ -39,7 +39,8 @@ static void mark_of(struct celeryc_call *call, char mark[MARK_MAX])
     const char *kwargs = celeryc_kwargs_json(call, &len);
     static const char start[] = "{\"mark\": \"";
 
-    strcpy(mark, "-");
+    mark[0] = '-';
+    mark[1] = '\0';
     if (len < sizeof start || memcmp(kwargs, start, sizeof start - 1))
         return;
     for (const char *p = kwargs + sizeof start - 1; *p != '"' && n < MARK_MAX - 1; p++)
@@ -107,7 +108,7 @@ static int again(struct celeryc_call *call)
     const char *n = strstr(celeryc_kwargs_json(call, &len), "\"n\": ");
 
     note(call);
-    if (n && celeryc_retries(call) < atoi(n + 5))
+    if (n && celeryc_retries(call) < strtol(n + 5, NULL, 10))
         return celeryc_retry(call, 0.1);
     return celeryc_return_int(call, digest(call));
 }

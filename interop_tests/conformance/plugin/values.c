@@ -186,7 +186,7 @@ static redisContext *connection(void)
         redis = NULL;
     }
     if (!redis)
-        redis = redisConnect(host ? host : "localhost", port ? atoi(port) : 6379);
+        redis = redisConnect(host ? host : "localhost", port ? (int)strtol(port, NULL, 10) : 6379);
     return redis && !redis->err ? redis : NULL;
 }
 
