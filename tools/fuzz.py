@@ -67,7 +67,11 @@ def run(name: str, seconds: int) -> Ended:
     found.mkdir(exist_ok=True)
     before = set(found.glob(f"{name}-*"))
     environment = os.environ | {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
-    argv = [BUILD / f"tests/fuzz/fuzz_{name}", *OPTIONS, f"-max_total_time={seconds}"]
+    argv: list[str | Path] = [
+        BUILD / f"tests/fuzz/fuzz_{name}",
+        *OPTIONS,
+        f"-max_total_time={seconds}",
+    ]
     argv += [f"-artifact_prefix={found}/{name}-", new, CORPUS / name]
     with log.open("wb") as out:
         status = subprocess.run(

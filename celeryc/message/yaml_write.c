@@ -11,6 +11,7 @@
 
 #define DATE_LEN         10   /* 2024-01-02 */
 #define SIMPLE_KEY_CHARS 1000 /* a longer key needs a question mark */
+#define CHARS_PER_BYTE   6    /* of JSON: DEL is written as six */
 
 struct writer {
     struct buf *dst;
@@ -130,7 +131,7 @@ static int write_value(const struct writer *w, struct json_val v)
     for (json_iter_init(&it, v); r == 0 && json_next(&it); first = false) {
         buf_append_str(w->dst, first ? "" : ", ");
         if (map) {
-            buf_append_str(w->dst, it.key.raw.len > SIMPLE_KEY_CHARS / 2 ? "? " : "");
+            buf_append_str(w->dst, it.key.raw.len > SIMPLE_KEY_CHARS / CHARS_PER_BYTE ? "? " : "");
             write_text(w->dst, it.key);
             buf_append_str(w->dst, ": ");
         }
