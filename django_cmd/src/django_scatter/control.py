@@ -20,6 +20,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
+from django_scatter.batchfile import key_text
 from django_scatter.errors import ScatterError
 
 RETRY_SOON_S = 1.0  # a claim that met a locked batch row
@@ -129,7 +130,8 @@ class Outcome(enum.Enum):
 
 @dataclass
 class Row:
-    """One processed record. old: key and read columns in text form; fresh: only the columns that were set."""
+    """One processed record. old: the key's and the read columns in text form; fresh: only the columns that were
+    set."""
 
     outcome: Outcome
     position: int
@@ -143,7 +145,7 @@ class Row:
 @dataclass
 class Target:
     table: str
-    key: str
+    keys: Sequence[str]
     reads: Sequence[str]
     writes: Sequence[str]
 
@@ -156,6 +158,7 @@ class Chunk:
     position: int
     rows: Sequence[Row]
     worker: str
+    keys: int = 1  # columns of the key
 
     def count(self, outcome: Outcome) -> int:
         return sum(1 for r in self.rows if r.outcome is outcome)
@@ -365,8 +368,8 @@ class Control(ABC):
         did not move."""
 
     @abstractmethod
-    def value(self, value: Any) -> str | None:
-        """What process returned, in the text form that is sent to the database."""
+    def value(self, column: str, value: Any) -> str | None:
+        """What process returned for a column, in the text form that is sent to the database."""
 
     def apply(self, chunk: Chunk) -> str:
         """One transaction: change, checkpoint, outcomes, share. The plan's state, read on the way."""
@@ -423,7 +426,7 @@ class Control(ABC):
                 "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome, error_class, "
                 "sqlstate, message, worker) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
-                    (chunk.plan, chunk.batch, r.position, r.old[0], outcome, r.error_class, r.sqlstate,
+                    (chunk.plan, chunk.batch, r.position, key_text(r.old[: chunk.keys]), outcome, r.error_class, r.sqlstate,
                      r.message, chunk.worker)
                     for r, outcome in found
                 ],
