@@ -42,3 +42,9 @@
 #define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
 #define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
 #define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */
+#define LIMIT_SCALER_STATE     (128u << 10) /* what the scaler remembers in a Lease */
+#define LIMIT_SCALER_NODES     4096         /* workers whose heartbeats it reads */
+#define LIMIT_SCALER_EVENT     (1u << 20)   /* one of those heartbeats */
+#define LIMIT_SCALER_TARGETS   64           /* Deployments of one scaler */
+#define LIMIT_SCALER_QUEUES    256          /* queues of one of them */
+#define LIMIT_SCALER_DEAD      1000         /* dead celeryc workers whose messages it counts */
