@@ -142,7 +142,8 @@ static int in_cluster_server(struct kube_access *a, struct err *e)
     if (num_parse_u32(slice_str(port), &number) || number == 0 || number > 65535)
         return err_set(e, -EINVAL, "KUBERNETES_SERVICE_PORT is not a port");
     if (host[strspn(host, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.:-")])
-        return err_set(e, -EINVAL, "KUBERNETES_SERVICE_HOST is neither a host's name nor an address");
+        return err_set(e, -EINVAL,
+                       "KUBERNETES_SERVICE_HOST is neither a host's name nor an address");
     if (strchr(host, ':'))
         buf_appendf(&b, "https://[%s]:%u", host, number);
     else

@@ -15,7 +15,7 @@ struct kube_access {
     char *key_pem;
     char *token;
     char *token_file; /* read again at each run and after a 401 */
-    char *tls_name;   /* the name that the server's certificate must have, when not the URL's host */
+    char *tls_name; /* the name that the server's certificate must have, when not the URL's host */
     char *proxy;
     bool in_cluster; /* proxies of the environment do not count */
 };

@@ -133,9 +133,10 @@ static int read_cluster(struct reader *r, struct json_val v, struct kube_access 
     if (code)
         return code;
     if (json_get(v, "insecure-skip-tls-verify").kind == JSON_K_TRUE)
-        return err_set(r->e, -EINVAL,
-                       "kubeconfig: insecure-skip-tls-verify is not supported, the token would go to "
-                       "whoever answers: put the cluster's CA into certificate-authority-data");
+        return err_set(
+            r->e, -EINVAL,
+            "kubeconfig: insecure-skip-tls-verify is not supported, the token would go to "
+            "whoever answers: put the cluster's CA into certificate-authority-data");
     return check_server(r, a);
 }
 
@@ -159,11 +160,12 @@ static int read_user(struct reader *r, struct json_val v, struct kube_access *a,
         return code;
     for (size_t i = 0; i < ARRAY_SIZE(foreign); i++) {
         if (!json_is_null(json_get(v, foreign[i])) && !a->token && !a->token_file)
-            return err_set(r->e, -EINVAL,
-                           "kubeconfig: the user logs in with \"%s\", which is not supported: run "
-                           "`kubectl proxy` and name http://127.0.0.1:8001 as the server, or put the "
-                           "output of `kubectl create token SERVICEACCOUNT` into token",
-                           foreign[i]);
+            return err_set(
+                r->e, -EINVAL,
+                "kubeconfig: the user logs in with \"%s\", which is not supported: run "
+                "`kubectl proxy` and name http://127.0.0.1:8001 as the server, or put the "
+                "output of `kubectl create token SERVICEACCOUNT` into token",
+                foreign[i]);
     }
     if ((f->cert || a->cert_pem) != (f->key || a->key_pem))
         return err_set(r->e, -EINVAL,
