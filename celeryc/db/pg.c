@@ -439,7 +439,7 @@ static int pg_ensure_schema(struct db *db, struct err *e)
 
     if (r)
         return r;
-    r = pg_exec(db, "SELECT to_regclass('scatter_event') IS NOT NULL", NULL, 0, &rows, e);
+    r = pg_exec(db, "SELECT to_regclass('scatter_governor') IS NOT NULL", NULL, 0, &rows, e);
     if (!r && db_cell_is(&rows, 0, 0, "t"))
         return pg_commit(db, e);
     if (!r)

@@ -281,7 +281,7 @@ void sqlite_rollback(struct db *db)
 static int sqlite_ensure_schema(struct db *db, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
-    int r = sqlite_exec(db, "SELECT count(*) FROM sqlite_master WHERE name = 'scatter_event_plan'",
+    int r = sqlite_exec(db, "SELECT count(*) FROM sqlite_master WHERE name = 'scatter_governor'",
                         NULL, 0, &rows, e);
 
     if (!r && db_cell_is(&rows, 0, 0, "1"))

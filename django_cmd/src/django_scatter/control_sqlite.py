@@ -59,7 +59,7 @@ class SqliteControl(Control):
             self.execute(f"PRAGMA busy_timeout = {int(BUSY_LIMIT_S * 1000)}")
 
     def ensure_schema(self) -> None:
-        if self.rows("SELECT 1 FROM sqlite_master WHERE name = 'scatter_share'"):
+        if self.rows("SELECT 1 FROM sqlite_master WHERE name = 'scatter_governor'"):
             return
         self.rows("PRAGMA journal_mode = WAL")
         with self.transaction():
