@@ -36,6 +36,7 @@
 #define LIMIT_LATE_RESULTS     100000       /* results remembered for late subscribers */
 #define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
 #define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */
+#define LIMIT_CALLED_BYTES     (64u << 10)  /* errbacks that a failed part tells of */
 #define LIMIT_SERVERS          64           /* servers or Sentinels of one URL list */
 #define LIMIT_TIMEOUT_SECONDS  86400        /* a timeout of a connection */
 #define LIMIT_YAML_NODES       (1u << 20)   /* values of one YAML body */
