@@ -163,8 +163,8 @@ static int parse(struct slice text, struct memory *m, struct arena *a, struct er
     int64_t version = 0;
     int r;
 
-    if (text.len > LIMIT_SCALER_STATE)
-        return err_set(e, -EINVAL, "longer than %u bytes", LIMIT_SCALER_STATE);
+    if (text.len > LIMIT_KUBE_STATE)
+        return err_set(e, -EINVAL, "longer than %u bytes", LIMIT_KUBE_STATE);
     r = json_scan(text, &v, e);
     if (r)
         return r == -ENOMEM ? r : -EINVAL;
