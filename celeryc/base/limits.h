@@ -43,6 +43,11 @@
 #define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
 #define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
 #define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */
+#define LIMIT_SCALER_NODES     4096         /* workers whose heartbeats it reads */
+#define LIMIT_SCALER_EVENT     (1u << 20)   /* one of those heartbeats */
+#define LIMIT_SCALER_TARGETS   64           /* Deployments of one scaler */
+#define LIMIT_SCALER_QUEUES    256          /* queues of one of them */
+#define LIMIT_SCALER_DEAD      1000         /* dead celeryc workers whose messages it counts */
 #define LIMIT_KUBE_ANSWER      (64u << 20)  /* one answer of a Kubernetes API server */
 #define LIMIT_KUBE_PODS        20000u       /* pods of one Deployment */
 #define LIMIT_KUBE_PAGES       1000         /* pages of one list */
