@@ -205,7 +205,7 @@ int db_target_key(struct db *db, const struct db_target *t, struct key *ret_k, s
 
 /* ---- shared SQL ---- */
 
-static int expand(const struct db_ops *ops, const char *sql, struct buf *dst)
+int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst)
 {
     while (*sql) {
         const char *at = strchr(sql, '@');
@@ -232,7 +232,7 @@ int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, st
             struct err *e)
 {
     CLEANUP(buf_deinit) struct buf text = BUF_INIT;
-    int r = expand(db->ops, sql, &text);
+    int r = db_expand(db->ops, sql, &text);
 
     if (r)
         return r;
