@@ -17,8 +17,8 @@ struct builder {
     struct builder_options o;
     struct batch_writer *writer;
     struct key key;
-    size_t width;               /* key and columns */
-    size_t *at;                 /* where each of them stands in a row */
+    size_t width; /* key and columns */
+    size_t *at;   /* where each of them stands in a row */
     size_t row_width;
     char **types; /* width, for the header */
     enum batch_kind *kinds, *row_kinds;

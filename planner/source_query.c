@@ -35,7 +35,8 @@ static bool is_one_of(const char *type, const char *const *names)
  * equal values are neighbours. */
 static void choose_order(struct probe *p, size_t i, const char *type)
 {
-    static const char *const texts[] = {"text", "varchar", "bpchar", "char", "name", "citext", NULL};
+    static const char *const texts[] = {"text", "varchar", "bpchar", "char",
+                                        "name", "citext",  NULL};
 
     if (type && batch_kind_of_type(type) == BATCH_NUMBER) {
         p->order[i] = KEY_INTEGER;
@@ -131,8 +132,7 @@ static int stream(struct db *db, const char *sql, const struct db_stream *s, con
 int query_source_prepare(struct query_source *q, struct db *db, const struct request *r,
                          struct builder *b, struct err *e)
 {
-    struct probe p = {
-        .builder = b, .request = r, .sqlite = db_is_sqlite(db), .err = ERR_INIT};
+    struct probe p = {.builder = b, .request = r, .sqlite = db_is_sqlite(db), .err = ERR_INIT};
     const struct db_stream s = {on_probe_columns, on_probe_row, &p};
     CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
     int code;

@@ -52,4 +52,5 @@
 #define LIMIT_KUBE_ANSWER      (64u << 20)  /* one answer of a Kubernetes API server */
 #define LIMIT_KUBE_PODS        20000u       /* pods of one Deployment */
 #define LIMIT_KUBE_PAGES       1000         /* pages of one list */
-#define LIMIT_KUBE_STATE       (128u << 10) /* the scaler's memory in an annotation; the server takes 256 KiB of them all */
+#define LIMIT_KUBE_STATE \
+    (128u << 10) /* the scaler's memory in an annotation; the server takes 256 KiB of them all */

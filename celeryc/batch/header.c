@@ -26,19 +26,27 @@ size_t batch_width(const struct batch_header *h)
     return key_width(h->key) + h->n_columns;
 }
 
-/* "int8,text" for a key of two columns. */
+/* Up to the next comma that stands outside of brackets: "numeric(8,2)" is one type. */
+static size_t type_len(const char *p)
+{
+    size_t n = 0;
+
+    for (int depth = 0; p[n] && (p[n] != ',' || depth > 0); n++)
+        depth += (p[n] == '(') - (p[n] == ')');
+    return n;
+}
+
+/* "int8,text" for a key of two columns; others' headers may have less, or more. */
 static int split_key_types(const struct member *m, struct batch_header *h)
 {
     size_t n = key_width(h->key);
     char *text = NULL;
     int code = member_string(m, "key_type", true, &text);
 
-    if (!code && text && key_width(text) != n)
-        code = err_set(m->err, -EBADMSG, "%s: \"key_type\" is not of %zu columns", m->what, n);
     const char *p = text;
 
     for (size_t i = 0; !code && p && i < n; i++) {
-        size_t len = strcspn(p, ",");
+        size_t len = type_len(p);
 
         if (len && !(h->types[i] = slice_dup((struct slice){p, len})))
             code = -ENOMEM;

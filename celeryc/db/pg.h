@@ -93,6 +93,7 @@ int pg_target_get(struct pg *pg, const char *table, const struct pg_target **ret
 /* DB_E_SCHEMA naming the columns that there are. */
 int pg_target_column(struct pg *pg, const struct pg_target *t, const char *name,
                      const struct pg_column **ret_c, struct err *e) WARN_UNUSED;
+
 /* The key's columns in the catalogue. */
 struct pg_key {
     size_t n;

@@ -456,7 +456,8 @@ int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *re
 
     if (!a)
         return -ENOMEM;
-    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads + 2 * c->target->n_writes;
+    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads +
+            2 * c->target->n_writes;
     s.values = arena_alloc_array(a, s.cap, sizeof(*s.values));
     if (!s.values)
         return -ENOMEM;

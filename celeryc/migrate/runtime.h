@@ -14,8 +14,8 @@
 
 struct scatter_record {
     const struct scatter_migration *migration;
-    const struct slice *fields;    /* key's columns, then `reads` in the migration's order */
-    const char *key;               /* the names of the key's columns */
+    const struct slice *fields; /* key's columns, then `reads` in the migration's order */
+    const char *key;            /* the names of the key's columns */
     size_t n_keys;
     struct json_val params;        /* of the plan, an object or nothing */
     struct arena *arena;           /* of the chunk */

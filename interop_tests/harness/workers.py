@@ -179,7 +179,7 @@ class WorkerFactory:
                 *([] if gossip else ["--without-gossip"]),
                 *([] if mingle else ["--without-mingle"]),
             ]
-            full_env["PYTHONPATH"] = str(HERE.parent)
+            full_env["PYTHONPATH"] = f"{HERE.parent}:{ROOT / 'django_cmd/src'}"
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
         worker = Worker(kind, node, Process(name, [*wrapper, *argv], folder, full_env))

@@ -100,9 +100,7 @@ class Batch:
             raise BadBatch(f"{self.source}: line {position + 2} is not JSON: {e}") from e
         width = len(self.keys) + len(self.columns)
         if not isinstance(found, list) or len(found) != width:
-            raise BadBatch(
-                f"{self.source}: line {position + 2} is not an array of {width} values"
-            )
+            raise BadBatch(f"{self.source}: line {position + 2} is not an array of {width} values")
         if None in found[: len(self.keys)]:
             raise BadBatch(f"{self.source}: line {position + 2} has no key")
         return found

@@ -150,6 +150,6 @@ class SqliteControl(Control):
 
     def value(self, column: str, value: Any) -> str | None:
         """Django keeps aware times as UTC without a zone, and durations as microseconds; so does this."""
-        if isinstance(value, timedelta):
+        if isinstance(value, timedelta) and not self.kinds[column]:
             return str(value // timedelta(microseconds=1))
         return text_of(as_text(utc_naive(value)))

@@ -108,13 +108,16 @@ class Migration:
                 raise ScatterError(f"{who}.{label} names a column twice")
         if not self.writes:
             raise ScatterError(f"{who}.writes is empty: it could change nothing")
+        self.check_key(who)
+        if type(self).process is Migration.process:
+            raise ScatterError(f"{who} has no process(record)")
+
+    def check_key(self, who: str) -> None:
         for key in key_columns(self.key):
             if not key:
                 raise ScatterError(f"{who}.key {self.key!r} has an empty column name")
             if key in self.writes:
                 raise ScatterError(f"{who}.writes holds the key {key!r}, which must not change")
-        if type(self).process is Migration.process:
-            raise ScatterError(f"{who} has no process(record)")
 
 
 _registered: dict[str, Migration] = {}

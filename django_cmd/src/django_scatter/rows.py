@@ -102,10 +102,14 @@ def as_text(value: Any) -> Any:
         return format(value, "f")
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return "\\x" + bytes(value).hex()
     if isinstance(value, datetime.timedelta):
         return interval_text(value)
+    return other_text(value)
+
+
+def other_text(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "\\x" + bytes(value).hex()
     if isinstance(value, enum.Enum):
         return as_text(value.value)
     if isinstance(value, (dict, list, tuple)):
