@@ -42,3 +42,5 @@
 #define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
 #define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
 #define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */
+#define LIMIT_AWS_SETTINGS     10000        /* settings and sections of one AWS configuration file */
+#define LIMIT_AWS_ANSWER       (64u << 10)  /* an answer that holds credentials, a token file */

@@ -248,8 +248,8 @@ Test(s3, nobody_listens)
 static const struct {
     const char *name, *value, *url, *text;
 } settings[] = {
-    {"AWS_ACCESS_KEY_ID", "", "s3://bucket", "needs AWS_ACCESS_KEY_ID in the environment"},
-    {"AWS_SECRET_ACCESS_KEY", "", "s3://bucket", "needs AWS_SECRET_ACCESS_KEY in the environment"},
+    {"AWS_ACCESS_KEY_ID", "", "s3://bucket", "so AWS_ACCESS_KEY_ID is needed"},
+    {"AWS_SECRET_ACCESS_KEY", "", "s3://bucket", "so AWS_SECRET_ACCESS_KEY is needed"},
     {"AWS_ENDPOINT_URL", "127.0.0.1:9", "s3://bucket",
      "AWS_ENDPOINT_URL: expected http://host:port"},
     {"AWS_ENDPOINT_URL", "http://u:p@h", "s3://bucket",
@@ -257,7 +257,8 @@ static const struct {
     {"AWS_ENDPOINT_URL", "http://", "s3://bucket", "AWS_ENDPOINT_URL: expected http://host:port"},
     {"AWS_REGION", "eu west", "s3://bucket", "is no region's name"},
     {"SCATTER_S3_ADDRESSING", "dns", "s3://bucket", "is not path, virtual or auto"},
-    {"AWS_SESSION_TOKEN", "a\r\nb: c", "s3://bucket", "holds characters that no key has"},
+    {"AWS_SESSION_TOKEN", "a\r\nb: c", "s3://bucket",
+     "the session token holds characters that no key has"},
     {"AWS_REGION", "", "s3://", "expected s3://bucket/prefix"},
     {"AWS_REGION", "", "s3://b..d/x", "expected s3://bucket/prefix"},
     {"AWS_REGION", "", "s3://b@d/x", "expected s3://bucket/prefix"},
