@@ -109,6 +109,14 @@ static void set_options(CURL *c, const struct aws_http *q, const struct curl_sli
         curl_easy_setopt(c, CURLOPT_CAINFO, q->ca_bundle);
 }
 
+static struct aws_reply take(struct aws_reply *r)
+{
+    struct aws_reply taken = *r;
+
+    *r = (struct aws_reply){.body = BUF_INIT};
+    return taken;
+}
+
 int aws_http(const struct aws_http *q, struct aws_reply *ret_r, struct err *e)
 {
     CLEANUP(aws_reply_deinit) struct aws_reply r = {.body = BUF_INIT};
@@ -134,8 +142,7 @@ int aws_http(const struct aws_http *q, struct aws_reply *ret_r, struct err *e)
         return err_set(e, STORE_E_TRANSIENT, "%s: %s", q->url,
                        text[0] ? text : curl_easy_strerror(done));
     (void)curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &r.status);
-    *ret_r = r;
-    r = (struct aws_reply){.body = BUF_INIT};
+    *ret_r = take(&r);
     return 0;
 }
 

@@ -76,9 +76,18 @@ static int load_file(const char *path, struct aws_ini *ini, struct err *e)
     if (code == -ENOENT || code == -ENOTDIR || code == -EACCES)
         return 0;
     if (code)
-        return err_set(e, code, "cannot read %s: %s", path, err_errno(code));
+        return err_set(e, code == -ENOMEM ? code : -EINVAL, "cannot read %s: %s", path,
+                       err_errno(code));
     code = aws_ini_parse(buf_slice(&text), ini, e);
     return code ? err_prefix(e, code, "%s", path) : 0;
+}
+
+static struct aws_settings take(struct aws_settings *s)
+{
+    struct aws_settings taken = *s;
+
+    *s = (struct aws_settings){0};
+    return taken;
 }
 
 int aws_settings_load(struct aws_settings *ret_s, struct err *e)
@@ -101,8 +110,7 @@ int aws_settings_load(struct aws_settings *ret_s, struct err *e)
         code = load_file(s.credentials_path, &s.credentials, e);
     if (code)
         return code;
-    *ret_s = s;
-    s = (struct aws_settings){0};
+    *ret_s = take(&s);
     return 0;
 }
 

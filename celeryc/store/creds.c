@@ -84,8 +84,7 @@ static int copy(const struct creds *from, struct creds *ret_c)
     c.token = from->token ? slice_dup(slice_str(from->token)) : NULL;
     if (!c.key_id || !c.secret || (from->token && !c.token))
         return -ENOMEM;
-    *ret_c = c;
-    c = (struct creds){0};
+    *ret_c = creds_take(&c);
     return 0;
 }
 
@@ -130,8 +129,7 @@ static int renew(struct creds_keeper *k, int64_t left_ms, struct err *e)
     if (code == 0) {
         fresh.generation = k->now.generation + 1;
         creds_deinit(&k->now);
-        k->now = fresh;
-        fresh = (struct creds){0};
+        k->now = creds_take(&fresh);
         k->rejected = false;
         k->due_us = due_at(&k->now, now_us);
     } else {

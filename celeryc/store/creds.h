@@ -21,6 +21,15 @@ struct creds {
 void creds_deinit(struct creds *c); /* clears the secrets */
 DEFINE_CLEANUP_VALUE(struct creds, creds_deinit)
 
+/* Gives them away: c is empty afterwards. */
+static inline struct creds creds_take(struct creds *c)
+{
+    struct creds taken = *c;
+
+    *c = (struct creds){0};
+    return taken;
+}
+
 /* Keeps the credentials of a process; threads share it. */
 struct creds_keeper;
 

@@ -25,7 +25,7 @@ static bool is_printable(struct slice s)
 static bool is_key_id(struct slice s)
 {
     for (size_t i = 0; i < s.len; i++)
-        if (memchr(",/\"\\ ", s.p[i], 5))
+        if (strchr(",/\"\\", s.p[i]))
             return false;
     return s.len && s.len <= 128 && is_printable(s);
 }
@@ -62,8 +62,7 @@ int creds_set(struct creds *ret_c, struct slice key_id, struct slice secret, str
     c.token = token.len ? slice_dup(token) : NULL;
     if (!c.key_id || !c.secret || (token.len && !c.token))
         return -ENOMEM;
-    *ret_c = c;
-    c = (struct creds){0};
+    *ret_c = creds_take(&c);
     return 0;
 }
 
