@@ -28,6 +28,8 @@ static const struct db_token tokens[] = {
     {"lease", "(" NOW_SECONDS " + $1 / 1000.0)"},
     {"left", "CAST((b.lease_until - " NOW_SECONDS ") * 1000 AS INTEGER)"},
     {"age", "((julianday('now') - julianday(b.started_at)) * 86400.0)"},
+    {"clock", NOW_SECONDS},
+    {"silent", "(" NOW_SECONDS " - g.beat_at)"},
     {"created", MICROS("p.created_at")},
     {"started", MICROS("p.started_at")},
     {"finished", MICROS("p.finished_at")},
@@ -281,7 +283,7 @@ void sqlite_rollback(struct db *db)
 static int sqlite_ensure_schema(struct db *db, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
-    int r = sqlite_exec(db, "SELECT count(*) FROM sqlite_master WHERE name = 'scatter_event_plan'",
+    int r = sqlite_exec(db, "SELECT count(*) FROM sqlite_master WHERE name = 'scatter_governor'",
                         NULL, 0, &rows, e);
 
     if (!r && db_cell_is(&rows, 0, 0, "1"))

@@ -99,7 +99,7 @@ def test_mistakes_are_named(database: str, arguments: list[str], words: str) -> 
 
 
 def test_database_without_tables(database: str) -> None:
-    for table in ("event", "share", "outcome", "batch", "plan"):
+    for table in ("governor", "outbox", "event", "share", "outcome", "batch", "plan"):
         execute(f"DROP TABLE scatter_{table}")
     with pytest.raises(CommandError, match=r"has no plans: .* migrate django_scatter"):
         scatter_status()

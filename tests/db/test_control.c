@@ -85,6 +85,8 @@ BOTH(no_tables_no_plan)
     struct err e = ERR_INIT;
 
     cr_assert_eq(db_plan_status(f->db, "p", &s, &e), -ENOENT);
+    run_sql(f->db, "DROP TABLE scatter_governor");
+    run_sql(f->db, "DROP TABLE scatter_outbox");
     run_sql(f->db, "DROP TABLE scatter_event");
     run_sql(f->db, "DROP TABLE scatter_share");
     run_sql(f->db, "DROP TABLE scatter_outcome");

@@ -29,6 +29,8 @@ class PostgresControl(Control):
     LEFT = "CAST(extract(epoch FROM b.lease_until - clock_timestamp()) * 1000 AS bigint)"
     AGE = "extract(epoch FROM clock_timestamp() - b.started_at)"
     PLAN_AGE = "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"
+    CLOCK = "clock_timestamp()"
+    SILENT = "extract(epoch FROM clock_timestamp() - g.beat_at)"
     LOCK_B = "FOR UPDATE OF b"
     SKIP_B = "FOR UPDATE OF b SKIP LOCKED"
     LOCK_P = "FOR NO KEY UPDATE OF p"
@@ -43,11 +45,11 @@ class PostgresControl(Control):
 
     def ensure_schema(self) -> None:
         """Asked first, so that a worker without the right to create tables can live with those that are there."""
-        if self.rows("SELECT to_regclass('scatter_share') IS NOT NULL")[0][0]:
+        if self.rows("SELECT to_regclass('scatter_governor') IS NOT NULL")[0][0]:
             return
         with self.transaction():
             # CREATE TABLE IF NOT EXISTS is not safe against its own kind.
-            self.rows("SELECT pg_advisory_xact_lock(hashtext('scatter schema'))")
+            self.rows("SELECT pg_advisory_xact_lock(7235421763)")
             for statement in self.connection.ops.prepare_sql_script(schema_sql("postgresql")):
                 self.execute(statement)
 

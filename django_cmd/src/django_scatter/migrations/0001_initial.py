@@ -9,7 +9,15 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_scatter.schema import VENDORS, schema_sql
 
-TABLES = ("scatter_event", "scatter_share", "scatter_outcome", "scatter_batch", "scatter_plan")
+TABLES = (
+    "scatter_governor",
+    "scatter_outbox",
+    "scatter_event",
+    "scatter_share",
+    "scatter_outcome",
+    "scatter_batch",
+    "scatter_plan",
+)
 
 
 def create(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:

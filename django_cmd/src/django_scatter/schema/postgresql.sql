@@ -9,18 +9,44 @@ CREATE TABLE IF NOT EXISTS scatter_plan (
     table_name    text NOT NULL,
     key_column    text NOT NULL,
     columns       text NOT NULL DEFAULT '[]',
+    kind          text NOT NULL DEFAULT 'migrate' CHECK (kind IN ('migrate', 'redrive', 'undo', 'topup')),
+    parent        text REFERENCES scatter_plan (plan) ON DELETE SET NULL,
     state         text NOT NULL DEFAULT 'planned'
-                  CHECK (state IN ('planned', 'queued', 'running', 'paused', 'finished', 'failed', 'cancelled')),
+                  CHECK (state IN ('planned', 'queued', 'running', 'draining', 'paused', 'finished', 'failed',
+                                   'cancelled')),
+    reason        text,                     -- why it is paused or failed, for people
     store         text NOT NULL,
     queue         text NOT NULL,
     database      text NOT NULL,
     query         text NOT NULL DEFAULT '',
     params        text NOT NULL DEFAULT '{}',
+    on_planned    text,                     -- callbacks: a task's name, or a signature as JSON
     on_batch      text,
+    on_paused     text,
+    on_failed     text,
     on_finish     text,
     retry_on      text,
+    policy        text,                     -- JSON: SQLSTATE, its class or an exception -> retry, quarantine, fail
+    max_quarantined bigint,                 -- records of the plan; one more pauses it
+    max_quarantined_batch bigint,
+    max_failure_rate double precision,      -- of the last 1,000 records tried; more pauses the plan
+    canary        bigint,                   -- so many records, then paused until somebody resumes
+    -- obeyed by every worker at its next chunk
+    rate          double precision,         -- records a second of all workers together
+    chunk_ms      integer,
+    max_workers   integer,                  -- batches at a time
+    windows       text,                     -- JSON: when it may run
+    window_ends   timestamptz,          -- of the window it is in; behind it no worker goes on
+    window_next   timestamptz,          -- when the next one begins
+    resume_at     timestamptz,          -- paused until then; NULL: until somebody resumes it
+    -- SQL migrations: the expressions; what the migration called itself
+    statement     text,
+    version       text,
     total         bigint NOT NULL,
     n_batches     bigint NOT NULL,
+    verification  text,                     -- JSON of the last verification
+    verified_at   timestamptz,
+    report_sha256 text,                     -- of the report's manifest
     created_by    text NOT NULL DEFAULT '',
     created_at    timestamptz NOT NULL DEFAULT now(),
     started_at    timestamptz,
@@ -45,12 +71,15 @@ CREATE TABLE IF NOT EXISTS scatter_batch (
     worker        text,
     attempts      integer NOT NULL DEFAULT 0,
     error         text,
+    throttled_ms  bigint NOT NULL DEFAULT 0,
+    sent_at       timestamptz,              -- of its last message
     started_at    timestamptz,
     finished_at   timestamptz,
     PRIMARY KEY (plan, batch),
     CHECK (position BETWEEN 0 AND records),
     CHECK (unchanged + stale + skipped + quarantined <= position)
 );
+CREATE INDEX IF NOT EXISTS scatter_batch_running ON scatter_batch (plan) WHERE state = 'running';
 CREATE TABLE IF NOT EXISTS scatter_outcome (
     plan          text NOT NULL,
     batch         bigint NOT NULL,
@@ -62,6 +91,7 @@ CREATE TABLE IF NOT EXISTS scatter_outcome (
     message       text,
     attempts      integer NOT NULL DEFAULT 1,
     worker        text,
+    resolved_by   text,                     -- the plan that did it later
     at            timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (plan, batch, position),
     FOREIGN KEY (plan, batch) REFERENCES scatter_batch (plan, batch) ON DELETE CASCADE
@@ -85,3 +115,33 @@ CREATE TABLE IF NOT EXISTS scatter_event (
     detail        text NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS scatter_event_plan ON scatter_event (plan, id);
+-- Callbacks that are to be sent, written with the change of state that they tell of. A fixed task id makes it harmless to
+-- send one twice.
+CREATE TABLE IF NOT EXISTS scatter_outbox (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    plan          text NOT NULL REFERENCES scatter_plan (plan) ON DELETE CASCADE,
+    batch         bigint,
+    event         text NOT NULL CHECK (event IN ('planned', 'batch', 'paused', 'failed', 'finished')),
+    signature     text NOT NULL,
+    kwargs        text NOT NULL,
+    task_id       text NOT NULL UNIQUE,
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    sent_at       timestamptz,
+    attempts      integer NOT NULL DEFAULT 0,
+    error         text
+);
+CREATE INDEX IF NOT EXISTS scatter_outbox_open ON scatter_outbox (id) WHERE sent_at IS NULL;
+-- One row: how much the migrations of this database may do together, and why. Written by whoever is governor now.
+CREATE TABLE IF NOT EXISTS scatter_governor (
+    id            integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    stopped       boolean NOT NULL DEFAULT false,  -- everything on this database stands still
+    rate          double precision,         -- records a second of all plans together; NULL: no limit
+    floor_rate    double precision NOT NULL DEFAULT 100, -- of all together while the governor is silent
+    pressure      double precision NOT NULL DEFAULT 0,
+    reason        text NOT NULL DEFAULT '',
+    sensors       text NOT NULL DEFAULT '{}',
+    limits        text NOT NULL DEFAULT '{}',
+    holder        text,
+    beat_at       timestamptz
+);
+INSERT INTO scatter_governor (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
