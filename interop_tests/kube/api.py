@@ -74,7 +74,9 @@ class Api:
         finally:
             connection.close()
 
-    def ok(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
+    def ok(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
+    ) -> Any:
         answer = self.raw(method, path, body, content_type)
         if not 200 <= answer.status < 300:
             raise Refused(f"{method} {path}", answer)
@@ -124,7 +126,9 @@ CLUSTER_WIDE = {
 
 def collection(kind: str, namespace: str) -> str:
     group, plural = GROUPS[kind]
-    return f"{group}/{plural}" if kind in CLUSTER_WIDE else f"{group}/namespaces/{namespace}/{plural}"
+    return (
+        f"{group}/{plural}" if kind in CLUSTER_WIDE else f"{group}/namespaces/{namespace}/{plural}"
+    )
 
 
 def path_of(kind: str, namespace: str, name: str) -> str:

@@ -21,9 +21,7 @@ from .api import Api, Refused
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KUBETEST = ROOT / "build/kube/kubetest"
-CONTROLLERS = (
-    "deployment,replicaset,cronjob,job,serviceaccount,garbagecollector,namespace,disruption,resourcequota"
-)
+CONTROLLERS = "deployment,replicaset,cronjob,job,serviceaccount,garbagecollector,namespace,disruption,resourcequota"
 
 
 def kubeconfig(path: Path, api: Api, namespace: str = "default") -> Path:
@@ -35,7 +33,10 @@ def kubeconfig(path: Path, api: Api, namespace: str = "default") -> Path:
                 "kind": "Config",
                 "current-context": "test",
                 "contexts": [
-                    {"name": "test", "context": {"cluster": "c", "user": "u", "namespace": namespace}}
+                    {
+                        "name": "test",
+                        "context": {"cluster": "c", "user": "u", "namespace": namespace},
+                    }
                 ],
                 "clusters": [
                     {
@@ -67,7 +68,9 @@ class Cluster:
         self.ca = authority.pem
         self.certificate = authority.issue("apiserver", "127.0.0.1", "::1", "localhost")
         self.key = folder / "sa.key"
-        subprocess.run(["openssl", "genrsa", "-out", str(self.key), "2048"], check=True, capture_output=True)
+        subprocess.run(
+            ["openssl", "genrsa", "-out", str(self.key), "2048"], check=True, capture_output=True
+        )
         (folder / "tokens.csv").write_text("admin-token,admin,admin,system:masters\n")
         self.admin = Api(self.host, self.port, self.ca, "admin-token")
         self.etcd = self._start_etcd()
@@ -110,6 +113,8 @@ class Cluster:
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--authorization-mode=RBAC",
                 f"--token-auth-file={self.folder / 'tokens.csv'}",
+                # Without it a list's next page never expires as long as this one server runs.
+                "--feature-gates=ListFromCacheSnapshot=false",
             ],
             self.folder,
         )
@@ -119,7 +124,7 @@ class Cluster:
     def _ready(self) -> bool:
         assert self.server.alive, self.server.log_tail()
         try:
-            return self.admin.raw("GET", "/readyz").body == "ok"
+            return bool(self.admin.raw("GET", "/readyz").body == "ok")
         except (OSError, urllib.error.URLError):
             return False
 
