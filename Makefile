@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 PYTHON := build/venv/bin/python
 NINJA := ninja
-PROGRAMS := celeryc scatter-plan examples.so migrations.so
+PROGRAMS := celeryc scatter-plan scatter-scale examples.so migrations.so
 LIBRARY := libceleryc.so
 
 .PHONY: help setup build test conformance chaos test-kube fuzz properties bench lint format demo clean
@@ -33,7 +33,7 @@ chaos: build ## the long forms of the tests that kill, cut and flood (about an h
 
 test-kube: build ## the scaler on a real Kubernetes API server (needs Go >= 1.24; the first build takes minutes)
 	@tools/kube_server
-	@$(NINJA) -C build/obj --quiet tests/k8s/kube_probe
+	@$(NINJA) -C build/obj --quiet tests/scaler/kube_probe
 	@$(PYTHON) -m pytest -q -m kube $(if $(TESTS),$(TESTS),interop_tests/kube) $(ARGS)
 
 fuzz: setup ## every parser under libFuzzer, ten minutes each; SECONDS_EACH=60 TARGETS='json message'
@@ -58,4 +58,4 @@ demo: build ## the whole pipeline; DB=postgres S3=1 ROWS=1500000 DATA=flights
 		$(if $(ROWS),--rows $(ROWS)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 clean: ## remove what was built (the virtual environment stays)
-	@rm -rf build/obj build/asan build/fuzz build/demo build/celeryc build/scatter-plan build/*.so
+	@rm -rf build/obj build/asan build/fuzz build/demo build/celeryc build/scatter-plan build/scatter-scale build/*.so

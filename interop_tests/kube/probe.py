@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client under test, as a process: tests/k8s/kube_probe.c."""
+"""The client under test, as a process: tests/scaler/kube_probe.c."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from .cluster import ROOT
 
-PROBE = ROOT / "build/obj/tests/k8s/kube_probe"
+PROBE = ROOT / "build/obj/tests/scaler/kube_probe"
 CODES = ["ok", "unreachable", "auth", "config", "conflict", "not-found", "denied"]
 
 
