@@ -185,7 +185,7 @@ static int check_columns(struct pg *pg, const struct db_target *t, struct err *e
     if (!r)
         r = pg_target_key(pg, target, t, &key, e);
     for (size_t i = 0; !r && i < key.n; i++)
-        if (key.column[i]->array)
+        if (key.column[i] && key.column[i]->array)
             r = err_set(e, db_fail(&pg->db, "42804"), "the key column %s of %s is an array",
                         key.column[i]->name, t->table);
     for (size_t i = 0; !r && i < t->n_reads; i++)
