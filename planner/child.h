@@ -3,6 +3,7 @@
 /* Plans made from plans: re-drives, undos, top-ups. */
 
 #include "celeryc/db/rows.h"
+#include "celeryc/message/json.h"
 #include "planner/builder.h"
 #include "planner/plan.h"
 

@@ -90,7 +90,7 @@ static int forget_gone(struct redrive *d, struct db *db, int64_t *ret_n, struct 
     return r ? r : db_plan_forget_gone(db, d->parent.plan.plan, where.data, ret_n, e);
 }
 
-static int accept(void *arg, const struct slice *values, size_t n, struct err *e)
+static int take_place(void *arg, const struct slice *values, size_t n, struct err *e)
 {
     struct plan_child *c = &((struct redrive *)arg)->child;
     struct db_drive at;
@@ -159,7 +159,7 @@ int plan_redrive(const struct args *a, struct progress *p, struct result *ret_r,
                                   .arg = &d,
                                   .extra = place,
                                   .n_extra = ARRAY_SIZE(place),
-                                  .accept = accept};
+                                  .accept = take_place};
     d.parent.args.query = sql.data;
     r = plan_make(&d.parent.args, &d.child, p, ret_r, e);
     return r ? r : note(ret_r, &d, gone);

@@ -13,6 +13,7 @@
 #include "celeryc/message/json.h"
 #include "planner/child.h"
 #include "planner/marker.h"
+#include "planner/outbox.h"
 #include "planner/source.h"
 #include "planner/stop.h"
 #include "planner/upload.h"
@@ -388,9 +389,15 @@ static int commit_rows(struct creation *c, const struct manifest *m, struct err 
 
 static int send_messages(struct creation *c, struct err *e)
 {
+    int64_t n;
+    int code;
+
     if (c->args->no_enqueue)
         return 0;
-    return plan_enqueue(&c->servers, c->args, c->request.plan, c->progress, c->result, e);
+    code = plan_enqueue(&c->servers, c->args, c->request.plan, c->progress, c->result, e);
+    if (!code)
+        code = outbox_send_all(c->servers.db, c->args, c->request.plan, OUTBOX_ABANDONED_S, &n, e);
+    return code;
 }
 
 static int finish_known(struct creation *c, struct err *e)

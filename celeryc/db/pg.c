@@ -38,6 +38,8 @@ static const struct db_token tokens[] = {
     {"age", "extract(epoch FROM clock_timestamp() - b.started_at)"},
     {"plan_age", "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"},
     {"outbox_age", "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"},
+    {"clock", "clock_timestamp()"},
+    {"silent", "extract(epoch FROM clock_timestamp() - g.beat_at)"},
     {"created", "CAST(extract(epoch FROM p.created_at) * 1000000 AS bigint)"},
     {"started", "CAST(extract(epoch FROM p.started_at) * 1000000 AS bigint)"},
     {"finished", "CAST(extract(epoch FROM p.finished_at) * 1000000 AS bigint)"},

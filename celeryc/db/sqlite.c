@@ -30,6 +30,8 @@ static const struct db_token tokens[] = {
     {"age", "((julianday('now') - julianday(b.started_at)) * 86400.0)"},
     {"plan_age", "((julianday(coalesce(p.finished_at, 'now')) - julianday(p.started_at)) * 86400.0)"},
     {"outbox_age", "((julianday('now') - julianday(coalesce(o.tried_at, o.created_at))) * 86400.0)"},
+    {"clock", NOW_SECONDS},
+    {"silent", "(" NOW_SECONDS " - g.beat_at)"},
     {"created", MICROS("p.created_at")},
     {"started", MICROS("p.started_at")},
     {"finished", MICROS("p.finished_at")},

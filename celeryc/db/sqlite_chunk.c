@@ -320,12 +320,13 @@ static int settle(struct db *db, const struct db_chunk *c, const struct chunk_co
                         "+ excluded.records",
                         share, ARRAY_SIZE(share), NULL, e);
     if (!r)
-        r = sqlite_exec(db, "SELECT state FROM scatter_plan WHERE plan = $1", share, 1, &rows, e);
+        r = db_exec(db, "SELECT " DB_ORDERS_COLUMNS " FROM " DB_ORDERS_TABLES " WHERE p.plan = $1",
+                    share, 1, &rows, e);
     if (r)
         return r;
     ret_r->stale = n->stale;
-    ret_r->paused = rows.n_rows && db_cell_is(&rows, 0, 0, "paused");
-    ret_r->cancelled = rows.n_rows && db_cell_is(&rows, 0, 0, "cancelled");
+    if (rows.n_rows != 1 || db_orders_read(rows.cell, &ret_r->orders))
+        return err_set(e, db_fail(db, "58000"), "the plan's row cannot be understood");
     return 0;
 }
 

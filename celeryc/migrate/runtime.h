@@ -124,9 +124,9 @@ enum work_end source_fetch(struct job *j, struct failure *f);
 /* Makes j->m that of the file when it is scatter.restore. WORK_DONE, WORK_RETRY or WORK_FAILED. */
 enum work_end restore_prepare(struct job *j, struct failure *f);
 
-/* Sends on_batch, and on_finish when the plan has ended. state: "done" or "failed". f: why it failed, or NULL. */
-void callbacks_send(struct job *j, const char *state, const struct db_finish *fin, bool plan_ended,
-                    const struct failure *f);
+/* Sends the callbacks that are due for this plan. again: those of the batch may have been lost with an earlier delivery.
+ * Called before the call is given its end. */
+void callbacks_send(struct job *j, bool again);
 
 int migrate_run(struct celeryc_call *call, void *ctx);
 

@@ -11,6 +11,7 @@
 #include "celeryc/task/run.h"
 
 #include <errno.h>
+#include <math.h>
 #include <time.h>
 
 #define CHUNK_MIN     50
@@ -30,9 +31,9 @@ struct work {
     struct db_target target;
     int64_t chunk_ms;
     struct db_row *rows;
-    bool paused, cancelled;
-    int quick_retries; /* since the last commit */
-    bool is_pending;   /* the record behind the chunk is to be retried, because of: */
+    struct db_orders orders; /* as of the last chunk */
+    int quick_retries;       /* since the last commit */
+    bool is_pending;         /* the record behind the chunk is to be retried, because of: */
     struct failure pending;
 };
 
@@ -146,8 +147,7 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
         j->counts.skipped += rows[i].outcome == DB_O_SKIPPED;
         j->counts.quarantined += rows[i].outcome == DB_O_QUARANTINED;
     }
-    w->paused = res.paused;
-    w->cancelled = res.cancelled;
+    w->orders = res.orders;
     w->quick_retries = 0;
     if (!j->advanced)
         task_call_advanced(j->call);
@@ -237,6 +237,20 @@ static enum work_end recover(struct work *w, int r)
 
 /* ---- the loop ---- */
 
+/* WORK_DONE: nobody wants the work to end. */
+static enum work_end ordered(const struct work *w)
+{
+    switch (w->orders.state) {
+    case DB_PLAN_CANCELLED:
+        return WORK_CANCELLED;
+    case DB_PLAN_RUNNING:
+    case DB_PLAN_DRAINING:
+        return WORK_DONE;
+    default:
+        return WORK_PAUSED;
+    }
+}
+
 static int prepare(struct work *w)
 {
     struct job *j = w->j;
@@ -282,7 +296,7 @@ static enum work_end step(struct work *w)
             return recover(w, r);
         learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
     }
-    if (!w->is_pending || w->paused || w->cancelled)
+    if (!w->is_pending || ordered(w) != WORK_DONE)
         return WORK_DONE;
     *w->f = w->pending;
     return WORK_RETRY;
@@ -293,10 +307,8 @@ static enum work_end work_loop(struct work *w)
     struct job *j = w->j;
 
     while ((size_t)j->position < batch_len(j->batch)) {
-        if (w->cancelled)
-            return WORK_CANCELLED;
-        if (w->paused)
-            return WORK_PAUSED;
+        if (ordered(w) != WORK_DONE)
+            return ordered(w);
         if (celeryc_should_stop(j->call))
             return WORK_STOPPED;
         enum work_end end = step(w);
@@ -310,7 +322,8 @@ static enum work_end work_loop(struct work *w)
 enum work_end work_batch(struct job *j, struct failure *f)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
-    struct work w = {.j = j, .f = f, .arena = a};
+    struct work w = {
+        .j = j, .f = f, .arena = a, .orders = {.state = DB_PLAN_RUNNING, .rate = INFINITY}};
 
     if (!a || prepare(&w)) {
         failure_set(f, "MemoryError", true, "out of memory");

@@ -36,6 +36,7 @@ from django_scatter.control import (
 )
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Migration, Record, Skip
+from django_scatter.orders import Orders
 from django_scatter.sqlstates import Kind
 
 logger = logging.getLogger("django_scatter")
@@ -289,7 +290,7 @@ class Run:
         self.began = time.monotonic()
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
         self.quick_retries = 0
-        self.plan_state = "running"
+        self.orders = Orders()
         if batch is not None:
             self.batch = batch
             # Where the columns that the migration reads stand in a record; others may have been planned as well.
@@ -307,7 +308,7 @@ class Run:
                 return self.fail_or_retry(ended, failure)
             if self.position < self.batch.count:
                 self.release(Release.CLEAN, None)
-                ended.state = "cancelled" if self.plan_state == "cancelled" else "parked"
+                ended.state = "cancelled" if self.orders.state == "cancelled" else "parked"
                 self.count(ended)
                 return ended
             return self.finish(ended)
@@ -326,14 +327,14 @@ class Run:
     def all_chunks(self) -> Failure | None:
         """Until the last record, or until the plan is paused or cancelled. A failure that is to be retried stops in
         front of the record that had it; what was done before is committed."""
-        while self.position < self.batch.count and self.plan_state not in ("paused", "cancelled"):
+        while self.position < self.batch.count and self.orders.go_on:
             self.pace.begin()
             rows, failure = self.process(
                 self.position, min(self.batch.count, self.position + self.pace.size)
             )
             if rows:
                 try:
-                    self.plan_state = self.apply(rows)
+                    self.orders = self.apply(rows)
                     self.pace.end(len(rows))
                 except DatabaseError as e:
                     self.recover(e)
@@ -341,7 +342,7 @@ class Run:
                 except Unknown:
                     self.recover(None)
                     continue
-            if failure is not None and self.plan_state not in ("paused", "cancelled"):
+            if failure is not None and self.orders.go_on:
                 return failure
         return None
 
@@ -403,9 +404,9 @@ class Run:
 
     # ---- chunks ----
 
-    def apply(self, rows: list[Row]) -> str:
+    def apply(self, rows: list[Row]) -> Orders:
         """Writes rows at the checkpoint, which is where rows[0] stands. A chunk whose data is refused is halved, each
-        half a transaction of its own, until the bad record is alone and is set aside. The plan's state."""
+        half a transaction of its own, until the bad record is alone and is set aside. What to obey."""
         chunk = Chunk(
             self.request.plan,
             self.batch.batch,
@@ -415,7 +416,7 @@ class Run:
             self.request.worker,
         )
         try:
-            state = self.control.apply(chunk)
+            orders = self.control.apply(chunk)
         except DatabaseError as e:
             failure = failure_of(e)
             if sqlstates.kind_of(failure.sqlstate) is not Kind.DATA or (
@@ -435,7 +436,7 @@ class Run:
             return self.apply([bad])
         self.position += len(rows)
         self.quick_retries = 0
-        return state
+        return orders
 
     def recover(self, error: DatabaseError | None) -> None:
         """After a chunk that failed or whose commit is in doubt: what is stored counts. Raises what cannot be mended
