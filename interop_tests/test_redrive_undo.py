@@ -24,7 +24,10 @@ BAD = 67  # every so many records is refused by the database
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def site(
-    request: pytest.FixtureRequest, redis_server: RedisServer, workers: WorkerFactory, tmp_path: Path
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    tmp_path: Path,
 ) -> Site:
     if request.param == "sqlite":
         database = sqlite_database(tmp_path / "parcels.sqlite3")
@@ -75,9 +78,7 @@ def plant(database: Database) -> None:
 
 
 def unplant(database: Database) -> None:
-    database.run(
-        "DROP TRIGGER planted" + (" ON parcel" if database.postgres is not None else "")
-    )
+    database.run("DROP TRIGGER planted" + (" ON parcel" if database.postgres is not None else ""))
 
 
 def open_records(site: Site, plan: str) -> int:

@@ -17,8 +17,7 @@
 
 #define CHILD   (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
 #define MAKE    (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
-#define PROVING (COMMAND_VERIFY | COMMAND_REPORT)
-#define ALL     (MAKE | PROVING | COMMAND_ENQUEUE | COMMAND_STATUS)
+#define ALL     (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
 
 enum kind {
     KIND_TEXT,
@@ -55,7 +54,7 @@ static const struct option options[] = {
      "SCATTER_DATABASE)"},
     {"database", 0, KIND_TEXT, ALL, AT(database), "ALIAS",
      "name by which workers know that database (default: default)"},
-    {"store", 0, KIND_TEXT, MAKE | PROVING | COMMAND_ENQUEUE, AT(store), "URL",
+    {"store", 0, KIND_TEXT, MAKE | COMMAND_REPORT | COMMAND_ENQUEUE, AT(store), "URL",
      "s3://bucket/prefix or file:///dir (environment: SCATTER_STORE)"},
     {"broker", 'b', KIND_TEXT, MAKE | COMMAND_ENQUEUE, AT(broker), "URL",
      "redis://... (environment: CELERY_BROKER_URL)"},

@@ -77,10 +77,8 @@ static int param_options(struct parent *p, struct err *e)
     struct json_iter it;
     size_t n = 0;
 
-    if (json_scan(slice_str(p->plan.params_json), &p->params, e) ||
-        p->params.kind != JSON_K_OBJECT)
-        return err_set(e, -EBADMSG, "plan %s has parameters that are no JSON object",
-                       p->plan.plan);
+    if (json_scan(slice_str(p->plan.params_json), &p->params, e) || p->params.kind != JSON_K_OBJECT)
+        return err_set(e, -EBADMSG, "plan %s has parameters that are no JSON object", p->plan.plan);
     p->args.params.items = calloc(json_len(p->params) + 1, sizeof(*p->args.params.items));
     if (!p->args.params.items)
         return -ENOMEM;

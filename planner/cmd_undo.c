@@ -210,8 +210,7 @@ static int find_places(const struct undo *u, const struct batch_header *h, struc
     size_t n_reads = migrate_columns(ret_p->m->reads);
 
     for (size_t i = 0; i < n_reads + u->n_guard; i++) {
-        const char *name =
-            i < n_reads ? ret_p->m->reads[i] : u->names[u->n_keys + (i - n_reads)];
+        const char *name = i < n_reads ? ret_p->m->reads[i] : u->names[u->n_keys + (i - n_reads)];
         size_t at = h->n_columns;
 
         for (size_t k = 0; k < h->n_columns; k++)
@@ -294,9 +293,9 @@ static int add_batch(struct undo *u, struct builder *b, const struct db_rows *li
     struct scatter_migration restore;
     struct places p = {.m = u->m};
     size_t next = 0;
-    int r = a ? batch_files_get(&u->files, db_cell(list, row, 1).p, db_cell(list, row, 2).p, &file,
-                                e)
-              : -ENOMEM;
+    int r =
+        a ? batch_files_get(&u->files, db_cell(list, row, 1).p, db_cell(list, row, 2).p, &file, e)
+          : -ENOMEM;
 
     if (!r)
         r = set_aside(u, batch, &aside, e);
@@ -353,12 +352,14 @@ static int prepare(void *arg, struct builder *b, struct err *e)
 /* --columns names the guards, then as many "restore:" columns. */
 static int from_stdin(struct undo *u, struct args *c, struct err *e)
 {
-    const char *columns = u->args->columns, *first = columns ? strstr(columns, RESTORE_PREFIX) : NULL;
+    const char *columns = u->args->columns,
+               *first = columns ? strstr(columns, RESTORE_PREFIX) : NULL;
 
     if (!first)
-        return err_set(e, -EINVAL,
-                       "--stdin needs --columns: the guarded ones, then as many with " RESTORE_PREFIX
-                       " in front");
+        return err_set(
+            e, -EINVAL,
+            "--stdin needs --columns: the guarded ones, then as many with " RESTORE_PREFIX
+            " in front");
     u->n_guard = 0;
     for (const char *p = columns; p < first; p++)
         u->n_guard += *p == ',';

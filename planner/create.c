@@ -138,7 +138,8 @@ static int check_target(struct creation *c, struct err *e)
     struct db_target t = {.table = r->table,
                           .key = r->key,
                           .reads = (const char *const *)r->columns,
-                          .n_reads = c->child && c->child->n_guard ? c->child->n_guard : r->n_columns,
+                          .n_reads =
+                              c->child && c->child->n_guard ? c->child->n_guard : r->n_columns,
                           .writes = r->writes,
                           .n_writes = r->n_writes};
 
@@ -556,8 +557,8 @@ static int check_and_make(struct creation *c, struct err *e)
 int plan_make(const struct args *a, struct plan_child *child, struct progress *p,
               struct result *ret_r, struct err *e)
 {
-    CLEANUP(creation_deinit) struct creation c = {
-        .args = a, .child = child, .progress = p, .result = ret_r};
+    CLEANUP(creation_deinit)
+    struct creation c = {.args = a, .child = child, .progress = p, .result = ret_r};
     int code = request_init(&c.request, a, e);
 
     c.input.fd = -1;

@@ -22,7 +22,8 @@ struct sender {
 
 static const char *backend(void)
 {
-    const char *url = getenv("CELERY_RESULT_BACKEND"); /* NOLINT(concurrency-mt-unsafe): one thread */
+    const char *url =
+        getenv("CELERY_RESULT_BACKEND"); /* NOLINT(concurrency-mt-unsafe): one thread */
 
     return url && *url ? url : NULL;
 }

@@ -42,11 +42,13 @@ static int write_parent(struct db *db, const struct db_plan *p, struct err *e)
 /* (batch, position, batch here, position here), ... as VALUES, whose columns both dialects name alike. */
 static void write_values(struct buf *sql, const struct db_plan *p, size_t from, size_t to)
 {
-    for (size_t i = from; i < to; i++)
+    for (size_t i = from; i < to; i++) {
+        const long long n = (long long)i, size = (long long)p->batch_size;
+
         buf_appendf(sql, "%s(%lld, %lld, %lld, %lld)", i > from ? ", " : "",
-                    (long long)p->drives[i].batch, (long long)p->drives[i].position,
-                    (long long)((int64_t)i / p->batch_size + 1),
-                    (long long)((int64_t)i % p->batch_size));
+                    (long long)p->drives[i].batch, (long long)p->drives[i].position, n / size + 1,
+                    n % size);
+    }
 }
 
 static int mark_group(struct db *db, const struct db_plan *p, size_t from, size_t to, struct err *e)

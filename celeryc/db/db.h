@@ -246,9 +246,9 @@ enum db_release_kind {
 
 struct db_release {
     enum db_release_kind kind;
-    const char *error;  /* text for people; NULL */
+    const char *error;                /* text for people; NULL */
     const struct db_failure *failure; /* DB_RELEASE_FAILED: the same in parts, for on_batch; NULL */
-    bool plan_finished; /* set: this failure was the end of the last open batch */
+    bool plan_finished;               /* set: this failure was the end of the last open batch */
 };
 
 /* Gives the lease up: state queued (parked when the plan is paused or draining, cancelled when it is), or

@@ -244,7 +244,7 @@ static int copy_rows(const struct db_rows *found, struct arena *a, struct db_out
     if (!rows)
         return -ENOMEM;
     for (size_t i = 0; i < found->n_rows; i++) {
-        const char **const text[] = {&rows[i].plan,      &rows[i].event,   &rows[i].queue,
+        const char **const text[] = {&rows[i].plan,      &rows[i].event,  &rows[i].queue,
                                      &rows[i].signature, &rows[i].kwargs, &rows[i].task_id};
 
         rows[i].id = db_cell_i64(found, i, 0);
@@ -280,6 +280,7 @@ static int claim(struct db *db, const struct db_val *v, size_t n, struct db_rows
     return r;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): eight parameters */
 int db_outbox_claim(struct db *db, const char *plan, double age_s, size_t max, struct arena *a,
                     struct db_outbox_row **ret_rows, size_t *ret_n, struct err *e)
 {

@@ -83,6 +83,7 @@ static int one_column(struct db *db, const struct table *t, size_t k, struct sli
     return r;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): eight parameters */
 int db_canonical(struct db *db, const char *table, const char *const *columns, size_t n_columns,
                  struct slice *values, size_t n_rows, struct arena *a, struct err *e)
 {

@@ -176,10 +176,10 @@ int db_plan_status(struct db *db, const char *plan, struct db_plan_status *ret_s
 }
 
 /* What failed comes first, so that the cap never hides it behind records that were merely skipped. */
-#define FAILURES                                                                                  \
-    "SELECT @failures@ FROM (SELECT batch, record_key, outcome, error_class, sqlstate, message "  \
-    "FROM scatter_outcome WHERE plan = $1 AND (batch = $2 OR CAST($2 AS bigint) = 0) ORDER BY "   \
-    "CASE outcome WHEN 'quarantined' THEN 0 WHEN 'stale' THEN 1 ELSE 2 END, batch, position "     \
+#define FAILURES                                                                                 \
+    "SELECT @failures@ FROM (SELECT batch, record_key, outcome, error_class, sqlstate, message " \
+    "FROM scatter_outcome WHERE plan = $1 AND (batch = $2 OR CAST($2 AS bigint) = 0) ORDER BY "  \
+    "CASE outcome WHEN 'quarantined' THEN 0 WHEN 'stale' THEN 1 ELSE 2 END, batch, position "    \
     "LIMIT $3) f"
 
 static int take_list(const struct db_rows *rows, struct buf *dst)

@@ -12,7 +12,7 @@
 
 #include <errno.h>
 
-#define AT_ONCE    100
+#define AT_ONCE     100
 #define ABANDONED_S 30.0 /* a row that nobody marked for so long is anybody's */
 
 static int send_signature(struct job *j, const struct db_outbox_row *row, struct err *e)

@@ -33,8 +33,7 @@ static bool is_source(const char *column)
 static bool has_source(const struct batch_header *h, const char *column)
 {
     for (size_t i = 0; i < h->n_columns; i++)
-        if (is_source(h->columns[i]) &&
-            str_eq(h->columns[i] + strlen(RESTORE_PREFIX), column))
+        if (is_source(h->columns[i]) && str_eq(h->columns[i] + strlen(RESTORE_PREFIX), column))
             return true;
     return false;
 }
