@@ -91,8 +91,9 @@ static void from_query(struct buf *b, const struct request *r)
     buf_appendf(b, " FROM (%s\n) AS scatter_source", r->query);
 }
 
-static int ordered_sql(struct buf *sql, const struct request *r, const struct probe *p)
+static int ordered_sql(struct query_source *q, const struct request *r, const struct probe *p)
 {
+    struct buf *sql = &q->sql;
     size_t at;
 
     buf_append_str(sql, "SELECT ");
@@ -105,6 +106,10 @@ static int ordered_sql(struct buf *sql, const struct request *r, const struct pr
             continue;
         buf_append_str(sql, ", ");
         quote_name(sql, slice_str(r->columns[i]));
+    }
+    for (size_t i = 0; i < q->n_extra; i++) {
+        buf_append_str(sql, ", ");
+        quote_name(sql, q->extra[i]);
     }
     from_query(sql, r);
     buf_append_str(sql, " ORDER BY ");
@@ -153,11 +158,12 @@ int query_source_prepare(struct query_source *q, struct db *db, const struct req
     if (!p.seen)
         return err_set(e, -EINVAL, "the query gives no columns: write a SELECT");
     memcpy(q->order, p.order, sizeof(q->order));
-    return ordered_sql(&q->sql, r, &p);
+    return ordered_sql(q, r, &p);
 }
 
 struct rows {
     struct builder *builder;
+    const struct query_source *source;
     const enum key_order *order;
     struct err err;
 };
@@ -173,13 +179,16 @@ static int on_columns(const char *const *names, const char *const *types, size_t
 static int on_row(const struct slice *values, size_t n, void *arg)
 {
     struct rows *r = arg;
+    int taken = r->source->accept ? r->source->accept(r->source->arg, values, n, &r->err) : 0;
 
+    if (taken)
+        return taken > 0 ? 0 : taken;
     return builder_row(r->builder, values, NULL, n, &r->err);
 }
 
 int query_source_run(struct query_source *q, struct db *db, struct builder *b, struct err *e)
 {
-    struct rows r = {b, q->order, ERR_INIT};
+    struct rows r = {b, q, q->order, ERR_INIT};
     const struct db_stream s = {on_columns, on_row, &r};
 
     return stream(db, q->sql.data, &s, "the query failed", &r.err, e);
