@@ -15,9 +15,9 @@
 
 #define DEFAULT_BATCH_SIZE 10000
 
-#define CHILD   (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
-#define MAKE    (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
-#define ALL     (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
+#define CHILD (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
+#define MAKE  (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
+#define ALL   (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
 
 enum kind {
     KIND_TEXT,

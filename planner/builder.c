@@ -154,7 +154,7 @@ int builder_columns(struct builder *b, const char *const *names, const char *con
 
     for (size_t i = 0; i < b->key.n && !code; i++) {
         code = place(b, i, "key column", b->key.column[i], &c, e);
-        b->order[i] = order[i];
+        b->order[i] = order ? order[i] : KEY_DISTINCT;
     }
     for (size_t i = 0; i < r->n_columns && !code; i++)
         code = place(b, b->key.n + i, "column", slice_str(r->columns[i]), &c, e);

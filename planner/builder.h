@@ -32,7 +32,8 @@ struct builder *builder_new(const struct builder_options *o);
 struct builder *builder_free(struct builder *b);
 DEFINE_CLEANUP(struct builder, builder_free)
 
-/* The columns that rows will have, and how the key's columns are ordered (one each). types may be NULL. 0; -EINVAL when the key or a column is missing, with the names
+/* The columns that rows will have, and how the key's columns are ordered (one each; NULL: KEY_DISTINCT). types
+ * may be NULL. 0; -EINVAL when the key or a column is missing, with the names
  * that are there; -ENOMEM. */
 int builder_columns(struct builder *b, const char *const *names, const char *const *types, size_t n,
                     const enum key_order *order, struct err *e) WARN_UNUSED;

@@ -344,7 +344,7 @@ static int prepare(void *arg, struct builder *b, struct err *e)
         if (i >= u->n_keys)
             u->types[i + u->n_guard] = u->types[i];
     }
-    return builder_columns(b, u->names, u->types, u->n_keys + 2 * u->n_guard, KEY_DISTINCT, e);
+    return builder_columns(b, u->names, u->types, u->n_keys + 2 * u->n_guard, NULL, e);
 }
 
 /* ---- the command ---- */

@@ -109,7 +109,7 @@ static int ordered_sql(struct query_source *q, const struct request *r, const st
     }
     for (size_t i = 0; i < q->n_extra; i++) {
         buf_append_str(sql, ", ");
-        quote_name(sql, q->extra[i]);
+        quote_name(sql, slice_str(q->extra[i]));
     }
     from_query(sql, r);
     buf_append_str(sql, " ORDER BY ");

@@ -11,9 +11,9 @@
 #define COLUMNS(X)                                                                         \
     X("flag")                                                                              \
     X("small")                                                                             \
-    X("big") X("exact") X("real") X("word") X("padded") X("folded") X("day") X("moment")   \
-        X("zoned") X("span") X("bytes") X("doc") X("docb") X("list") X("words") X("ident") \
-            X("mood")
+    X("big")                                                                               \
+    X("exact") X("real") X("word") X("padded") X("folded") X("day") X("moment") X("zoned") \
+        X("span") X("bytes") X("doc") X("docb") X("list") X("words") X("ident") X("mood")
 
 static const char *const names[] = {
 #define NAME(n) n,
