@@ -8,6 +8,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
+#include "planner/upload.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -60,6 +61,9 @@ static const struct option options[] = {
      "queue that gets the batches (default: celery; enqueue: the plan's)"},
     {"batch-size", 0, KIND_COUNT, COMMAND_CREATE, AT(batch_size), "N",
      "records of one batch (default: 10000)"},
+    {"upload-parallel", 0, KIND_COUNT, COMMAND_CREATE, AT(uploads), "N",
+     "batches that are written to the store at a time, each held in memory (default: 8, at most "
+     "32)"},
     {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
      "table to change (default: the migration's)"},
     {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
@@ -293,6 +297,8 @@ static void fill_in(struct args *a)
         a->queue = "celery";
     if (!a->batch_size)
         a->batch_size = 10000;
+    if (!a->uploads)
+        a->uploads = 8;
     if (!a->format)
         a->format = "text";
     if (!a->progress)
@@ -315,6 +321,8 @@ static int check_create(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
     if (a->batch_size > LIMIT_BATCH_RECORDS)
         return err_set(e, ARGS_E_MISTAKE, "--batch-size: at most %u", LIMIT_BATCH_RECORDS);
+    if (a->uploads > UPLOAD_THREADS_MAX)
+        return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
     return 0;
 }
 

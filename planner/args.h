@@ -25,7 +25,7 @@ struct args {
     const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *plan, *created_by;
     const char *format, *progress;
     struct args_list plugins, params;
-    int64_t batch_size;
+    int64_t batch_size, uploads;
     bool from_stdin, no_enqueue, dry_run;
 };
 
