@@ -253,6 +253,17 @@ DEFINE_CLEANUP_VALUE(struct db_plan_status, db_plan_status_deinit)
 int db_plan_status(struct db *db, const char *plan, struct db_plan_status *ret_s,
                    struct err *e) WARN_UNUSED;
 
+/* What the plans of a queue that are not at their end have left. */
+struct db_queue_plan {
+    bool runs;           /* neither paused nor outside of its window, and nothing is stopped */
+    int64_t max_workers; /* batches at a time; 0: no limit */
+    int64_t remaining;   /* records */
+};
+
+/* At most 1,000 plans, freed by the caller with free(3). 0; DB_E_SCHEMA also without control tables. */
+int db_queue_plans(struct db *db, const char *queue, struct db_queue_plan **ret_plans,
+                   size_t *ret_n, struct err *e) WARN_UNUSED;
+
 /* Failures of a plan or batch as JSON array text, at most n, for callbacks and reports:
  * [{"batch", "key", "outcome", "error_class", "sqlstate", "message"}, ...]. batch 0: all. */
 int db_failures_json(struct db *db, const char *plan, int64_t batch, size_t n, struct buf *dst,
