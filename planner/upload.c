@@ -94,7 +94,7 @@ int upload_new(const char *store_url, unsigned threads, struct upload **ret_u, s
         return -ENOMEM;
     (void)pthread_mutex_init(&u->mutex, NULL);
     (void)pthread_cond_init(&u->changed, NULL);
-    for (unsigned i = 0; i < MIN(threads, UPLOAD_THREADS_MAX); i++) {
+    for (unsigned i = 0; i < MIN(MAX(threads, 1u), UPLOAD_THREADS_MAX); i++) {
         struct slot *s = &u->slots[i];
         int code;
 
