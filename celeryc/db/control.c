@@ -114,6 +114,7 @@ int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t la
 void db_claim_deinit(struct db_claim *c)
 {
     free(c->retry_on);
+    free(c->on_error);
     free(c->on_batch);
     free(c->on_finish);
     free(c->owner);
@@ -124,7 +125,8 @@ void db_claim_deinit(struct db_claim *c)
 #define CLAIM_COLUMNS                                                                             \
     "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, " \
     "b.attempts, @left@, b.owner, b.sha256, b.records, p.state, p.retry_on, p.on_batch, "         \
-    "p.on_finish, p.migration FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "       \
+    "p.on_finish, p.migration, b.failed_at, b.failed_times, p.max_failure_rate, p.policy "        \
+    "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "       \
     "WHERE b.plan = $1 AND b.batch = $2 "
 
 enum {
@@ -145,6 +147,10 @@ enum {
     AT_ON_BATCH,
     AT_ON_FINISH,
     AT_MIGRATION,
+    AT_FAILED_AT,
+    AT_FAILED_TIMES,
+    AT_MAX_FAILURE_RATE,
+    AT_POLICY,
 };
 
 static int read_batch(struct db *db, const struct db_claim_request *q, const char *lock,
@@ -200,8 +206,15 @@ static int fill_claim(const struct db_rows *rows, struct db_claim *c)
     c->attempts = db_cell_i64(rows, 0, AT_ATTEMPTS);
     c->plan_finished = db_cell_is(rows, 0, AT_PLAN_STATE, "finished") ||
                        db_cell_is(rows, 0, AT_PLAN_STATE, "failed");
+    c->failed_at = db_cell(rows, 0, AT_FAILED_AT).p ? db_cell_i64(rows, 0, AT_FAILED_AT) : -1;
+    c->failed_times = db_cell_i64(rows, 0, AT_FAILED_TIMES);
+    c->max_failure_rate = db_cell(rows, 0, AT_MAX_FAILURE_RATE).p
+                              ? db_cell_f64(rows, 0, AT_MAX_FAILURE_RATE)
+                              : DB_MAX_FAILURE_RATE;
     int r = db_cell_dup(rows, 0, AT_RETRY_ON, &c->retry_on);
 
+    if (!r)
+        r = db_cell_dup(rows, 0, AT_POLICY, &c->on_error);
     if (!r)
         r = db_cell_dup(rows, 0, AT_ON_BATCH, &c->on_batch);
     if (!r)

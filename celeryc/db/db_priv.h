@@ -99,6 +99,12 @@ int db_code_of(const char *sqlstate);
  * position is another than the caller believed). */
 int db_fenced(struct db *db, const struct db_chunk *c, struct err *e);
 
+/* Inside the transaction that ends a batch. */
+int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+int db_check_canary(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+/* Appends the first thing in the control tables that does not add up; nothing when all does. */
+int db_audit_first(struct db *db, const char *plan, struct buf *dst, struct err *e) WARN_UNUSED;
+
 /* exec with the tokens replaced. */
 int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, struct db_rows *ret_r,
             struct err *e) WARN_UNUSED;

@@ -21,6 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
 from django_scatter.errors import ScatterError
+from django_scatter.policy import DEFAULT_RATE
 
 RETRY_SOON_S = 1.0  # a claim that met a locked batch row
 
@@ -38,6 +39,7 @@ class Release(enum.Enum):
     CLEAN = "clean"  # a pause, a shutdown: not counted as an attempt
     RETRY = "retry"
     FAILED = "failed"
+    FAIL_PLAN = "fail-plan"  # and with the batch its plan: no record would fare better
 
 
 class Fenced(Exception):
@@ -91,6 +93,10 @@ class Claim:
     left_s: float = 0.0  # of a live lease
     retry_after_s: float = 0.0
     retry_on: str | None = None
+    on_error: str | None = None  # JSON
+    failed_at: int | None = None  # position of the record that stopped the batch last
+    failed_times: int = 0
+    max_failure_rate: float = DEFAULT_RATE
     on_batch: str | None = None
     on_finish: str | None = None
     owner: str | None = None
@@ -98,7 +104,7 @@ class Claim:
 
 
 CLAIM_NAMES = """state position unchanged stale skipped quarantined token attempts left owner sha256
-plan_state retry_on on_batch on_finish""".split()
+plan_state retry_on on_batch on_finish failed_at failed_times max_failure_rate on_error""".split()
 
 
 def claim_of(found: dict[str, Any]) -> Claim:
@@ -114,6 +120,12 @@ def claim_of(found: dict[str, Any]) -> Claim:
         left_s=float(found["left"] or 0) / 1000,
         owner=found["owner"],
         retry_on=found["retry_on"],
+        on_error=found["on_error"],
+        failed_at=found["failed_at"],
+        failed_times=int(found["failed_times"]),
+        max_failure_rate=(
+            DEFAULT_RATE if found["max_failure_rate"] is None else float(found["max_failure_rate"])
+        ),
         on_batch=found["on_batch"],
         on_finish=found["on_finish"],
         plan_finished=found["plan_state"] in ("finished", "failed"),
@@ -138,6 +150,7 @@ class Row:
     error_class: str | None = None
     sqlstate: str | None = None
     message: str | None = None
+    attempts: int = 1
 
 
 @dataclass
@@ -270,7 +283,8 @@ class Control(ABC):
     def read_batch(self, plan: str, batch: int, lock: str) -> dict[str, Any] | None:
         found = self.rows(
             "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, "
-            f"b.attempts, {self.LEFT}, b.owner, b.sha256, p.state, p.retry_on, p.on_batch, p.on_finish "
+            f"b.attempts, {self.LEFT}, b.owner, b.sha256, p.state, p.retry_on, p.on_batch, p.on_finish, "
+            "b.failed_at, b.failed_times, p.max_failure_rate, p.policy "
             "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "
             f"WHERE b.plan = %s AND b.batch = %s {lock}",
             (plan, batch),
@@ -421,10 +435,10 @@ class Control(ABC):
         with self.connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome, error_class, "
-                "sqlstate, message, worker) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                "sqlstate, message, worker, attempts) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     (chunk.plan, chunk.batch, r.position, r.old[0], outcome, r.error_class, r.sqlstate,
-                     r.message, chunk.worker)
+                     r.message, chunk.worker, r.attempts)
                     for r, outcome in found
                 ],
             )  # fmt: skip
