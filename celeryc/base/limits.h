@@ -42,3 +42,8 @@
 #define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
 #define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
 #define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */
+#define LIMIT_KUBE_ANSWER      (64u << 20)  /* one answer of a Kubernetes API server */
+#define LIMIT_KUBE_PODS        20000u       /* pods of one Deployment */
+#define LIMIT_KUBE_PAGES       1000         /* pages of one list */
+#define LIMIT_KUBE_STATE \
+    (128u << 10) /* the scaler's memory in an annotation; the server takes 256 KiB of them all */

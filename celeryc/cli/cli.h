@@ -2,8 +2,8 @@
 #pragma once
 /* Subcommands of celeryc and what they share. */
 
+#include "celeryc/base/opt.h"
 #include "celeryc/redis/endpoint.h"
-#include "celeryc/worker/opt.h"
 #include "celeryc/worker/settings.h"
 
 #define CLI_EX_FAILED    1 /* it did not work, or the task failed */

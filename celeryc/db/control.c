@@ -14,8 +14,7 @@
 
 #define RETRY_SOON_MS 1000 /* a claim that met a locked batch row */
 
-/* Ends a transaction: commits when r is 0, else rolls back and keeps r. */
-static int end(struct db *db, int r, struct err *e)
+int db_end(struct db *db, int r, struct err *e)
 {
     if (!r)
         return db->ops->commit(db, e);
@@ -23,8 +22,8 @@ static int end(struct db *db, int r, struct err *e)
     return r;
 }
 
-static int note_event(struct db *db, const char *plan, int64_t batch, const char *who,
-                      const char *event, const char *detail, struct err *e)
+int db_note_event(struct db *db, const char *plan, int64_t batch, const char *who,
+                  const char *event, const char *detail, struct err *e)
 {
     const struct db_val v[] = {db_text(plan), batch ? db_int(batch) : db_text(NULL), db_text(who),
                                db_text(event), db_text(detail)};
@@ -87,13 +86,14 @@ int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch
     if (!r && inserted)
         r = db->ops->insert_batches(db, p->plan, rows, n, e);
     if (!r && inserted)
-        r = note_event(db, p->plan, 0, or_empty(p->created_by), "planned", "", e);
-    return end(db, r, e);
+        r = db_note_event(db, p->plan, 0, or_empty(p->created_by), "planned", "", e);
+    return db_end(db, r, e);
 }
 
 int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t last, struct err *e)
 {
     const struct db_val v[] = {db_text(plan), db_int(first), db_int(last)};
+    bool moved;
     int r = db->ops->begin(db, 0, e);
 
     if (r)
@@ -103,10 +103,12 @@ int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t la
                 "batch <= $3 AND state = 'planned'",
                 v, ARRAY_SIZE(v), NULL, e);
     if (!r)
-        r = db_exec(
-            db, "UPDATE scatter_plan SET state = 'queued' WHERE plan = $1 AND state = 'planned'", v,
-            1, NULL, e);
-    return end(db, r, e);
+        r = db_plan_move(db,
+                         &(struct db_plan_move){.plan = plan,
+                                                .to = DB_PLAN_QUEUED,
+                                                .from = DB_PLAN_MASK(DB_PLAN_PLANNED)},
+                         &moved, e);
+    return db_end(db, r, e);
 }
 
 /* ---- claiming ---- */
@@ -126,7 +128,7 @@ void db_claim_deinit(struct db_claim *c)
     "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, " \
     "b.attempts, @left@, b.owner, b.sha256, b.records, p.state, p.retry_on, p.on_batch, "         \
     "p.on_finish, p.migration, b.failed_at, b.failed_times, p.max_failure_rate, p.policy "        \
-    "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "       \
+    "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "                                \
     "WHERE b.plan = $1 AND b.batch = $2 "
 
 enum {
@@ -224,6 +226,30 @@ static int fill_claim(const struct db_rows *rows, struct db_claim *c)
     return r;
 }
 
+/* A plan that drains is paused when its last open batch has ended. Its row is locked first, so that of two last
+ * batches one sees it. */
+static int settle_drain(struct db *db, const char *plan, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0}, open = {0};
+    const struct db_val v[] = {db_text(plan)};
+    bool moved;
+    int r = db_exec(db, "SELECT p.state FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v, 1,
+                    &rows, e);
+
+    if (r || rows.n_rows == 0 || !db_cell_is(&rows, 0, 0, "draining"))
+        return r;
+    r = db_exec(db, "SELECT 1 FROM scatter_batch WHERE plan = $1 AND state = 'running' LIMIT 1", v,
+                1, &open, e);
+    if (r || open.n_rows > 0)
+        return r;
+    return db_plan_move(db,
+                        &(struct db_plan_move){.plan = plan,
+                                               .to = DB_PLAN_PAUSED,
+                                               .from = DB_PLAN_MASK(DB_PLAN_DRAINING),
+                                               .reason = "drained"},
+                        &moved, e);
+}
+
 static int set_batch_state(struct db *db, const struct db_claim_request *q, const char *state,
                            struct err *e)
 {
@@ -245,7 +271,19 @@ static int note_takeover(struct db *db, const struct db_claim_request *q, const 
                 (long long)c->position, live ? "message delivered again" : "lease expired");
     if (buf_ok(&detail))
         return -ENOMEM;
-    return note_event(db, q->plan->plan, q->batch->batch, q->worker, "takeover", detail.data, e);
+    return db_note_event(db, q->plan->plan, q->batch->batch, q->worker, "takeover", detail.data, e);
+}
+
+/* The plan does not want this batch to be begun (or to go on): its message goes, resuming sends it again. */
+static int park(struct db *db, const struct db_claim_request *q, struct db_claim *c, bool live,
+                struct err *e)
+{
+    c->state = DB_CLAIM_PAUSED;
+    if (live && !q->takeover)
+        return 0;
+    int r = set_batch_state(db, q, "parked", e);
+
+    return r ? r : settle_drain(db, q->plan->plan, e);
 }
 
 static int take_lease(struct db *db, const struct db_claim_request *q, struct db_claim *c,
@@ -254,6 +292,7 @@ static int take_lease(struct db *db, const struct db_claim_request *q, struct db
     const struct db_val v[] = {db_int(q->lease_ms),     db_text(q->plan->plan),
                                db_int(q->batch->batch), db_int(c->token + 1),
                                db_text(q->owner),       db_text(q->worker)};
+    bool moved;
     int r = db_exec(db,
                     "UPDATE scatter_batch SET state = 'running', lease_token = $4, lease_until = "
                     "@lease@, owner = $5, worker = $6, attempts = attempts + 1, error = NULL, "
@@ -266,11 +305,14 @@ static int take_lease(struct db *db, const struct db_claim_request *q, struct db
     c->token++;
     c->attempts++;
     c->state = DB_CLAIM_OURS;
-    return db_exec(db,
-                   "UPDATE scatter_plan SET state = 'running', finished_at = NULL, started_at = "
-                   "coalesce(started_at, @now@) WHERE plan = $1 AND state IN ('planned', 'queued', "
-                   "'failed', 'finished')",
-                   (struct db_val[]){db_text(q->plan->plan)}, 1, NULL, e);
+    return db_plan_move(db,
+                        &(struct db_plan_move){
+                            .plan = q->plan->plan,
+                            .to = DB_PLAN_RUNNING,
+                            .from = DB_PLAN_MASK(DB_PLAN_PLANNED) | DB_PLAN_MASK(DB_PLAN_QUEUED) |
+                                    DB_PLAN_MASK(DB_PLAN_FAILED) | DB_PLAN_MASK(DB_PLAN_FINISHED),
+                            .who = q->worker},
+                        &moved, e);
 }
 
 /* What the locked row means for this delivery. */
@@ -298,10 +340,11 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
         c->state = DB_CLAIM_CANCELLED;
         return live && !q->takeover ? 0 : set_batch_state(db, q, "cancelled", e);
     }
-    if (db_cell_is(rows, 0, AT_PLAN_STATE, "paused")) {
-        c->state = DB_CLAIM_PAUSED;
-        return live && !q->takeover ? 0 : set_batch_state(db, q, "parked", e);
-    }
+    /* In a plan that failed only a batch that failed with it may be tried again. */
+    if (db_cell_is(rows, 0, AT_PLAN_STATE, "paused") ||
+        (db_cell_is(rows, 0, AT_PLAN_STATE, "draining") && !running) ||
+        (db_cell_is(rows, 0, AT_PLAN_STATE, "failed") && !db_cell_is(rows, 0, AT_STATE, "failed")))
+        return park(db, q, c, live, e);
     if (live && !q->takeover) {
         c->state = DB_CLAIM_BUSY;
         c->retry_after_ms = left_ms;
@@ -378,7 +421,7 @@ int db_batch_claim(struct db *db, const struct db_claim_request *q, struct db_cl
     if (r)
         return r;
     db->ops->forget(db);
-    r = end(db, claim(db, q, &c, e), e);
+    r = db_end(db, claim(db, q, &c, e), e);
     if (r)
         return r;
     *ret_c = c;
@@ -422,7 +465,7 @@ int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t to
     if (r)
         return r;
     r = read_position(db, plan, batch, token, ret_position, ret_counts, e);
-    return end(db, r, e);
+    return db_end(db, r, e);
 }
 
 int db_fenced(struct db *db, const struct db_chunk *c, struct err *e)
@@ -439,14 +482,14 @@ int db_fenced(struct db *db, const struct db_chunk *c, struct err *e)
 
 /* ---- the end of a batch ---- */
 
-/* The plan ends with its last open batch. Its row is locked first, so that of two last batches exactly one sees it. */
+/* The plan ends with its last open batch. Its row is locked first, so that of two last batches exactly one sees it. A plan
+ * whose numbers do not add up is never called finished. */
 static int end_plan(struct db *db, const char *plan, bool *ret_finished, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0}, left = {0};
     const struct db_val v[] = {db_text(plan)};
-    int r =
-        db_exec(db, "SELECT p.state, p.n_batches FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v,
-                1, &rows, e);
+    int r = db_exec(db, "SELECT p.n_batches FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v, 1,
+                    &rows, e);
 
     if (!r)
         r = db_exec(
@@ -456,19 +499,26 @@ static int end_plan(struct db *db, const char *plan, bool *ret_finished, struct 
             v, 1, &left, e);
     if (r)
         return r;
-    if (rows.n_rows == 0 || db_cell_i64(&left, 0, 0) < db_cell_i64(&rows, 0, 1) ||
-        !(db_cell_is(&rows, 0, 0, "running") || db_cell_is(&rows, 0, 0, "paused")))
+    if (rows.n_rows == 0 || db_cell_i64(&left, 0, 0) < db_cell_i64(&rows, 0, 0))
         return 0;
-    const char *state = db_cell_i64(&left, 0, 1) ? "failed" : "finished";
-    const struct db_val done[] = {db_text(plan), db_text(state)};
+    CLEANUP(buf_deinit) struct buf reason = BUF_INIT;
+    int64_t failed = db_cell_i64(&left, 0, 1);
 
-    r = db_exec(db, "UPDATE scatter_plan SET state = $2, finished_at = @now@ WHERE plan = $1", done,
-                2, NULL, e);
-    if (!r)
-        r = note_event(db, plan, 0, "", state, "", e);
-    if (!r)
-        *ret_finished = true;
-    return r;
+    if (failed)
+        buf_appendf(&reason, "%lld of %lld batches failed", (long long)failed,
+                    (long long)db_cell_i64(&rows, 0, 0));
+    else
+        r = db_audit_first(db, plan, &reason, e);
+    if (r || buf_ok(&reason))
+        return r ? r : -ENOMEM;
+    return db_plan_move(db,
+                        &(struct db_plan_move){.plan = plan,
+                                               .to = reason.len ? DB_PLAN_FAILED : DB_PLAN_FINISHED,
+                                               .from = DB_PLAN_MASK(DB_PLAN_RUNNING) |
+                                                       DB_PLAN_MASK(DB_PLAN_DRAINING) |
+                                                       DB_PLAN_MASK(DB_PLAN_PAUSED),
+                                               .reason = reason.len ? reason.data : NULL},
+                        ret_finished, e);
 }
 
 static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
@@ -506,7 +556,9 @@ static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
                 v, ARRAY_SIZE(v), NULL, e);
     if (!r)
         r = end_plan(db, plan, &f->plan_finished, e);
-    return r;
+    if (!r && !f->plan_finished)
+        r = db_check_canary(db, plan, e);
+    return r ? r : settle_drain(db, plan, e);
 }
 
 int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
@@ -517,9 +569,33 @@ int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t toke
 
     if (r)
         return r;
-    r = end(db, finish(db, plan, batch, token, &f, e), e);
+    r = db_end(db, finish(db, plan, batch, token, &f, e), e);
     if (!r)
         *ret_f = f;
+    return r;
+}
+
+/* A batch that failed, and what that means for its plan. */
+static int fail_plan_or_go_on(struct db *db, const char *plan, int64_t batch,
+                              struct db_release *rel, struct err *e)
+{
+    const struct db_plan_move m = {
+        .plan = plan,
+        .to = DB_PLAN_FAILED,
+        .from = DB_PLAN_MASK(DB_PLAN_QUEUED) | DB_PLAN_MASK(DB_PLAN_RUNNING) |
+                DB_PLAN_MASK(DB_PLAN_DRAINING) | DB_PLAN_MASK(DB_PLAN_PAUSED),
+        .reason = rel->error};
+    int r = db_note_event(db, plan, batch, "", "failed", or_empty(rel->error), e);
+
+    if (r)
+        return r;
+    if (rel->kind == DB_RELEASE_FAIL_PLAN)
+        return db_plan_move(db, &m, &rel->plan_finished, e);
+    r = end_plan(db, plan, &rel->plan_finished, e);
+    if (!r && !rel->plan_finished)
+        r = db_check_canary(db, plan, e);
+    if (!r && !rel->plan_finished)
+        r = db_check_failed_batches(db, plan, e);
     return r;
 }
 
@@ -527,19 +603,26 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
                      struct db_release *rel, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    bool failed = rel->kind == DB_RELEASE_FAILED || rel->kind == DB_RELEASE_FAIL_PLAN;
     const struct db_val v[] = {db_text(plan),
                                db_int(batch),
                                db_int(token),
                                db_text(rel->error),
-                               db_text(rel->kind == DB_RELEASE_FAILED ? "failed" : "queued"),
-                               db_int(rel->kind == DB_RELEASE_CLEAN ? 1 : 0)};
+                               db_text(failed ? "failed" : "queued"),
+                               db_int(rel->kind == DB_RELEASE_CLEAN ? 1 : 0),
+                               db_int(rel->kind == DB_RELEASE_RETRY ? 1 : 0)};
     int r =
         db_exec(db,
                 "UPDATE scatter_batch SET state = CASE WHEN $5 = 'failed' THEN 'failed' WHEN "
-                "(SELECT p.state FROM scatter_plan p WHERE p.plan = $1) = 'paused' THEN 'parked' "
-                "WHEN (SELECT p.state FROM scatter_plan p WHERE p.plan = $1) = 'cancelled' THEN "
+                "(SELECT p.state FROM scatter_plan p WHERE p.plan = $1) IN ('paused', 'draining', "
+                "'failed') THEN 'parked' WHEN (SELECT p.state FROM scatter_plan p WHERE p.plan = "
+                "$1) = 'cancelled' THEN "
                 "'cancelled' ELSE 'queued' END, lease_until = NULL, owner = NULL, error = $4, "
-                "attempts = attempts - CAST($6 AS integer) WHERE plan = $1 AND batch = $2 AND "
+                "attempts = attempts - CAST($6 AS integer), failed_times = CASE WHEN "
+                "CAST($7 AS integer) = 0 THEN failed_times WHEN failed_at = position THEN "
+                "failed_times + 1 ELSE 1 END, failed_at = CASE WHEN CAST($7 AS integer) = 1 THEN "
+                "position ELSE failed_at END, finished_at = CASE WHEN $5 = 'failed' THEN @now@ "
+                "END WHERE plan = $1 AND batch = $2 AND "
                 "lease_token = $3 AND state = 'running'",
                 v, ARRAY_SIZE(v), &rows, e);
 
@@ -548,12 +631,9 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
     if (rows.changed == 0)
         return err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
                        (long long)batch, plan);
-    if (rel->kind != DB_RELEASE_FAILED)
-        return 0;
-    r = note_event(db, plan, batch, "", "failed", or_empty(rel->error), e);
-    if (!r)
-        r = end_plan(db, plan, &rel->plan_finished, e);
-    return r;
+    if (failed)
+        r = fail_plan_or_go_on(db, plan, batch, rel, e);
+    return r ? r : settle_drain(db, plan, e);
 }
 
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
@@ -563,5 +643,5 @@ int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t tok
 
     if (r)
         return r;
-    return end(db, give_back(db, plan, batch, token, rel, e), e);
+    return db_end(db, give_back(db, plan, batch, token, rel, e), e);
 }

@@ -176,7 +176,7 @@ int db_cell_dup(const struct db_rows *r, size_t row, size_t col, char **ret_s)
 
 /* ---- shared SQL ---- */
 
-static int expand(const struct db_ops *ops, const char *sql, struct buf *dst)
+int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst)
 {
     while (*sql) {
         const char *at = strchr(sql, '@');
@@ -203,7 +203,7 @@ int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, st
             struct err *e)
 {
     CLEANUP(buf_deinit) struct buf text = BUF_INIT;
-    int r = expand(db->ops, sql, &text);
+    int r = db_expand(db->ops, sql, &text);
 
     if (r)
         return r;

@@ -84,6 +84,51 @@ int db_plan_get(struct db *db, const char *plan, struct arena *a, struct db_plan
 int db_batches_planned(struct db *db, const char *plan, int64_t first, size_t max, struct arena *a,
                        struct db_batch_row *rows, size_t *ret_n, struct err *e) WARN_UNUSED;
 
+/* ---- the state of a plan ---- */
+
+enum db_plan_state {
+    DB_PLAN_PLANNED,
+    DB_PLAN_QUEUED,
+    DB_PLAN_RUNNING,
+    DB_PLAN_DRAINING, /* batches that were begun are finished, no other is begun; then paused */
+    DB_PLAN_PAUSED,
+    DB_PLAN_FINISHED,
+    DB_PLAN_FAILED,
+    DB_PLAN_CANCELLED,
+};
+
+#define DB_PLAN_MASK(state) (1U << (state))
+#define DB_PLAN_OVER                                                 \
+    (DB_PLAN_MASK(DB_PLAN_FINISHED) | DB_PLAN_MASK(DB_PLAN_FAILED) | \
+     DB_PLAN_MASK(DB_PLAN_CANCELLED))
+
+const char *db_plan_state_name(enum db_plan_state s);
+int db_plan_state_parse(struct slice text,
+                        enum db_plan_state *ret_s) WARN_UNUSED; /* 0 or -EINVAL */
+
+struct db_plan_move {
+    const char *plan;
+    enum db_plan_state to;
+    unsigned
+        from; /* DB_PLAN_MASK of the states it may be moved from; 0: wherever that is allowed */
+    const char *who, *reason; /* for people; NULL */
+};
+
+/* The one way in which a plan changes its state, in a transaction of its own. *ret_moved false: it was in that state
+ * already, or in none of `from`. -ENOENT: no such plan; -EINVAL: a state from which there is no way. */
+int db_plan_set_state(struct db *db, const struct db_plan_move *m, bool *ret_moved,
+                      struct err *e) WARN_UNUSED;
+
+/* What a worker obeys at once: it comes with every chunk, and with a heartbeat where no chunk is due. */
+struct db_orders {
+    enum db_plan_state state; /* of the plan: only running and draining let a batch go on */
+    bool closed;              /* its maintenance window is over */
+    bool stopped;             /* everything on this database stands still */
+    double
+        rate; /* records a second for this batch, its share; INFINITY: no limit; 0: none just now */
+    int64_t chunk_ms; /* 0: the worker's own */
+};
+
 enum db_claim_state {
     DB_CLAIM_OURS,      /* go: lease taken, position and counts given */
     DB_CLAIM_DONE,      /* batch done: ack */
@@ -172,9 +217,8 @@ struct db_chunk {
 };
 
 struct db_chunk_result {
-    int64_t stale; /* found by the guard in this chunk */
-    bool paused,
-        cancelled; /* the plan's state, read in the same round trip: stop after this chunk */
+    int64_t stale;           /* found by the guard in this chunk */
+    struct db_orders orders; /* read in the same round trip */
 };
 
 /* One transaction: guarded change, checkpoint, outcomes, counts. 0 done; DB_E_FENCED: nothing was written and the lease
@@ -199,9 +243,9 @@ int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t toke
                     struct db_finish *ret_f, struct err *e) WARN_UNUSED;
 
 enum db_release_kind {
-    DB_RELEASE_CLEAN,  /* pause, shutdown: does not count as an attempt */
-    DB_RELEASE_RETRY,  /* will be tried again, error says why */
-    DB_RELEASE_FAILED, /* given up; a message that comes again may claim it again */
+    DB_RELEASE_CLEAN,     /* pause, shutdown: does not count as an attempt */
+    DB_RELEASE_RETRY,     /* will be tried again, error says why */
+    DB_RELEASE_FAILED,    /* given up; a message that comes again may claim it again */
     DB_RELEASE_FAIL_PLAN, /* likewise, and the plan fails with it: no record would fare better */
 };
 
@@ -211,7 +255,8 @@ struct db_release {
     bool plan_finished; /* set: this failure was the end of the last open batch */
 };
 
-/* Gives the lease up: state queued (parked when the plan is paused or failed, cancelled when it is), or failed. */
+/* Gives the lease up: state queued (parked when the plan is paused, draining or failed, cancelled when it is), or
+ * failed. */
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
                      struct db_release *rel, struct err *e) WARN_UNUSED;
 

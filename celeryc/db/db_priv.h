@@ -53,6 +53,8 @@ int db_rows_add(struct db_rows *r, const struct slice *cells) WARN_UNUSED;
  * lease     the end of a lease of $1 milliseconds from now
  * left      milliseconds until b.lease_until (NULL: no lease)
  * age       seconds since b.started_at
+ * clock     the current time as lease_until, window_ends, resume_at and beat_at are kept
+ * silent    seconds since g.beat_at
  * created, started, finished   p.created_at... as microseconds since the epoch
  * lock_b, skip_b, lock_p       row locks of an aliased table, without and with SKIP LOCKED
  * failures  the JSON array of the rows f (batch, record_key, outcome, error_class, sqlstate, message) */
@@ -99,12 +101,35 @@ int db_code_of(const char *sqlstate);
  * position is another than the caller believed). */
 int db_fenced(struct db *db, const struct db_chunk *c, struct err *e);
 
+/* Ends a transaction: commits when r is 0, else rolls back and keeps r. */
+int db_end(struct db *db, int r, struct err *e) WARN_UNUSED;
+/* A line of the audit; batch 0: of the plan. */
+int db_note_event(struct db *db, const char *plan, int64_t batch, const char *who,
+                  const char *event, const char *detail, struct err *e) WARN_UNUSED;
+/* db_plan_set_state inside a transaction that is open. */
+int db_plan_move(struct db *db, const struct db_plan_move *m, bool *ret_moved,
+                 struct err *e) WARN_UNUSED;
+
+/* What db_orders_read wants, of the tables p and g. Batches are counted only where a rate is to be shared. */
+#define DB_ORDERS_LIVE " r.state = 'running' AND r.lease_until > @clock@"
+#define DB_ORDERS_COLUMNS                                                                          \
+    "p.state, coalesce(p.window_ends < @clock@, 1 = 0), p.rate, p.chunk_ms, CASE WHEN p.rate IS "  \
+    "NOT NULL THEN (SELECT count(*) FROM scatter_batch r WHERE r.plan = p.plan AND" DB_ORDERS_LIVE \
+    ") END, g.stopped, g.rate, g.floor_rate, CASE WHEN g.limits <> '{}' THEN "                     \
+    "coalesce(@silent@, 1000000000.0) END, CASE WHEN g.rate IS NOT NULL OR g.limits <> '{}' THEN " \
+    "(SELECT count(*) FROM scatter_batch r WHERE" DB_ORDERS_LIVE ") END"
+#define DB_ORDERS_CELLS  10
+#define DB_ORDERS_TABLES "scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
+int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUSED;
+
 /* Inside the transaction that ends a batch. */
 int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 int db_check_canary(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 /* Appends the first thing in the control tables that does not add up; nothing when all does. */
 int db_audit_first(struct db *db, const char *plan, struct buf *dst, struct err *e) WARN_UNUSED;
 
+/* Text with the dialect's words for its tokens. */
+int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst) WARN_UNUSED;
 /* exec with the tokens replaced. */
 int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, struct db_rows *ret_r,
             struct err *e) WARN_UNUSED;

@@ -8,7 +8,8 @@
 #include <errno.h>
 
 #define FAILED_BATCHES 3 /* in a row */
-#define WORKING        (DB_PLAN_MASK(DB_PLAN_QUEUED) | DB_PLAN_MASK(DB_PLAN_RUNNING) | DB_PLAN_MASK(DB_PLAN_DRAINING))
+#define WORKING \
+    (DB_PLAN_MASK(DB_PLAN_QUEUED) | DB_PLAN_MASK(DB_PLAN_RUNNING) | DB_PLAN_MASK(DB_PLAN_DRAINING))
 
 static int pause_plan(struct db *db, const char *plan, const char *who, const char *reason,
                       bool *ret_paused, struct err *e)

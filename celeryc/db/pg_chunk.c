@@ -108,8 +108,9 @@ static int outcome_values(struct outcomes *o, const char **values)
     return 0;
 }
 
-#define OUTCOME_COLUMNS \
-    "(plan, batch, worker, position, record_key, outcome, error_class, sqlstate, message, attempts)"
+#define OUTCOME_COLUMNS                                                                     \
+    "(plan, batch, worker, position, record_key, outcome, error_class, sqlstate, message, " \
+    "attempts)"
 
 /* ---- building the statement ---- */
 
@@ -292,12 +293,10 @@ static int update_part(struct statement *s, const struct db_chunk *c, const stru
     return 0;
 }
 
-/* Row: rows of ck, plan state, numbers of the rows that the guard refused. */
-static void select_part(struct statement *s, size_t n_changed)
+/* Row: rows of ck, numbers of the rows that the guard refused, the orders. */
+static int select_part(struct statement *s, size_t n_changed)
 {
-    buf_append_str(&s->sql,
-                   " SELECT (SELECT count(*) FROM ck), (SELECT p.state FROM scatter_plan p "
-                   "WHERE p.plan = $6::text), ");
+    buf_append_str(&s->sql, " SELECT (SELECT count(*) FROM ck), ");
     if (n_changed)
         buf_appendf(&s->sql,
                     "CASE WHEN (SELECT count(*) FROM u) < %zu THEN (SELECT "
@@ -306,6 +305,10 @@ static void select_part(struct statement *s, size_t n_changed)
                     n_changed, n_changed);
     else
         buf_append_str(&s->sql, "NULL::text");
+    buf_append_str(&s->sql, ", ");
+    return db_expand(&db_pg_ops,
+                     DB_ORDERS_COLUMNS " FROM " DB_ORDERS_TABLES " WHERE p.plan = $6::text",
+                     &s->sql);
 }
 
 static int build(struct statement *s, const struct db_chunk *c, const struct counts *n,
@@ -323,8 +326,7 @@ static int build(struct statement *s, const struct db_chunk *c, const struct cou
         r = outcome_part(s, o);
     if (!r && n->changed)
         r = update_part(s, c, n, pg, e);
-    select_part(s, n->changed);
-    return r ? r : buf_ok(&s->sql);
+    return r ? r : select_part(s, n->changed);
 }
 
 /* ---- running it ---- */
@@ -387,6 +389,19 @@ static int settle(struct pg *pg, const struct db_chunk *c, const char *stale_num
     return r;
 }
 
+static int read_orders(struct pg *pg, PGresult *row, struct db_orders *ret_o, struct err *e)
+{
+    struct slice cells[DB_ORDERS_CELLS];
+
+    for (int i = 0; i < DB_ORDERS_CELLS; i++)
+        cells[i] = PQgetisnull(row, 0, i + 2) ? SLICE_NULL
+                                              : (struct slice){PQgetvalue(row, 0, i + 2),
+                                                               (size_t)PQgetlength(row, 0, i + 2)};
+    if (db_orders_read(cells, ret_o))
+        return err_set(e, db_fail(&pg->db, "58000"), "the plan's row cannot be understood");
+    return 0;
+}
+
 static int send_chunk(struct pg *pg, const struct db_chunk *c, const struct statement *s,
                       struct db_chunk_result *ret_r, struct err *e)
 {
@@ -406,11 +421,11 @@ static int send_chunk(struct pg *pg, const struct db_chunk *c, const struct stat
     PQclear(res[1]);
     CLEANUP(pg_clear) PGresult *row = res[2];
 
-    if (!str_eq(PQgetvalue(row, 0, 0), "1"))
+    if (PQntuples(row) != 1 || !str_eq(PQgetvalue(row, 0, 0), "1"))
         return DB_E_FENCED;
-    out.paused = str_eq(PQgetvalue(row, 0, 1), "paused");
-    out.cancelled = str_eq(PQgetvalue(row, 0, 1), "cancelled");
-    r = settle(pg, c, PQgetisnull(row, 0, 2) ? "" : PQgetvalue(row, 0, 2), &out.stale, e);
+    r = read_orders(pg, row, &out.orders, e);
+    if (!r)
+        r = settle(pg, c, PQgetisnull(row, 0, 1) ? "" : PQgetvalue(row, 0, 1), &out.stale, e);
     if (!r)
         *ret_r = out;
     return r;

@@ -246,11 +246,11 @@ static int add_outcome(struct db *db, sqlite3_stmt **s, const struct db_chunk *c
                        const struct db_row *row, const char *outcome, struct err *e)
 {
     struct sqlite *q = sqlite_of(db);
-    const struct db_val v[] = {
-        db_text(c->plan),       db_int(c->batch),      db_int(row->position),
-        db_slice(row->old[0]),  db_text(outcome),      db_text(row->error_class),
-        db_text(row->sqlstate), db_text(row->message), db_text(c->worker),
-        db_int(row->attempts ? row->attempts : 1)};
+    const struct db_val v[] = {db_text(c->plan),       db_int(c->batch),
+                               db_int(row->position),  db_slice(row->old[0]),
+                               db_text(outcome),       db_text(row->error_class),
+                               db_text(row->sqlstate), db_text(row->message),
+                               db_text(c->worker),     db_int(row->attempts ? row->attempts : 1)};
     int r = *s ? 0
                : sqlite_prepare(q,
                                 "INSERT INTO scatter_outcome (plan, batch, position, record_key, "
@@ -321,12 +321,13 @@ static int settle(struct db *db, const struct db_chunk *c, const struct chunk_co
                         "+ excluded.records",
                         share, ARRAY_SIZE(share), NULL, e);
     if (!r)
-        r = sqlite_exec(db, "SELECT state FROM scatter_plan WHERE plan = $1", share, 1, &rows, e);
+        r = db_exec(db, "SELECT " DB_ORDERS_COLUMNS " FROM " DB_ORDERS_TABLES " WHERE p.plan = $1",
+                    share, 1, &rows, e);
     if (r)
         return r;
     ret_r->stale = n->stale;
-    ret_r->paused = rows.n_rows && db_cell_is(&rows, 0, 0, "paused");
-    ret_r->cancelled = rows.n_rows && db_cell_is(&rows, 0, 0, "cancelled");
+    if (rows.n_rows != 1 || db_orders_read(rows.cell, &ret_r->orders))
+        return err_set(e, db_fail(db, "58000"), "the plan's row cannot be understood");
     return 0;
 }
 

@@ -19,6 +19,7 @@ struct breaker {
 void breaker_begin(struct breaker *b, const char *plan);
 void breaker_add(struct breaker *b, bool bad);
 void breaker_add_good(struct breaker *b, size_t n);
+
 static inline bool breaker_trips(const struct breaker *b, double max_rate)
 {
     return b->tried >= BREAKER_MIN && (double)b->n_bad > max_rate * (double)b->tried;

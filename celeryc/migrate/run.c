@@ -161,8 +161,7 @@ static int claim(struct job *j, struct err *e)
     if (!r) {
         j->position = j->start_position = j->claim.position;
         j->counts = j->claim.counts;
-        j->policy =
-            (struct policy){.on_error = j->claim.on_error, .retry_on = j->claim.retry_on};
+        j->policy = (struct policy){.on_error = j->claim.on_error, .retry_on = j->claim.retry_on};
     }
     return r;
 }

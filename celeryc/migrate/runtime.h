@@ -60,7 +60,7 @@ struct connection {
     struct connection *next;
     char *alias;
     struct db *db;
-    double rows, seconds; /* weighted, of the chunks so far */
+    double rows, seconds;  /* weighted, of the chunks so far */
     double tried, refused; /* records, weighted: how often the database refuses one */
     struct breaker breaker;
 };

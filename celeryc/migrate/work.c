@@ -15,14 +15,15 @@
 #include <math.h>
 #include <time.h>
 
-#define CHUNK_MIN     50
-#define CHUNK_MAX     5000
-#define CHUNK_FIRST   500
-#define CLOCK_EVERY   8 /* records of a chunk between looks at the clock */
-#define QUICK_RETRIES 3 /* inside the task, before the message waits */
-#define STATEMENT_ROWS 60 /* what a chunk costs besides its rows, in rows */
+#define CHUNK_MIN      50
+#define CHUNK_MAX      5000
+#define CHUNK_FIRST    500
+#define CLOCK_EVERY    8   /* records of a chunk between looks at the clock */
+#define QUICK_RETRIES  3   /* inside the task, before the message waits */
+#define STATEMENT_ROWS 60  /* what a chunk costs besides its rows, in rows */
 #define STOPPED        101 /* beside the codes of db/: w->pending_end says how the work ends */
-#define TRIED_MEMORY   200000.0 /* records after which half of what was learnt about refusals is forgotten */
+#define TRIED_MEMORY \
+    200000.0 /* records after which half of what was learnt about refusals is forgotten */
 /* SQLite has one writer: shorter turns let the others in. */
 #define SQLITE_TURN_MS 60
 
@@ -35,12 +36,12 @@ struct work {
     struct db_target target;
     int64_t chunk_ms;
     struct db_row *rows;
-    bool paused, cancelled;
-    int quick_retries; /* since the last commit */
+    struct db_orders orders;   /* as of the last chunk */
+    int quick_retries;         /* since the last commit */
     enum work_end pending_end; /* WORK_DONE; else the record behind the chunk ends the work, by: */
     struct failure pending;
     size_t n_refused; /* by the database, of the chunk */
-    bool unchecked; /* records were set aside, and the plan's limits not asked since */
+    bool unchecked;   /* records were set aside, and the plan's limits not asked since */
 };
 
 /* The record at the position has been retried often enough: then it is set aside. */
@@ -220,8 +221,7 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
     j->position = c.new_position;
     j->counts.stale += res.stale;
     count_rows(w, rows, n);
-    w->paused = res.paused;
-    w->cancelled = res.cancelled;
+    w->orders = res.orders;
     w->quick_retries = 0;
     if (!j->advanced)
         task_call_advanced(j->call);
@@ -397,6 +397,20 @@ static enum work_end recover(struct work *w, int r)
 
 /* ---- the loop ---- */
 
+/* WORK_DONE: nobody wants the work to end. */
+static enum work_end ordered(const struct work *w)
+{
+    switch (w->orders.state) {
+    case DB_PLAN_CANCELLED:
+        return WORK_CANCELLED;
+    case DB_PLAN_RUNNING:
+    case DB_PLAN_DRAINING:
+        return WORK_DONE;
+    default:
+        return WORK_PAUSED;
+    }
+}
+
 static int prepare(struct work *w)
 {
     struct job *j = w->j;
@@ -445,7 +459,7 @@ static enum work_end step(struct work *w)
             return recover(w, r);
         learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
     }
-    if (w->pending_end == WORK_DONE || w->paused || w->cancelled)
+    if (w->pending_end == WORK_DONE || ordered(w) != WORK_DONE)
         return WORK_DONE;
     *w->f = w->pending;
     return w->pending_end;
@@ -456,10 +470,8 @@ static enum work_end work_loop(struct work *w)
     struct job *j = w->j;
 
     while ((size_t)j->position < batch_len(j->batch)) {
-        if (w->cancelled)
-            return WORK_CANCELLED;
-        if (w->paused)
-            return WORK_PAUSED;
+        if (ordered(w) != WORK_DONE)
+            return ordered(w);
         if (celeryc_should_stop(j->call))
             return WORK_STOPPED;
         enum work_end end = step(w);
@@ -473,7 +485,8 @@ static enum work_end work_loop(struct work *w)
 enum work_end work_batch(struct job *j, struct failure *f)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
-    struct work w = {.j = j, .f = f, .arena = a};
+    struct work w = {
+        .j = j, .f = f, .arena = a, .orders = {.state = DB_PLAN_RUNNING, .rate = INFINITY}};
 
     if (!a || prepare(&w)) {
         failure_set(f, "MemoryError", true, "out of memory");

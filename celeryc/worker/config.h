@@ -3,9 +3,9 @@
 /* What a worker was told: command line over environment over --config over defaults, checked and put together. */
 
 #include "celeryc/base/log.h"
+#include "celeryc/base/opt.h"
 #include "celeryc/pool/pool.h"
 #include "celeryc/redis/endpoint.h"
-#include "celeryc/worker/opt.h"
 #include "celeryc/worker/settings.h"
 
 /* The options of `celeryc worker` as they stand on the line. */

@@ -7,9 +7,9 @@
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
+#include "celeryc/base/strv.h"
 #include "celeryc/message/wire.h"
 #include "celeryc/redis/endpoint.h"
-#include "celeryc/worker/strv.h"
 
 #include <stdbool.h>
 #include <stdint.h>

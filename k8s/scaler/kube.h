@@ -31,7 +31,8 @@ struct kube;
  * by POD_NAMESPACE, the service account, the context. Borrowed for the call. */
 struct kube_options {
     const char *kubeconfig, *context, *namespace;
-    bool use_proxy; /* inside a cluster the proxy variables are ignored unless asked */
+    const char *service_account; /* the folder of the pod's token and CA */
+    bool use_proxy;              /* inside a cluster the proxy variables are ignored unless asked */
 };
 
 int kube_open(const struct kube_options *o, struct kube **ret_k, struct err *e) WARN_UNUSED;

@@ -1,6 +1,6 @@
 -- Control tables of Scatter in the target database, format 1. Used by scatter-plan, the workers, the Django migration
 -- and the tests alike. Every statement may run again on a database that has the tables.
--- SQLite dialect: times are ISO 8601 text in UTC, lease_until is Unix seconds.
+-- SQLite dialect: times are ISO 8601 text in UTC; lease_until, window_*, resume_at and beat_at are Unix seconds.
 -- Counts: planned = ok + unchanged + stale + skipped + quarantined + remaining, with
 -- ok = position - (unchanged + stale + skipped + quarantined) and remaining = records - position, per batch.
 CREATE TABLE IF NOT EXISTS scatter_plan (
@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS scatter_plan (
     chunk_ms      integer,
     max_workers   integer,                  -- batches at a time
     windows       text,                     -- JSON: when it may run
+    window_ends   real,                 -- of the window it is in; behind it no worker goes on
+    window_next   real,                 -- when the next one begins
+    resume_at     real,                 -- paused until then; NULL: until somebody resumes it
     -- SQL migrations: the expressions; what the migration called itself
     statement     text,
     version       text,
@@ -80,6 +83,7 @@ CREATE TABLE IF NOT EXISTS scatter_batch (
     CHECK (position BETWEEN 0 AND records),
     CHECK (unchanged + stale + skipped + quarantined <= position)
 );
+CREATE INDEX IF NOT EXISTS scatter_batch_running ON scatter_batch (plan) WHERE state = 'running';
 CREATE TABLE IF NOT EXISTS scatter_outcome (
     plan          text NOT NULL,
     batch         integer NOT NULL,
@@ -136,11 +140,12 @@ CREATE TABLE IF NOT EXISTS scatter_governor (
     id            integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     stopped       integer NOT NULL DEFAULT 0,    -- everything on this database stands still
     rate          real,                   -- records a second of all plans together; NULL: no limit
+    floor_rate    real NOT NULL DEFAULT 100, -- of all together while the governor is silent
     pressure      real NOT NULL DEFAULT 0,
     reason        text NOT NULL DEFAULT '',
     sensors       text NOT NULL DEFAULT '{}',
     limits        text NOT NULL DEFAULT '{}',
     holder        text,
-    beat_at       text
+    beat_at       real
 );
 INSERT INTO scatter_governor (id) VALUES (1) ON CONFLICT (id) DO NOTHING;

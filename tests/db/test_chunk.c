@@ -203,13 +203,13 @@ BOTH(tells_of_pause_and_cancel)
     int64_t token = claim_token(f->db, 1);
 
     cr_assert_eq(change(f->db, 1, token, 0, 0, 1, &res, &e), 0);
-    cr_assert(!res.paused && !res.cancelled);
+    cr_assert_eq(res.orders.state, DB_PLAN_RUNNING);
     run_sql(f->db, "UPDATE scatter_plan SET state = 'paused'");
     cr_assert_eq(change(f->db, 1, token, 0, 1, 2, &res, &e), 0);
-    cr_assert(res.paused && !res.cancelled);
+    cr_assert_eq(res.orders.state, DB_PLAN_PAUSED);
     run_sql(f->db, "UPDATE scatter_plan SET state = 'cancelled'");
     cr_assert_eq(change(f->db, 1, token, 0, 2, 3, &res, &e), 0);
-    cr_assert(!res.paused && res.cancelled);
+    cr_assert_eq(res.orders.state, DB_PLAN_CANCELLED);
 }
 
 BOTH(columns_that_are_not_set_keep_their_value)

@@ -5,6 +5,7 @@
 #include "new_york.h"
 
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <time.h>
 
 /* ---- helpers ---- */
@@ -381,9 +382,9 @@ Test(policy, answers)
 
 Test(policy, mistakes_are_named)
 {
-    static const char *const wrong[] = {"23505",          "23505=",         "=skip", "a b=skip",
-                                        "X=leave",        "X=retry:0",      "X=retry:x",
-                                        "08=quarantine",  "57P01=skip",     "X=skip:2"};
+    static const char *const wrong[] = {"23505",      "23505=",    "=skip",     "a b=skip",
+                                        "X=leave",    "X=retry:0", "X=retry:x", "08=quarantine",
+                                        "57P01=skip", "X=skip:2"};
 
     for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
         CLEANUP(buf_deinit) struct buf json = BUF_INIT;
@@ -397,7 +398,8 @@ Test(policy, mistakes_are_named)
 /* What stands in a database may be anything: it counts for nothing then. */
 Test(policy, odd_json)
 {
-    static const char *const odd[] = {"", "[]", "{", "{\"23505\": 1}", "{\"23505\": \"leave\"}", "7"};
+    static const char *const odd[] = {"", "[]", "{", "{\"23505\": 1}", "{\"23505\": \"leave\"}",
+                                      "7"};
 
     for (size_t i = 0; i < ARRAY_SIZE(odd); i++) {
         const struct policy p = {.on_error = odd[i]};

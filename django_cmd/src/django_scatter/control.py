@@ -20,8 +20,17 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
+from django_scatter import limits
 from django_scatter.errors import ScatterError
+from django_scatter.orders import OVER, SOURCES, Orders, orders_of
 from django_scatter.policy import DEFAULT_RATE
+
+# How often the record at the position has stopped its batch, by whether it did now.
+TRIES = (
+    "failed_at = failed_at",
+    "failed_times = CASE WHEN failed_at = position THEN failed_times + 1 ELSE 1 END, "
+    "failed_at = position",
+)
 
 RETRY_SOON_S = 1.0  # a claim that met a locked batch row
 
@@ -194,6 +203,8 @@ class Control(ABC):
     LEFT: str  # milliseconds until b.lease_until
     AGE: str  # seconds since b.started_at
     PLAN_AGE: str  # seconds from p.started_at to p.finished_at or now
+    CLOCK: str  # the time as lease_until, window_ends, resume_at and beat_at are kept
+    SILENT: str  # seconds since g.beat_at
     LOCK_B: str
     SKIP_B: str
     LOCK_P: str
@@ -246,6 +257,65 @@ class Control(ABC):
             "INSERT INTO scatter_event (plan, batch, who, event, detail) VALUES (%s, %s, %s, %s, %s)",
             (plan, batch, who, event, detail),
         )
+
+    # ---- the plan's state ----
+
+    def set_plan_state(
+        self, plan: str, to: str, who: str, reason: str | None = None, sources: Sequence[str] = ()
+    ) -> bool:
+        """The one way in which a plan changes its state, inside the caller's transaction. False: it was in that
+        state already, or in none of `sources`. Raises ScatterError for a state from which there is no way."""
+        found = self.rows(
+            f"SELECT p.state FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}", (plan,)
+        )
+        if not found:
+            raise ScatterError(f"there is no plan {plan} in this database")
+        state = str(found[0][0])
+        if state == to or (sources and state not in sources):
+            return False
+        if state not in SOURCES[to]:
+            raise ScatterError(f"plan {plan} is {state}: it cannot become {to}")
+        finished_at = self.NOW if to in OVER else "NULL"
+        started_at = f", started_at = coalesce(started_at, {self.NOW})" if to == "running" else ""
+        self.execute(
+            "UPDATE scatter_plan SET state = %s, reason = %s, resume_at = NULL, "
+            f"finished_at = {finished_at}{started_at} WHERE plan = %s",
+            (to, reason, plan),
+        )
+        self.note_event(plan, None, who, to, reason or "")
+        return True
+
+    def settle_drain(self, plan: str) -> None:
+        """A plan that drains is paused when its last open batch has ended. Its row is locked first, so that of two
+        last batches one sees it."""
+        found = self.rows(
+            f"SELECT p.state FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}", (plan,)
+        )
+        if not found or found[0][0] != "draining":
+            return
+        open_batches = "SELECT 1 FROM scatter_batch WHERE plan = %s AND state = 'running' LIMIT 1"
+        if not self.rows(open_batches, (plan,)):
+            self.set_plan_state(plan, "paused", "", "drained")
+
+    @property
+    def orders_sql(self) -> str:
+        """The columns and tables of what a worker obeys; batches are counted only where a rate is to be shared."""
+        live = f"r.state = 'running' AND r.lease_until > {self.CLOCK}"
+        count = "SELECT count(*) FROM scatter_batch r WHERE"
+        return (
+            f"p.state, coalesce(p.window_ends < {self.CLOCK}, 1 = 0), p.rate, p.chunk_ms, "
+            f"CASE WHEN p.rate IS NOT NULL THEN ({count} r.plan = p.plan AND {live}) END, "
+            "g.stopped, g.rate, g.floor_rate, "
+            f"CASE WHEN g.limits <> '{{}}' THEN coalesce({self.SILENT}, 1000000000.0) END, "
+            f"CASE WHEN g.rate IS NOT NULL OR g.limits <> '{{}}' THEN ({count} {live}) END "
+            "FROM scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
+        )
+
+    def orders(self, plan: str) -> Orders:
+        found = self.rows(f"SELECT {self.orders_sql} WHERE p.plan = %s", (plan,))
+        if not found:
+            raise Fenced
+        return orders_of(found[0])
 
     # ---- claim ----
 
@@ -303,10 +373,16 @@ class Control(ABC):
             claim.state = ClaimState.CANCELLED
             if takeover or not live:
                 self.set_batch_state(plan, batch, "cancelled")
-        elif found["plan_state"] == "paused":
+        elif (
+            found["plan_state"] == "paused"
+            or (found["plan_state"] == "draining" and not running)
+            # In a plan that failed only a batch that failed with it may be tried again.
+            or (found["plan_state"] == "failed" and found["state"] != "failed")
+        ):
             claim.state = ClaimState.PAUSED
             if takeover or not live:
                 self.set_batch_state(plan, batch, "parked")
+                self.settle_drain(plan)
         elif live and not takeover:
             claim.state = ClaimState.BUSY
             claim.retry_after_s = claim.left_s
@@ -360,11 +436,8 @@ class Control(ABC):
             f"started_at = coalesce(started_at, {self.NOW}) WHERE plan = %s AND batch = %s",
             (claim.token, self.lease_ms, owner, worker, plan, batch),
         )
-        self.execute(
-            "UPDATE scatter_plan SET state = 'running', finished_at = NULL, "
-            f"started_at = coalesce(started_at, {self.NOW}) WHERE plan = %s "
-            "AND state IN ('planned', 'queued', 'failed', 'finished')",
-            (plan,),
+        self.set_plan_state(
+            plan, "running", worker, sources=("planned", "queued", "failed", "finished")
         )
 
     # ---- the chunk ----
@@ -382,8 +455,8 @@ class Control(ABC):
     def value(self, value: Any) -> str | None:
         """What process returned, in the text form that is sent to the database."""
 
-    def apply(self, chunk: Chunk) -> str:
-        """One transaction: change, checkpoint, outcomes, share. The plan's state, read on the way."""
+    def apply(self, chunk: Chunk) -> Orders:
+        """One transaction: change, checkpoint, outcomes, share. What to obey is read on the way."""
         with self.transaction():
             stale = self.change(chunk)
             if stale:
@@ -398,8 +471,7 @@ class Control(ABC):
                 "DO UPDATE SET records = scatter_share.records + excluded.records",
                 (chunk.plan, chunk.batch, chunk.worker, len(chunk.rows)),
             )
-            state = self.rows("SELECT state FROM scatter_plan WHERE plan = %s", (chunk.plan,))
-        return str(state[0][0])
+            return self.orders(chunk.plan)
 
     def checkpoint_params(self, chunk: Chunk) -> list[Any]:
         """For CHECKPOINT below."""
@@ -479,52 +551,67 @@ class Control(ABC):
                     (plan, batch, token),
                 )
                 finished = self.end_plan(plan)
+                if not finished:
+                    limits.check_canary(self, plan)
+                self.settle_drain(plan)
         return BatchEnd(plan_finished=finished, duration_s=float(age or 0.0))
 
     def end_plan(self, plan: str) -> bool:
-        """The plan's row is locked first, so that of two last batches exactly one sees that it is the last."""
-        state, n_batches = self.rows(
-            f"SELECT p.state, p.n_batches FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}",
-            (plan,),
+        """The plan's row is locked first, so that of two last batches exactly one sees that it is the last. A plan whose
+        numbers do not add up is never called finished."""
+        (n_batches,) = self.rows(
+            f"SELECT p.n_batches FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}", (plan,)
         )[0]
         over, failed = self.rows(
             "SELECT count(*), coalesce(sum(CASE WHEN state = 'failed' THEN 1 ELSE 0 END), 0) "
             "FROM scatter_batch WHERE plan = %s AND state IN ('done', 'failed', 'cancelled')",
             (plan,),
         )[0]
-        if over < n_batches or state not in ("running", "paused"):
+        if over < n_batches:
             return False
-        end = "failed" if failed else "finished"
-        self.execute(
-            f"UPDATE scatter_plan SET state = %s, finished_at = {self.NOW} WHERE plan = %s",
-            (end, plan),
+        reason = f"{failed} of {n_batches} batches failed" if failed else limits.doubt(self, plan)
+        end = "failed" if reason else "finished"
+        return self.set_plan_state(
+            plan, end, "", reason or None, sources=("running", "draining", "paused")
         )
-        self.note_event(plan, None, "", end, "")
-        return True
 
     def release(self, plan: str, batch: int, token: int, how: Release, error: str | None) -> bool:
-        """Gives the lease up; a paused plan's batch is parked, a cancelled one's cancelled. True when a failed batch
-        was the plan's last."""
+        """Gives the lease up; a paused, draining or failed plan's batch is parked, a cancelled one's cancelled. True when
+        the plan ended with a failed batch."""
         plan_state = "(SELECT p.state FROM scatter_plan p WHERE p.plan = scatter_batch.plan)"
         state = "'failed'"
-        if how is not Release.FAILED:
+        failed = how in (Release.FAILED, Release.FAIL_PLAN)
+        if not failed:
             state = (
-                f"CASE {plan_state} WHEN 'paused' THEN 'parked' "
-                "WHEN 'cancelled' THEN 'cancelled' ELSE 'queued' END"
+                f"CASE WHEN {plan_state} IN ('paused', 'draining', 'failed') THEN 'parked' "
+                f"WHEN {plan_state} = 'cancelled' THEN 'cancelled' ELSE 'queued' END"
             )
         with self.transaction():
             given = self.execute(
                 f"UPDATE scatter_batch SET state = {state}, lease_until = NULL, owner = NULL, "
-                "error = %s, attempts = attempts - %s "
+                f"error = %s, attempts = attempts - %s, {TRIES[how is Release.RETRY]}, "
+                f"finished_at = {self.NOW if failed else 'NULL'} "
                 "WHERE plan = %s AND batch = %s AND lease_token = %s AND state = 'running'",
                 (error, int(how is Release.CLEAN), plan, batch, token),
             )
             if given == 0:
                 raise Fenced
-            if how is not Release.FAILED:
-                return False
-            self.note_event(plan, batch, "", "failed", error or "")
-            return self.end_plan(plan)
+            ended = False
+            if failed:
+                ended = self.fail_plan_or_go_on(plan, batch, how, error)
+            self.settle_drain(plan)
+            return ended
+
+    def fail_plan_or_go_on(self, plan: str, batch: int, how: Release, error: str | None) -> bool:
+        self.note_event(plan, batch, "", "failed", error or "")
+        if how is Release.FAIL_PLAN:
+            sources = ("queued", "running", "draining", "paused")
+            return self.set_plan_state(plan, "failed", "", error, sources)
+        if self.end_plan(plan):
+            return True
+        limits.check_canary(self, plan)
+        limits.check_failed_batches(self, plan)
+        return False
 
     def plan_state(self, plan: str) -> str:
         found = self.rows("SELECT state FROM scatter_plan WHERE plan = %s", (plan,))

@@ -29,6 +29,8 @@ class PostgresControl(Control):
     LEFT = "CAST(extract(epoch FROM b.lease_until - clock_timestamp()) * 1000 AS bigint)"
     AGE = "extract(epoch FROM clock_timestamp() - b.started_at)"
     PLAN_AGE = "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"
+    CLOCK = "clock_timestamp()"
+    SILENT = "extract(epoch FROM clock_timestamp() - g.beat_at)"
     LOCK_B = "FOR UPDATE OF b"
     SKIP_B = "FOR UPDATE OF b SKIP LOCKED"
     LOCK_P = "FOR NO KEY UPDATE OF p"

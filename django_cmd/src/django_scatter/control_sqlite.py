@@ -32,6 +32,8 @@ class SqliteControl(Control):
     LEFT = f"(b.lease_until - {SECONDS_NOW}) * 1000.0"
     AGE = "(julianday('now') - julianday(b.started_at)) * 86400.0"
     PLAN_AGE = "(julianday(coalesce(p.finished_at, 'now')) - julianday(p.started_at)) * 86400.0"
+    CLOCK = SECONDS_NOW
+    SILENT = f"({SECONDS_NOW} - g.beat_at)"
     LOCK_B = ""
     SKIP_B = ""
     LOCK_P = ""

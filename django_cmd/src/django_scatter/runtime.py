@@ -37,6 +37,7 @@ from django_scatter.control import (
 )
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Migration, Record, Skip
+from django_scatter.orders import Orders
 from django_scatter.policy import MAX_ATTEMPTS, Policy, breaker_of
 from django_scatter.sqlstates import Kind
 
@@ -313,7 +314,7 @@ class Run:
         self.began = time.monotonic()
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
         self.quick_retries = 0
-        self.plan_state = "running"
+        self.orders = Orders()
         self.policy = Policy(claim.on_error, claim.retry_on)
         self.breaker = breaker_of(request.plan)
         # Records were set aside, and the plan's limits not asked since; whoever did it may have died.
@@ -337,7 +338,7 @@ class Run:
                 return self.fail_or_retry(ended, failure)
             if self.position < self.batch.count:
                 self.release(Release.CLEAN, None)
-                ended.state = "cancelled" if self.plan_state == "cancelled" else "parked"
+                ended.state = "cancelled" if self.orders.state == "cancelled" else "parked"
                 self.count(ended)
                 return ended
             return self.finish(ended)
@@ -356,7 +357,7 @@ class Run:
     def all_chunks(self) -> Failure | None:
         """Until the last record, or until the plan is paused or cancelled. A failure that ends the work stops in front of
         the record that had it; what was done before is committed."""
-        while self.position < self.batch.count and self.goes_on:
+        while self.position < self.batch.count and self.orders.go_on:
             self.pace.begin()
             rows, failure = self.process(
                 self.position, min(self.batch.count, self.position + self.pace.size)
@@ -375,13 +376,9 @@ class Run:
                     continue
                 finally:
                     self.check_limits()
-            if failure is not None and self.goes_on:
+            if failure is not None and self.orders.go_on:
                 return failure
         return None
-
-    @property
-    def goes_on(self) -> bool:
-        return self.plan_state in ("running", "draining")
 
     # ---- records ----
 
@@ -476,7 +473,7 @@ class Run:
             self.request.worker,
         )
         try:
-            self.plan_state = self.control.apply(chunk)
+            self.orders = self.control.apply(chunk)
         except DatabaseError as e:
             if not self.is_refusal(e):
                 raise
@@ -542,7 +539,7 @@ class Run:
             return
         self.unchecked = False
         if paused:
-            self.plan_state = "paused"
+            self.orders.state = "paused"
 
     def recover(self, error: DatabaseError | None) -> None:
         """After a chunk that failed or whose commit is in doubt: what is stored counts. Raises what cannot be mended

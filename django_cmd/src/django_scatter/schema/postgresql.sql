@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS scatter_plan (
     chunk_ms      integer,
     max_workers   integer,                  -- batches at a time
     windows       text,                     -- JSON: when it may run
+    window_ends   timestamptz,          -- of the window it is in; behind it no worker goes on
+    window_next   timestamptz,          -- when the next one begins
+    resume_at     timestamptz,          -- paused until then; NULL: until somebody resumes it
     -- SQL migrations: the expressions; what the migration called itself
     statement     text,
     version       text,
@@ -79,6 +82,7 @@ CREATE TABLE IF NOT EXISTS scatter_batch (
     CHECK (position BETWEEN 0 AND records),
     CHECK (unchanged + stale + skipped + quarantined <= position)
 );
+CREATE INDEX IF NOT EXISTS scatter_batch_running ON scatter_batch (plan) WHERE state = 'running';
 CREATE TABLE IF NOT EXISTS scatter_outcome (
     plan          text NOT NULL,
     batch         bigint NOT NULL,
@@ -135,6 +139,7 @@ CREATE TABLE IF NOT EXISTS scatter_governor (
     id            integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     stopped       boolean NOT NULL DEFAULT false,  -- everything on this database stands still
     rate          double precision,         -- records a second of all plans together; NULL: no limit
+    floor_rate    double precision NOT NULL DEFAULT 100, -- of all together while the governor is silent
     pressure      double precision NOT NULL DEFAULT 0,
     reason        text NOT NULL DEFAULT '',
     sensors       text NOT NULL DEFAULT '{}',

@@ -8,7 +8,7 @@
 
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
-#include "celeryc/worker/strv.h"
+#include "celeryc/base/strv.h"
 
 #include <stdint.h>
 
@@ -51,7 +51,8 @@ struct opt {
 #define OPT_MAX 96 /* options of one table */
 
 struct opt_table {
-    const char *command; /* "worker" */
+    const char *program; /* NULL: celeryc */
+    const char *command; /* "worker"; NULL: the program has but one */
     const char *usage;   /* "[OPTIONS]" */
     const char *const
         *words; /* what the first word after the command may be, for completion; NULL: anything */

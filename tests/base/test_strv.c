@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* String lists and guesses. */
 
-#include "celeryc/worker/strv.h"
+#include "celeryc/base/strv.h"
 
 #include "celeryc/base/buf.h"
 

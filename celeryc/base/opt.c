@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The option parser. It writes through the table's offsets only, and only values that were checked. */
 
-#include "celeryc/worker/opt.h"
+#include "celeryc/base/opt.h"
 
 #include "celeryc/base/num.h"
 
@@ -329,7 +329,8 @@ static bool group_done(const struct opt_table *t, const struct opt *o)
 
 void opt_write_help(struct buf *dst, const struct opt_table *t)
 {
-    buf_appendf(dst, "Usage: celeryc %s %s\n\n  ", t->command, t->usage);
+    buf_appendf(dst, "Usage: %s%s%s %s\n\n  ", t->program ? t->program : "celeryc",
+                t->command ? " " : "", t->command ? t->command : "", t->usage);
     write_wrapped(dst, t->about, 2, 2);
     for (const struct opt *o = t->opts; o->name; o++) {
         if (!o->help || group_done(t, o))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* String lists, and the guess at what a mistyped name meant. */
 
-#include "celeryc/worker/strv.h"
+#include "celeryc/base/strv.h"
 
 #include "celeryc/base/buf.h"
 

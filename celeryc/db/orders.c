@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a worker has to obey: read in the round trip of every chunk, and by a heartbeat where no chunk is due.
+ *
+ * A rate is shared by the batches that are being worked on just now: each gets the same part, and the smaller one of
+ * its plan's and the governor's counts. A governor that has limits to watch and does not speak is taken for a bad sign:
+ * its floor after 5 s, nothing after 15 s. */
+
+#include "celeryc/db/db_priv.h"
+
+#include "celeryc/base/num.h"
+
+#include <errno.h>
+#include <math.h>
+
+#define SILENT_S 5.0
+#define DEAD_S   15.0
+
+/* Cells of DB_ORDERS_COLUMNS. */
+enum {
+    AT_STATE,
+    AT_CLOSED,
+    AT_RATE,
+    AT_CHUNK_MS,
+    AT_RUNNING,
+    AT_STOPPED,
+    AT_G_RATE,
+    AT_FLOOR,
+    AT_SILENT_S,
+    AT_ALL_RUNNING
+};
+
+static double number(struct slice s, double missing)
+{
+    double v = missing;
+
+    return !s.p || num_parse_f64(s, &v) ? missing : v;
+}
+
+static bool is_true(struct slice s)
+{
+    return slice_eq_str(s, "t") || slice_eq_str(s, "1");
+}
+
+static double governor_rate(const struct slice *cells)
+{
+    double rate = number(cells[AT_G_RATE], INFINITY);
+    double silent_s = number(cells[AT_SILENT_S], 0);
+
+    if (silent_s > DEAD_S)
+        return 0;
+    return silent_s > SILENT_S ? fmin(rate, number(cells[AT_FLOOR], 0)) : rate;
+}
+
+int db_orders_read(const struct slice *cells, struct db_orders *ret_o)
+{
+    double n = fmax(number(cells[AT_RUNNING], 1), 1),
+           all = fmax(number(cells[AT_ALL_RUNNING], 1), 1);
+    struct db_orders o = {
+        .closed = is_true(cells[AT_CLOSED]),
+        .stopped = is_true(cells[AT_STOPPED]),
+        .chunk_ms = (int64_t)number(cells[AT_CHUNK_MS], 0),
+        .rate = fmin(number(cells[AT_RATE], INFINITY) / n, governor_rate(cells) / all),
+    };
+
+    if (db_plan_state_parse(cells[AT_STATE], &o.state))
+        return -EINVAL;
+    *ret_o = o;
+    return 0;
+}
