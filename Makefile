@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 PYTHON := build/venv/bin/python
 NINJA := ninja
-PROGRAMS := celeryc scatter-plan examples.so migrations.so
+PROGRAMS := celeryc scatter-plan scatter-scale examples.so migrations.so
 LIBRARY := libceleryc.so
 
 .PHONY: help setup build test conformance chaos fuzz properties bench lint format demo clean
@@ -53,4 +53,4 @@ demo: build ## the whole pipeline; DB=postgres S3=1 ROWS=1500000 DATA=flights
 		$(if $(ROWS),--rows $(ROWS)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 clean: ## remove what was built (the virtual environment stays)
-	@rm -rf build/obj build/asan build/fuzz build/demo build/celeryc build/scatter-plan build/*.so
+	@rm -rf build/obj build/asan build/fuzz build/demo build/celeryc build/scatter-plan build/scatter-scale build/*.so

@@ -266,8 +266,8 @@ def test_one_signature_twice(fleet: Fleet, client: Client) -> None:
 
 @pytest.mark.fleets("celeryc")  # Celery leaves the outer chord waiting
 def test_shared_errback_is_called_once(fleet: Fleet, client: Client, tmp_path: Path) -> None:
-    """chord.link_error() links what it is given to the chords in the header too. The outer chord fails with its member,
-    and calls the errback that both have; one that only the inner has is called by the inner."""
+    """chord.link_error() links what it is given to the chords in the header too. The inner chord calls it, as in Celery,
+    and the outer chord, which fails with its member, does not call it again."""
     inner, outer = str(uuid.uuid4()), str(uuid.uuid4())
     shared, own = tmp_path / "shared", tmp_path / "own"
     errback = task("interop.quiet", str(shared), immutable=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from harness import canvas
 from harness.canvas import Spec
 from harness.client import Client
-from harness.fleet import Fleet
+from harness.fleet import Fleet, nothing_left
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
 from harness.workers import WorkerFactory
@@ -22,6 +23,10 @@ def on_error(path: Path, seconds: float = 0.0) -> Spec:
 
 def lines(path: Path) -> list[str]:
     return sorted(path.read_text().splitlines()) if path.exists() else []
+
+
+def ids(path: Path) -> list[str]:
+    return [line.split(" ")[0] for line in lines(path)]
 
 
 def failed(fleet: Fleet, task_id: str) -> bool:
@@ -110,6 +115,98 @@ def test_of_a_time_limit(fleet: Fleet, client: Client, tmp_path: Path) -> None:
         assert {line.split(" ", 2)[:2] == [sent, "TimeLimitExceeded"] for line in lines(path)} == {
             True
         }
+
+
+# ---- chords in the header of a chord ----
+# Celery leaves the chord around waiting, so what is called for the inner ones is all that is ever called.
+
+
+def failing(body: Spec) -> Spec:
+    return canvas.chord([canvas.echo(1, immutable=True), canvas.fail("boom", immutable=True)], body)
+
+
+@pytest.mark.clients("celery-5.7")
+@pytest.mark.fleets("python", "celeryc", "both")
+def test_of_chords_in_a_header(fleet: Fleet, client: Client, tmp_path: Path) -> None:
+    """chord.link_error() links to the chords in the header, and to those in theirs, as well as to the body. Each of the
+    chords whose own members have failed calls it; where a Python worker ends a chord around, that one may do so too."""
+    for n in range(fleet.rounds):
+        path, other = tmp_path / f"{n}", tmp_path / f"{n}-new"
+        first, second, inmost, between, outer = (str(uuid.uuid4()) for _ in range(5))
+        members = [
+            failing(canvas.echo(task_id=first)),
+            canvas.add(1, 1),
+            failing(canvas.echo(task_id=second)),
+            canvas.chord(
+                [failing(canvas.echo(task_id=inmost)), canvas.add(2, 2)],
+                canvas.echo(task_id=between),
+            ),
+        ]
+        errbacks = [canvas.task("interop.note_failure", str(path)), on_error(other)]
+        client.apply(canvas.chord(members, canvas.echo(task_id=outer), errbacks=errbacks))
+        want = {first, second, inmost}
+        wait_until(
+            lambda p=path, o=other, w=want: w <= {*ids(p)} & {*ids(o)},  # type: ignore[misc]
+            "the errbacks",
+        )
+        if fleet.kind == "celeryc":
+            wait_until(lambda i=outer: failed(fleet, i), "the chord around")  # type: ignore[misc]
+        fleet.settle()
+        if fleet.kind == "both":
+            assert {*ids(path), *ids(other)} <= want | {between, outer}
+        else:
+            assert ids(path) == ids(other) == sorted(want)
+
+
+def test_of_a_chord_whose_outer_one_is_forgotten(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: Callable[..., Client],
+    tmp_path: Path,
+) -> None:
+    """A Python worker ends the chord between and says nothing to the one around: celeryc must not have waited for that."""
+    url = redis_server.socket_url(0)
+    path = tmp_path / "errback"
+    inner, between, outer = (str(uuid.uuid4()) for _ in range(3))
+    innermost = canvas.chord([canvas.fail("boom", queue="c")], canvas.echo(task_id=inner))
+    middle = canvas.chord(
+        [innermost, canvas.add(1, 1, queue="python")], canvas.echo(task_id=between)
+    )
+    client = make_client(url)
+    client.apply(
+        canvas.chord(
+            [middle, canvas.add(2, 2, queue="c")],
+            canvas.echo(task_id=outer),
+            errbacks=[canvas.task("interop.note_failure", str(path), queue="c")],
+        )
+    )
+    workers.start("celeryc", url, queues=["c"])
+    wait_until(lambda: ids(path) == [inner], "the errback of the inner one")
+    workers.start("python", url, queues=["python"])
+    wait_until(lambda: ids(path) == sorted([inner, between]), "and of the one between")
+    nothing_left(redis_server, queue="c")
+    assert client.meta(outer).state == "PENDING"
+
+
+@pytest.mark.clients("celery-5.7")
+@pytest.mark.fleets("python", "celeryc", "both")
+def test_of_a_chord_with_steps_behind_it(fleet: Fleet, client: Client, tmp_path: Path) -> None:
+    """Here Celery fails the chord around too, by the last step: both call the errback."""
+    for n in range(fleet.rounds):
+        path = tmp_path / f"{n}"
+        inner, outer = str(uuid.uuid4()), str(uuid.uuid4())
+        errback = canvas.task("interop.note_failure", str(path))
+        member = canvas.chain(
+            canvas.add(1, 1),
+            failing(canvas.echo(task_id=inner, errbacks=[errback])),
+            canvas.echo(),
+        )
+        client.apply(
+            canvas.chord([member, canvas.add(2, 2)], canvas.echo(task_id=outer, errbacks=[errback]))
+        )
+        wait_until(lambda p=path: len(ids(p)) == 2, "both")  # type: ignore[misc]
+        fleet.settle()
+        assert ids(path) == sorted([inner, outer])
 
 
 def test_a_warm_shutdown_waits_for_it(

@@ -36,12 +36,18 @@
 #define LIMIT_LATE_RESULTS     100000       /* results remembered for late subscribers */
 #define LIMIT_SIG_OPTIONS      1024         /* options of one signature */
 #define LIMIT_SIG_LINKS        4096         /* callbacks or errbacks of one signature */
+#define LIMIT_CALLED_BYTES     (64u << 10)  /* errbacks that a failed part tells of */
 #define LIMIT_SERVERS          64           /* servers or Sentinels of one URL list */
 #define LIMIT_TIMEOUT_SECONDS  86400        /* a timeout of a connection */
 #define LIMIT_YAML_NODES       (1u << 20)   /* values of one YAML body */
 #define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
 #define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
 #define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */
+#define LIMIT_SCALER_NODES     4096         /* workers whose heartbeats it reads */
+#define LIMIT_SCALER_EVENT     (1u << 20)   /* one of those heartbeats */
+#define LIMIT_SCALER_TARGETS   64           /* Deployments of one scaler */
+#define LIMIT_SCALER_QUEUES    256          /* queues of one of them */
+#define LIMIT_SCALER_DEAD      1000         /* dead celeryc workers whose messages it counts */
 #define LIMIT_KUBE_ANSWER      (64u << 20)  /* one answer of a Kubernetes API server */
 #define LIMIT_KUBE_PODS        20000u       /* pods of one Deployment */
 #define LIMIT_KUBE_PAGES       1000         /* pages of one list */

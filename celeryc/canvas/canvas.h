@@ -159,10 +159,16 @@ int canvas_fire(const struct canvas_settings *s, struct slice body, size_t n,
 /* The chord has failed: errbacks of the body, its FAILURE record(s), the steps behind it, and the part that the body
  * owes to a chord around it (Celery forgets that one and the outer chord stalls). x is what is stored under the body's
  * id; cause is the exception of the member (what a group body's members get), or NULL when there is none. Never
- * CANVAS_E_BAD: a body that cannot be read has no effects. */
+ * CANVAS_E_BAD: a body that cannot be read has no effects.
+ * called: the values under CANVAS_CALLED of the failed parts, as a JSON array (p NULL: none); these errbacks, which the
+ * chords in the header have called, are not called again. */
 int canvas_fail_body(const struct canvas_settings *s, struct slice body,
                      const struct canvas_exception *x, const struct canvas_exception *cause,
-                     const struct canvas_parent *p, struct canvas_effects *ret) WARN_UNUSED;
+                     struct slice called, const struct canvas_parent *p,
+                     struct canvas_effects *ret) WARN_UNUSED;
+
+/* In the exception of a part: the errbacks that were called for it, JSON in a string. */
+#define CANVAS_CALLED "celeryc_called"
 
 /* "Dependency <id> raised ValueError('boom')" from a failed part's member text; gives the exception of the member as
  * well. Borrow from member or live in the arena. 0, -ENOMEM, -EINVAL not a failed member. */

@@ -291,6 +291,11 @@ struct canvas_failed {
 
 void canvas_call_errbacks(struct canvas *c, const struct values *errbacks,
                           const struct canvas_failed *f);
-/* Those of the body of a chord that failed with x: of each member when it is a group. */
+/* Those of the body of a chord that failed with x: of each member when it is a group. Not those in `called`; what is
+ * called here is added to it. */
 void canvas_call_body_errbacks(struct canvas *c, struct json_val body,
-                               const struct canvas_exception *x);
+                               const struct canvas_exception *x, struct values *called);
+/* The exception (JSON) of a part with what was called in it; and back, from what canvas_fail_body is given. */
+struct slice canvas_mark_called(struct canvas *c, struct slice exception,
+                                const struct values *called);
+struct values canvas_read_called(struct canvas *c, struct slice called);

@@ -3,8 +3,13 @@
  * _handle_group_chord_error). Those of the new style that are registered here are called by the worker, the others are
  * sent as tasks.
  *
- * What must never happen: one that is called twice for one failure, or a bad one that keeps the others from being
- * called. */
+ * A chord in a header calls its own at once, and the chord around, which fails with it, does not call them again: Celery
+ * leaves that one waiting. chord.link_error() links what it is given to the chords in the header too. The part that fails
+ * the chord around says which were called, under a key of the exception that other workers do not read; when one of these
+ * completes the chord, they are called for it as well.
+ *
+ * What must never happen: one that nobody calls, one that is called twice for one failure, or a bad one that keeps the
+ * others from being called. */
 
 #include "celeryc/canvas/canvas_priv.h"
 
@@ -110,42 +115,28 @@ static struct slice member_errbacks(struct canvas *c, struct json_val sig, struc
     return canvas_text_of(c, json_get(sig, "options"), "task_id");
 }
 
-/* The errbacks that a chord calls when it fails: those of its body, of a group those of each member. */
-static void body_errbacks(struct canvas *c, struct json_val body, struct values *to)
+/* Calls those that the chords in the header have not called, and adds them to `called`. */
+static void call_others(struct canvas *c, struct values errbacks, const struct values *before,
+                        const struct canvas_failed *f, struct values *called)
 {
-    struct json_iter it;
-
-    add_distinct(c, to, json_get(json_get(body, "options"), "link_error"));
-    if (!canvas_is_type(body, "group"))
-        return;
-    for (json_iter_init(&it, json_get(json_get(body, "kwargs"), "tasks")); json_next(&it);)
-        (void)member_errbacks(c, it.val, to);
-}
-
-/* Drops the errbacks that the chord around calls too: it fails with its member, and chord.link_error() links what it is
- * given to the chords in the header and to the body. Celery calls them here and leaves the chord around waiting. */
-static void leave_to_outer(struct canvas *c, struct values *errbacks, struct json_val options)
-{
-    struct json_val outer = json_get(options, "chord");
-    struct values later = {0};
     size_t n = 0;
 
-    if (!canvas_text_of(c, options, "task_id").p || !canvas_text_of(c, options, "group_id").p)
-        return; /* has no part in it */
-    for (int depth = 0; outer.kind == JSON_K_OBJECT && depth < LIMIT_JSON_DEPTH; depth++) {
-        body_errbacks(c, outer, &later);
-        outer = json_get(json_get(outer, "options"), "chord");
+    for (size_t i = 0; i < errbacks.n; i++) {
+        if (has_value(c, before, &errbacks.v[i]))
+            continue;
+        errbacks.v[n++] = errbacks.v[i];
+        if (!has_value(c, called, &errbacks.v[i]))
+            values_add(c, called, errbacks.v[i]);
     }
-    for (size_t i = 0; i < errbacks->n; i++)
-        if (!has_value(c, &later, &errbacks->v[i]))
-            errbacks->v[n++] = errbacks->v[i];
-    errbacks->n = n;
+    errbacks.n = n;
+    canvas_call_errbacks(c, &errbacks, f);
 }
 
 static void member_group_errbacks(struct canvas *c, struct json_val group,
-                                  const struct canvas_exception *x)
+                                  const struct canvas_exception *x, struct values *called)
 {
     struct json_val own = json_get(json_get(group, "options"), "link_error");
+    const struct values before = *called;
     struct json_iter it;
 
     for (json_iter_init(&it, json_get(json_get(group, "kwargs"), "tasks")); json_next(&it);) {
@@ -153,34 +144,76 @@ static void member_group_errbacks(struct canvas *c, struct json_val group,
         struct slice id = member_errbacks(c, it.val, &errbacks);
 
         add_distinct(c, &errbacks, own);
-        leave_to_outer(c, &errbacks, json_get(it.val, "options"));
         if (id.p)
-            canvas_call_errbacks(
-                c, &errbacks,
-                &(struct canvas_failed){id, id, canvas_text_of(c, it.val, "task"), x});
+            call_others(c, errbacks, &before,
+                        &(struct canvas_failed){id, id, canvas_text_of(c, it.val, "task"), x},
+                        called);
     }
 }
 
 static void single_body_errbacks(struct canvas *c, struct json_val body,
-                                 const struct canvas_exception *x)
+                                 const struct canvas_exception *x, struct values *called)
 {
     struct json_val options = json_get(body, "options");
     struct json_val list = json_get(options, "link_error");
-    struct values errbacks = values_of(c, &(struct value){.kind = VALUE_RAW, .raw = list});
+    const struct values before = *called;
     struct slice id = canvas_text_of(c, options, "task_id");
 
-    leave_to_outer(c, &errbacks, options);
     if (!id.p)
         id = canvas_uuid(c);
-    canvas_call_errbacks(c, &errbacks,
-                         &(struct canvas_failed){id, id, canvas_text_of(c, body, "task"), x});
+    call_others(c, values_of(c, &(struct value){.kind = VALUE_RAW, .raw = list}), &before,
+                &(struct canvas_failed){id, id, canvas_text_of(c, body, "task"), x}, called);
 }
 
 void canvas_call_body_errbacks(struct canvas *c, struct json_val body,
-                               const struct canvas_exception *x)
+                               const struct canvas_exception *x, struct values *called)
 {
     if (canvas_is_type(body, "group"))
-        member_group_errbacks(c, body, x);
+        member_group_errbacks(c, body, x, called);
     else
-        single_body_errbacks(c, body, x);
+        single_body_errbacks(c, body, x, called);
+}
+
+/* ---- what was called, in a part ---- */
+
+/* JSON in a string: whatever stands in an errback, no other worker reads it. */
+struct slice canvas_mark_called(struct canvas *c, struct slice exception,
+                                const struct values *called)
+{
+    CLEANUP(buf_deinit) struct buf list = BUF_INIT;
+    struct buf b = BUF_INIT;
+
+    if (called->n == 0 || exception.len < 2)
+        return exception;
+    for (size_t i = 0; i < called->n && list.len <= LIMIT_CALLED_BYTES; i++) {
+        buf_append_str(&list, i ? ", " : "[");
+        value_write(c, &list, &called->v[i]);
+    }
+    buf_append_char(&list, ']');
+    if (list.len > LIMIT_CALLED_BYTES)
+        return exception;
+    buf_append_slice(&b, (struct slice){exception.p, exception.len - 1});
+    buf_append_str(&b, ", \"" CANVAS_CALLED "\": ");
+    json_write_string(&b, buf_slice(&list));
+    buf_append_char(&b, '}');
+    b.failed = b.failed || list.failed;
+    return canvas_keep(c, &b);
+}
+
+struct values canvas_read_called(struct canvas *c, struct slice called)
+{
+    struct values all = {0};
+    struct json_val list, v;
+    struct json_iter it, each;
+    struct slice text;
+
+    if (!called.p || json_scan(called, &list, NULL))
+        return all;
+    for (json_iter_init(&it, list); json_next(&it);) {
+        if (json_string(c->arena, it.val, &text) || json_scan(text, &v, NULL))
+            continue;
+        for (json_iter_init(&each, v); json_next(&each);)
+            values_add(c, &all, value_raw(each.val));
+    }
+    return all;
 }

@@ -24,6 +24,7 @@ struct walk {
     const char *state; /* FAILURE, REVOKED or IGNORED */
     bool store;
     bool bare; /* records without a word on the task: what Celery writes for the body of a chord */
+    struct slice part; /* the exception in parts; p NULL: that of the records */
 };
 
 /* The errbacks that were sent: a client finds them in the record of the body. */
@@ -78,13 +79,15 @@ static void fail_part(struct canvas *c, const struct walk *w, struct json_val op
 {
     struct json_val chord = json_get(options, "chord");
     struct slice group_id = canvas_text_of(c, options, "group_id");
+    bool marked = w->part.p && c->bytes < LIMIT_FRAME_BYTES / 2;
+    struct slice exception = marked ? w->part : w->exception;
 
     if (chord.kind != JSON_K_OBJECT || !group_id.p || !id.p)
         return;
     effect_part(c, (struct canvas_part){.group_id = group_id,
                                         .task_id = id,
                                         .score = canvas_score(json_get(options, "group_index")),
-                                        .member = canvas_member(c, id, w->state, w->exception),
+                                        .member = canvas_member(c, id, w->state, exception),
                                         .body = chord.raw,
                                         .failed = !str_eq(w->state, IGNORED)});
 }
@@ -127,7 +130,7 @@ static struct walk walk_of(struct canvas *c, const struct canvas_exception *x, c
     struct buf b = BUF_INIT;
 
     record_write_exception(&b, x->type, x->args, x->module);
-    return (struct walk){canvas_keep(c, &b), x->traceback, state, store, false};
+    return (struct walk){canvas_keep(c, &b), x->traceback, state, store, false, SLICE_NULL};
 }
 
 int canvas_failure(const struct canvas_settings *s, const struct message *m,
@@ -177,12 +180,13 @@ int canvas_ignored(const struct canvas_settings *s, const struct message *m,
 
 int canvas_fail_body(const struct canvas_settings *s, struct slice body,
                      const struct canvas_exception *x, const struct canvas_exception *cause,
-                     const struct canvas_parent *p, struct canvas_effects *ret)
+                     struct slice called, const struct canvas_parent *p, struct canvas_effects *ret)
 {
     struct err e = ERR_INIT;
     struct canvas c = canvas_begin(s, p, ret, &e);
     struct json_val v, options;
     struct walk w, behind;
+    struct values all;
 
     int code = json_scan(body, &v, &e);
     if (code)
@@ -191,7 +195,9 @@ int canvas_fail_body(const struct canvas_settings *s, struct slice body,
     behind = walk_of(&c, x, "FAILURE", true);
     w = canvas_is_type(v, "group") && cause ? walk_of(&c, cause, "FAILURE", true) : behind;
     w.bare = true;
-    canvas_call_body_errbacks(&c, v, canvas_is_type(v, "group") && cause ? cause : x);
+    all = canvas_read_called(&c, called);
+    canvas_call_body_errbacks(&c, v, canvas_is_type(v, "group") && cause ? cause : x, &all);
+    w.part = canvas_mark_called(&c, w.exception, &all);
     fail_step(&c, &w, v);
     fail_all(&c, &behind, json_get(options, "chain"));
     return canvas_end(&c);

@@ -42,7 +42,7 @@ int task_chord_fail(struct celeryc_call *call, struct slice body, const char *te
                                        .module = SLICE_LIT("celery.exceptions"),
                                        .args = {kept, args.len}};
     log_error("%s[%s]: the chord has failed: %s", celeryc_task_name(call), call->id, text);
-    return canvas_fail_body(&s, body, &x, NULL, &parent, &call->effects);
+    return canvas_fail_body(&s, body, &x, NULL, SLICE_NULL, &parent, &call->effects);
 }
 
 const char *task_raised(struct celeryc_call *call)

@@ -159,6 +159,8 @@ static void on_parts(const struct redis_reply *reply, void *arg)
     int r = c->join ? join_saved(c->join, reply->elem[0]->str, &e) : -ENOMEM;
     for (size_t i = 0; r == 0 && i < parts->n; i++)
         r = join_part(c->join, parts->elem[i]->str, &e);
+    if (c->join && r != -ENOMEM && join_called(c->join, c->arena, &c->called))
+        r = -ENOMEM;
     if (r == -ENOMEM)
         chord_drop_for_memory(c);
     else if (r)

@@ -143,7 +143,7 @@ void chord_fail(struct chord *c, const struct canvas_exception *x,
     record_write_exception_repr(&repr, x->type, x->args);
     log_error("Chord '%.*s' raised: %s", (int)c->note.group.len, c->note.group.p,
               repr.data ? repr.data : "");
-    if (canvas_fail_body(&s, c->note.body, x, cause, &p, &fx)) {
+    if (canvas_fail_body(&s, c->note.body, x, cause, c->called, &p, &fx)) {
         chord_drop_for_memory(c);
         return;
     }

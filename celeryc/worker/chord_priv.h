@@ -25,7 +25,8 @@ struct chord {
     struct slice key;
     char token[RESULT_TOKEN_SIZE];
     struct chord_note note;
-    struct join *join; /* parts, and what was found of missing results */
+    struct join *join;   /* parts, and what was found of missing results */
+    struct slice called; /* by chords in the header, see canvas_fail_body; in the arena */
     struct effects fx;
     struct canvas_effects calls; /* errbacks to be called when it has been fired */
     bool failed;                 /* settle as an error */

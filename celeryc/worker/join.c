@@ -7,6 +7,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/map.h"
+#include "celeryc/canvas/canvas.h"
 #include "celeryc/message/record.h"
 
 #include <errno.h>
@@ -23,6 +24,8 @@ struct join {
     struct leaf **parts;
     size_t n_parts, cap_parts;
     struct map *leaves; /* id -> struct leaf */
+    struct map *called; /* values of CANVAS_CALLED that were seen */
+    struct buf all_called;
     struct slice *missing;
     size_t n_missing, cap_missing;
 };
@@ -35,7 +38,8 @@ struct join *join_new(void)
     j->arena = arena_new();
     j->scratch = arena_new();
     j->leaves = map_new();
-    return j->arena && j->scratch && j->leaves ? STEAL(j) : NULL;
+    j->called = map_new();
+    return j->arena && j->scratch && j->leaves && j->called ? STEAL(j) : NULL;
 }
 
 struct join *join_free(struct join *j)
@@ -45,6 +49,8 @@ struct join *join_free(struct join *j)
     arena_free(j->arena);
     arena_free(j->scratch);
     map_free(j->leaves);
+    map_free(j->called);
+    buf_deinit(&j->all_called);
     free(j->parts);
     free(j->missing);
     free(j);
@@ -91,6 +97,29 @@ static int add_leaf(struct join *j, const struct leaf *like)
     return map_get(j->leaves, l->id) ? 0 : map_set(j->leaves, l->id, l);
 }
 
+/* Ten thousand chords of one header may all say the same. */
+static int add_called(struct join *j, struct json_val exception)
+{
+    struct json_val v = json_get(exception, CANVAS_CALLED);
+    if (v.kind != JSON_K_STRING || map_get(j->called, v.raw))
+        return 0;
+    buf_append_str(&j->all_called, j->all_called.len ? ", " : "[");
+    buf_append_slice(&j->all_called, v.raw);
+    return buf_ok(&j->all_called) ? -ENOMEM : map_set(j->called, v.raw, j);
+}
+
+int join_called(struct join *j, struct arena *a, struct slice *ret)
+{
+    *ret = SLICE_NULL;
+    if (j->all_called.len == 0)
+        return 0;
+    char *text = arena_printf(a, "%.*s]", (int)j->all_called.len, j->all_called.data);
+    if (!text)
+        return -ENOMEM;
+    *ret = slice_str(text);
+    return 0;
+}
+
 int join_part(struct join *j, struct slice stored, struct err *e)
 {
     struct json_val v;
@@ -116,7 +145,8 @@ int join_part(struct join *j, struct slice stored, struct err *e)
         return -ENOMEM;
     *own = l;
     j->parts[j->n_parts++] = own;
-    return add_leaf(j, &l);
+    r = l.failed ? add_called(j, json_at(v, 3)) : 0;
+    return r ? r : add_leaf(j, &l);
 }
 
 /* ---- flat ---- */

@@ -30,6 +30,9 @@ struct join_failure {
 int join_results(struct join *j, size_t *ret_n, const struct slice **ret_results,
                  struct join_failure *ret_failure) WARN_UNUSED;
 
+/* What the failed parts say of errbacks that were called, as canvas_fail_body takes it, in the arena. 0, -ENOMEM. */
+int join_called(struct join *j, struct arena *a, struct slice *ret) WARN_UNUSED;
+
 /* After JOIN_E_MISSING: the ids of at most `most` tasks whose result is missing. Valid until the next call. */
 void join_missing(struct join *j, size_t most, size_t *ret_n, const struct slice **ret_ids);
 /* The stored record of the index-th of these ids. One that is not ready or cannot be read is as if it were not there.

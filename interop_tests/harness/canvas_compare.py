@@ -213,47 +213,9 @@ def compare_fired(canvas: Canvas, s: Step, f: Any) -> None:
     if got["code"]:
         raise DifferenceError(f"fire: code {got['code']}: {got['error']}")
     m = Matcher(base64_free(s.raw) + json.dumps(f.body))
-    if f.results is None:
-        kept = errbacks_kept(f.body)
-        if len(kept) == len(f.effects.messages):
-            pairs = zip(f.effects.messages, kept, strict=True)
-            f.effects.messages = [message for message, keep in pairs if keep]
     compare_messages(m, f.effects, got)
     compare_starts(m, f.effects, got)
     compare_ends(m, f.effects, got, group_ids(f.body), f.results is not None)
-
-
-def errbacks_kept(body: Json) -> list[bool]:
-    """For each errback that Celery calls for a failed body: whether canvas calls it too. Not those that a chord around
-    calls, which fails in its turn; in Celery it is left waiting."""
-    members = body["kwargs"]["tasks"] if body["subtask_type"] == "group" else [body]
-    kept = []
-    for member in members:
-        options = member["options"]
-        later: list[Json] = []
-        around = options.get("chord") if options.get("group_id") else None
-        while around:
-            later += linked(around)
-            around = around["options"].get("chord")
-        mine = linked(member)
-        if member is not body:
-            mine += [e for e in body["options"].get("link_error") or [] if e not in mine]
-        kept += [e not in later for e in mine]
-    return kept
-
-
-def linked(sig: Json) -> list[Json]:
-    """The errbacks that are called when a body fails, each once."""
-    found: list[Json] = []
-    more = [sig["options"].get("link_error") or []]
-    if sig["subtask_type"] == "chord" and sig["kwargs"].get("body"):
-        more.append(linked(sig["kwargs"]["body"]))
-    elif sig["subtask_type"] == "group":
-        more += [linked(member) for member in sig["kwargs"]["tasks"]]
-    for errback in (e for errbacks in more for e in errbacks):
-        if errback not in found:
-            found.append(errback)
-    return found
 
 
 def body_text(raw: str) -> str:

@@ -27,7 +27,7 @@ enum decide_on_error {
 struct decide_rules {
     int64_t min, max, idle; /* idle: how many stay when nothing is to do */
     int64_t concurrency;    /* tasks that one pod runs at a time */
-    int64_t prefetch;       /* worker_prefetch_multiplier */
+    int64_t prefetch;       /* worker_prefetch_multiplier; 0: no limit */
     double target_per_pod;  /* <= 0: concurrency */
     enum decide_policy policy;
     double drain_s;
@@ -93,29 +93,30 @@ struct decide_state {
 void decide_state_init(struct decide_state *s);
 
 /* name, what the log says, help of --explain */
-#define DECIDE_REASONS(X)                                                                  \
-    X(IDLE, "idle", "no pod and nothing to do")                                            \
-    X(BELOW_ACTIVATION, "below-activation", "too little to start a pod for, not yet long") \
-    X(ACTIVATE, "activate", "work came: the first pods")                                   \
-    X(ACTIVATE_LIMITED, "activate-rate-limited", "the first pods, as many as a step")      \
-    X(UP, "up", "more work than pods")                                                     \
-    X(UP_LIMITED, "up-rate-limited", "more work than pods, as far as a step")              \
-    X(UP_TOO_SOON, "up-too-soon", "raised a moment ago")                                   \
-    X(DOWN, "down", "more pods than work, for the whole window")                           \
-    X(DOWN_LIMITED, "down-rate-limited", "more pods than work, as far as a step")          \
-    X(DOWN_BUSY_LIMITED, "down-busy-limited", "only the idle pods go")                     \
-    X(DOWN_TOO_SOON, "down-too-soon", "lowered a moment ago")                              \
-    X(BUSY_HOLD, "busy-hold", "no pod is known to be idle")                                \
-    X(ROLLOUT_HOLD, "rollout-hold", "a rollout is under way")                              \
-    X(STABILIZING, "stabilizing", "fewer would do, but not for the whole window")          \
-    X(STEADY, "steady", "as many as needed")                                               \
-    X(TOLERANCE, "within-tolerance", "wrong by less than the tolerance")                   \
-    X(PAUSED, "paused", "paused by an annotation")                                         \
-    X(UP_PAUSED, "up-paused", "raising is paused by an annotation")                        \
-    X(DOWN_PAUSED, "down-paused", "lowering is paused by an annotation")                   \
-    X(ERROR_HOLD, "error-hold", "the load is not known")                                   \
-    X(ERROR_FALLBACK, "error-fallback", "the load is not known for long: the fallback")    \
-    X(RESTART_HOLD, "restart-hold", "Redis started a moment ago: what it shows may not be all")
+#define DECIDE_REASONS(X)                                                                       \
+    X(IDLE, "idle", "no pod, nothing to do")                                                    \
+    X(BELOW_ACTIVATION, "below-activation", "too little to start a pod for, not yet long")      \
+    X(ACTIVATE, "activate", "work came: the first pods")                                        \
+    X(ACTIVATE_LIMITED, "activate-rate-limited", "the first pods, as many as a step")           \
+    X(UP, "up", "more work than pods")                                                          \
+    X(UP_LIMITED, "up-rate-limited", "more work than pods, as far as a step")                   \
+    X(UP_TOO_SOON, "up-too-soon", "raised a moment ago")                                        \
+    X(DOWN, "down", "more pods than work, for the whole window")                                \
+    X(DOWN_LIMITED, "down-rate-limited", "more pods than work, as far as a step")               \
+    X(DOWN_BUSY_LIMITED, "down-busy-limited", "only the idle pods go")                          \
+    X(DOWN_TOO_SOON, "down-too-soon", "lowered a moment ago")                                   \
+    X(BUSY_HOLD, "busy-hold", "no pod is known to be idle")                                     \
+    X(ROLLOUT_HOLD, "rollout-hold", "a rollout is under way")                                   \
+    X(STABILIZING, "stabilizing", "fewer would do, but not for the whole window")               \
+    X(STEADY, "steady", "as many as needed")                                                    \
+    X(TOLERANCE, "within-tolerance", "wrong by less than the tolerance")                        \
+    X(PAUSED, "paused", "paused by an annotation")                                              \
+    X(UP_PAUSED, "up-paused", "raising is paused by an annotation")                             \
+    X(DOWN_PAUSED, "down-paused", "lowering is paused by an annotation")                        \
+    X(ERROR_HOLD, "error-hold", "the load is not known")                                        \
+    X(ERROR_FALLBACK, "error-fallback", "the load is not known for long: the fallback")         \
+    X(RESTART_HOLD, "restart-hold", "Redis started a moment ago: what it shows may not be all") \
+    X(CAPPED, "capped", "work waits, but the cap allows no pod")
 
 #define DECIDE_REASON_ENUM(name, text, help) DECIDE_R_##name,
 
@@ -138,7 +139,9 @@ struct decision {
     int64_t up, down;           /* what the load asks for */
     int64_t up_held, down_held; /* after the windows, floor and cap */
     int64_t floor, cap;
-    bool orphans, quiet;
+    bool stranded; /* held by a worker that died: a live one brings it back */
+    bool orphans;  /* and nothing else is to do: one pod is enough for that */
+    bool quiet;    /* nothing to do, nothing done */
 };
 
 const char *decide_reason_text(enum decide_reason r);

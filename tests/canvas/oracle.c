@@ -80,7 +80,8 @@ static int fail_body(struct request *r, struct canvas_effects *fx)
 
     if (canvas_chord_error(r->arena, text_of(r, "member"), &x, &cause))
         return -1;
-    return canvas_fail_body(&r->settings, json_get(r->v, "body").raw, &x, &cause, &p, fx);
+    return canvas_fail_body(&r->settings, json_get(r->v, "body").raw, &x, &cause,
+                            json_get(r->v, "called").raw, &p, fx);
 }
 
 static int run(struct request *r, struct canvas_effects *fx, struct err *e)

@@ -149,7 +149,7 @@ static int run(enum op op, struct scene *s, struct slice text, struct canvas_eff
     case FIRE:
         return canvas_fire(&s->settings, text, 2, results, &p, fx, e);
     case FAIL_BODY:
-        return canvas_fail_body(&s->settings, text, &boom, &boom, &p, fx);
+        return canvas_fail_body(&s->settings, text, &boom, &boom, text, &p, fx);
     case SUCCESS:
         return canvas_success(&s->settings, &s->m, &s->b, results[1], fx, e);
     case FAILURE:
