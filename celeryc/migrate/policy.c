@@ -107,7 +107,7 @@ static int read_answer(struct slice word, struct policy_answer *ret_a)
 /* A plain string between its quotes: what policy_parse writes needs no escapes. */
 static struct slice inside(struct json_val v)
 {
-    return v.kind == JSON_K_STRING ? (struct slice){v.raw.p + 1, v.raw.len - 2} : SLICE_NULL;
+    return v.kind == JSON_K_STRING ? (struct slice){v.raw.p + 1, v.raw.len - 2} : SLICE_LIT("");
 }
 
 static bool find_entry(const char *on_error, const char *error_class, const char *sqlstate,

@@ -39,9 +39,7 @@ def write_all(writer: Writer, rows: Sequence[Row]) -> None:
         group = 1 + (lo + n) // (2 * bad)
 
 
-def isolate(
-    writer: Writer, rows: Sequence[Row], lo: int, hi: int, text: str
-) -> tuple[int, bool]:
+def isolate(writer: Writer, rows: Sequence[Row], lo: int, hi: int, text: str) -> tuple[int, bool]:
     """rows[lo:hi] was refused as a whole. The row that is refused alone; False: all were written after all."""
     hints = 0
     while lo < hi:

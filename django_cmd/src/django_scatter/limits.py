@@ -54,7 +54,9 @@ def over_limit(control: Control, plan: str, batch: int) -> str:
     if of_plan is not None and n_plan > of_plan:
         return f"quarantine: {n_plan} records were set aside, {of_plan} are allowed"
     if of_batch is not None and n_batch > of_batch:
-        return f"quarantine: {n_batch} records of batch {batch} were set aside, {of_batch} are allowed"
+        return (
+            f"quarantine: {n_batch} records of batch {batch} were set aside, {of_batch} are allowed"
+        )
     return ""
 
 

@@ -28,7 +28,9 @@ ErrorClass = Union[type[BaseException], str]
 @dataclass(frozen=True)
 class Answer:
     action: str
-    max_attempts: int = MAX_ATTEMPTS  # of a retry: then the record is set aside, or the batch failed
+    max_attempts: int = (
+        MAX_ATTEMPTS  # of a retry: then the record is set aside, or the batch failed
+    )
 
 
 class Policy:

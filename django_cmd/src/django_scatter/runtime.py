@@ -35,10 +35,10 @@ from django_scatter.control import (
     Target,
     Unknown,
 )
-from django_scatter.errors import ScatterError
+from django_scatter.errors import ScatterError, SchemaError
 from django_scatter.migration import Migration, Record, Skip
 from django_scatter.orders import Orders
-from django_scatter.policy import MAX_ATTEMPTS, Policy, breaker_of
+from django_scatter.policy import Policy, breaker_of
 from django_scatter.sqlstates import Kind
 
 logger = logging.getLogger("django_scatter")
@@ -98,6 +98,9 @@ def failure_of(error: Exception) -> Failure:
         transient = sqlstates.kind_of(sqlstate) is Kind.RETRY
         text = sqlstates.text_of(error)[:MESSAGE_CHARS]
         return Failure(error, sqlstates.class_of(sqlstate), sqlstate, text, transient)
+    if isinstance(error, SchemaError):
+        sqlstate = error.sqlstate
+        return Failure(error, sqlstates.class_of(sqlstate), sqlstate, str(error), False)
     transient = isinstance(error, (store.StoreUnavailable, MemoryError))
     return Failure(error, type(error).__name__, "", str(error)[:MESSAGE_CHARS], transient)
 
@@ -499,7 +502,7 @@ class Run:
             raise self.error
         failure = failure_of(self.error)
         failure.action = self.settle(row, failure.error_class, failure.sqlstate)
-        if row.outcome is Outcome.CHANGED:
+        if failure.action not in ("quarantine", "skip"):
             raise Stopped(failure)
         row.error_class, row.sqlstate = failure.error_class, failure.sqlstate
         row.message = failure.text
