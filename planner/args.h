@@ -22,10 +22,12 @@ struct args_list {
 struct args {
     enum command command;
     const char *migration, *query, *database_url, *database, *store, *broker, *key_prefix, *queue;
-    const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *plan, *created_by;
+    const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *on_error, *plan,
+        *created_by;
     const char *format, *progress;
     struct args_list plugins, params;
-    int64_t batch_size;
+    const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
+    int64_t batch_size, canary;
     bool from_stdin, no_enqueue, dry_run;
 };
 

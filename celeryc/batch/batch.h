@@ -97,7 +97,7 @@ struct manifest_batch {
 };
 
 /* JSON object: {"format": 1, "plan", "migration", "table", "key", "columns", "query", "store", "queue", "database",
- * "created_by", "created": ISO 8601, "params": {...}, "total": n, "batches": [{"batch", "object", "count",
+ * "created_by", "created": ISO 8601, "params": {...}, "settings": {...}, "total": n, "batches": [{"batch", "object", "count",
  * "first_key", "last_key", "sha256"}, ...]}. Written last: the commit point of a plan. */
 struct manifest {
     char *plan;
@@ -106,6 +106,7 @@ struct manifest {
     char **columns;
     size_t n_columns;
     char *params_json;                     /* object text */
+    char *settings_json;                   /* likewise: columns of the plan's row */
     char *on_batch, *on_finish, *retry_on; /* NULL */
     int64_t total;
     int64_t created_us;

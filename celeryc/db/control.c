@@ -74,6 +74,33 @@ static int insert_plan(struct db *db, const struct db_plan *p, int64_t *ret_inse
     return r;
 }
 
+/* The columns that a planner may set, and their types. */
+static const struct {
+    const char *column, *type;
+} settable[] = {
+    {"policy", "text"},
+    {"max_quarantined", "bigint"},
+    {"max_quarantined_batch", "bigint"},
+    {"max_failure_rate", "double precision"},
+    {"canary", "bigint"},
+};
+
+static int apply_setting(struct db *db, const char *plan, const struct db_setting *s, struct err *e)
+{
+    const struct db_val v[] = {db_text(plan), db_text(s->value)};
+    char sql[160];
+
+    for (size_t i = 0; i < ARRAY_SIZE(settable); i++) {
+        if (!str_eq(settable[i].column, s->column))
+            continue;
+        (void)snprintf(sql, sizeof(sql),
+                       "UPDATE scatter_plan SET %s = CAST($2 AS %s) WHERE plan = $1",
+                       settable[i].column, settable[i].type);
+        return db_exec(db, sql, v, ARRAY_SIZE(v), NULL, e);
+    }
+    return err_set(e, -EINVAL, "plans have no setting \"%s\" in this version", s->column);
+}
+
 int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch_row *rows,
                    size_t n, struct err *e)
 {
@@ -85,6 +112,8 @@ int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch
     r = insert_plan(db, p, &inserted, e);
     if (!r && inserted)
         r = db->ops->insert_batches(db, p->plan, rows, n, e);
+    for (size_t i = 0; !r && inserted && i < p->n_settings; i++)
+        r = apply_setting(db, p->plan, &p->settings[i], e);
     if (!r && inserted)
         r = db_note_event(db, p->plan, 0, or_empty(p->created_by), "planned", "", e);
     return db_end(db, r, e);

@@ -53,12 +53,19 @@ int db_ensure_schema(struct db *db, struct err *e) WARN_UNUSED;
 
 /* ---- plans and batches ---- */
 
+/* A column of the plan's row that says how it is to be run: one of those that db_plan_insert knows. */
+struct db_setting {
+    const char *column, *value;
+};
+
 struct db_plan {
     const char *plan, *migration, *table, *key, *store, *queue, *database, *query, *params_json,
         *created_by;
     const char *columns_json; /* ["phone"] */
     const char *on_batch, *on_finish,
         *retry_on; /* NULL; retry_on: comma-separated SQLSTATE classes, names */
+    const struct db_setting *settings;
+    size_t n_settings;
     int64_t total, n_batches;
 };
 
