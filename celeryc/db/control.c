@@ -116,6 +116,8 @@ int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch
         r = apply_setting(db, p->plan, &p->settings[i], e);
     if (!r && inserted)
         r = db_note_event(db, p->plan, 0, or_empty(p->created_by), "planned", "", e);
+    if (!r && inserted)
+        r = db_plan_extras(db, p, e);
     return db_end(db, r, e);
 }
 
@@ -584,6 +586,8 @@ static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
                 "owner = NULL WHERE plan = $1 AND batch = $2 AND lease_token = $3",
                 v, ARRAY_SIZE(v), NULL, e);
     if (!r)
+        r = db_outbox_batch(db, plan, batch, "done", NULL, e);
+    if (!r)
         r = end_plan(db, plan, &f->plan_finished, e);
     if (!r && !f->plan_finished)
         r = db_check_canary(db, plan, e);
@@ -616,6 +620,8 @@ static int fail_plan_or_go_on(struct db *db, const char *plan, int64_t batch,
         .reason = rel->error};
     int r = db_note_event(db, plan, batch, "", "failed", or_empty(rel->error), e);
 
+    if (!r)
+        r = db_outbox_batch(db, plan, batch, "failed", rel->failure, e);
     if (r)
         return r;
     if (rel->kind == DB_RELEASE_FAIL_PLAN)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
-from django_scatter import limits
+from django_scatter import limits, outbox
 from django_scatter.errors import ScatterError
 from django_scatter.orders import OVER, SOURCES, Orders, orders_of
 from django_scatter.policy import DEFAULT_RATE
@@ -208,6 +208,8 @@ class Control(ABC):
     LOCK_B: str
     SKIP_B: str
     LOCK_P: str
+    OUTBOX_AGE: str  # seconds since o was tried, or made
+    SKIP_O: str
 
     def __init__(self, connection: BaseDatabaseWrapper, lease_ms: int) -> None:
         self.connection = connection
@@ -283,6 +285,9 @@ class Control(ABC):
             (to, reason, plan),
         )
         self.note_event(plan, None, who, to, reason or "")
+        outbox.put_plan(self, plan, to, who)
+        if to in OVER:
+            outbox.resolve(self, plan)
         return True
 
     def settle_drain(self, plan: str) -> None:
@@ -550,6 +555,7 @@ class Control(ABC):
                     "WHERE plan = %s AND batch = %s AND lease_token = %s",
                     (plan, batch, token),
                 )
+                outbox.put_batch(self, plan, batch, "done", None)
                 finished = self.end_plan(plan)
                 if not finished:
                     limits.check_canary(self, plan)
@@ -575,7 +581,10 @@ class Control(ABC):
             plan, end, "", reason or None, sources=("running", "draining", "paused")
         )
 
-    def release(self, plan: str, batch: int, token: int, how: Release, error: str | None) -> bool:
+    def release(
+        self, plan: str, batch: int, token: int, how: Release, error: str | None,
+        parts: Mapping[str, Any] | None = None,
+    ) -> bool:  # fmt: skip
         """Gives the lease up; a paused, draining or failed plan's batch is parked, a cancelled one's cancelled. True when
         the plan ended with a failed batch."""
         plan_state = "(SELECT p.state FROM scatter_plan p WHERE p.plan = scatter_batch.plan)"
@@ -598,12 +607,15 @@ class Control(ABC):
                 raise Fenced
             ended = False
             if failed:
-                ended = self.fail_plan_or_go_on(plan, batch, how, error)
+                ended = self.fail_plan_or_go_on(plan, batch, how, error, parts)
             self.settle_drain(plan)
             return ended
 
-    def fail_plan_or_go_on(self, plan: str, batch: int, how: Release, error: str | None) -> bool:
+    def fail_plan_or_go_on(
+        self, plan: str, batch: int, how: Release, error: str | None, parts: Mapping[str, Any] | None
+    ) -> bool:
         self.note_event(plan, batch, "", "failed", error or "")
+        outbox.put_batch(self, plan, batch, "failed", parts)
         if how is Release.FAIL_PLAN:
             sources = ("queued", "running", "draining", "paused")
             return self.set_plan_state(plan, "failed", "", error, sources)

@@ -43,7 +43,10 @@ class PlanRequest:
     key: str | None = None
     columns: Sequence[str] = ()
     params: Sequence[str] = ()
+    on_planned: str | None = None
     on_batch: str | None = None
+    on_paused: str | None = None
+    on_failed: str | None = None
     on_finish: str | None = None
     retry_on: str | None = None
     run: Mapping[str, Any] = field(default_factory=dict)  # RUN_OPTIONS by name
@@ -87,7 +90,10 @@ def create_arguments(request: PlanRequest) -> list[str]:
         ("--table", request.table),
         ("--key", request.key),
         ("--columns", ",".join(request.columns)),
+        ("--on-planned", request.on_planned),
         ("--on-batch", request.on_batch),
+        ("--on-paused", request.on_paused),
+        ("--on-failed", request.on_failed),
         ("--on-finish", request.on_finish),
         ("--retry-on", request.retry_on),
         *((f"--{name}", request.run.get(name.replace("-", "_"))) for name in RUN_OPTIONS),
