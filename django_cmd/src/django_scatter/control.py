@@ -612,7 +612,12 @@ class Control(ABC):
             return ended
 
     def fail_plan_or_go_on(
-        self, plan: str, batch: int, how: Release, error: str | None, parts: Mapping[str, Any] | None
+        self,
+        plan: str,
+        batch: int,
+        how: Release,
+        error: str | None,
+        parts: Mapping[str, Any] | None,
     ) -> bool:
         self.note_event(plan, batch, "", "failed", error or "")
         outbox.put_batch(self, plan, batch, "failed", parts)
