@@ -8,6 +8,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
+#include "planner/upload.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -64,6 +65,9 @@ static const struct option options[] = {
      "queue that gets the batches (default: celery; of a plan that is there: its own)"},
     {"batch-size", 0, KIND_COUNT, MAKE, AT(batch_size), "N",
      "records of one batch (default: 10000)"},
+    {"upload-parallel", 0, KIND_COUNT, MAKE, AT(uploads), "N",
+     "batches that are written to the store at a time, each held in memory (default: 8, at most "
+     "32)"},
     {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
      "table to change (default: the migration's)"},
     {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
@@ -340,6 +344,8 @@ static void fill_in(struct args *a)
         a->queue = "celery";
     if (!a->batch_size)
         a->batch_size = DEFAULT_BATCH_SIZE;
+    if (!a->uploads)
+        a->uploads = 8;
     if (!a->format)
         a->format = "text";
     if (!a->progress)
@@ -371,6 +377,8 @@ static int check(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE,
                        "no database: give --database-url or set SCATTER_DATABASE (or "
                        "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
+    if (a->uploads > UPLOAD_THREADS_MAX)
+        return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
     if (!a->plan)

@@ -37,7 +37,7 @@ struct args {
     bool add_columns; /* of a child: columns that a newer migration reads are added, not missed */
     struct args_list plugins, params;
     const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
-    int64_t batch_size, canary;
+    int64_t batch_size, canary, uploads;
     bool from_stdin, no_enqueue, dry_run;
 };
 

@@ -38,6 +38,7 @@ class PlanRequest:
     database: str
     queue: str
     batch_size: int | None = None
+    upload_parallel: int | None = None
     query: str | None = None
     table: str | None = None
     key: str | None = None
@@ -87,6 +88,7 @@ def create_arguments(request: PlanRequest) -> list[str]:
     argv += common_arguments(request.database, request.queue)
     for option, value in (
         ("--batch-size", request.batch_size),
+        ("--upload-parallel", request.upload_parallel),
         ("--table", request.table),
         ("--key", request.key),
         ("--columns", ",".join(request.columns)),

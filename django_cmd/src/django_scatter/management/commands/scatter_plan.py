@@ -41,6 +41,9 @@ class Command(BaseCommand):
         )
         parser.add_argument("--migration", help="name of a registered migration")
         parser.add_argument("--batch-size", type=int, help="records per batch (10,000)")
+        parser.add_argument(
+            "--upload-parallel", type=int, metavar="N", help="batches written at a time (8)"
+        )
         parser.add_argument("--queue", help="the workers' queue")
         parser.add_argument(
             "--param", action="append", default=[], metavar="K=V", help="parameter of the migration"
@@ -114,6 +117,10 @@ class Command(BaseCommand):
             raise ScatterError("--migration is missing: the name of a registered migration")
         if options["batch_size"] is not None and options["batch_size"] < 1:
             raise ScatterError(f"--batch-size {options['batch_size']} is less than 1")
+        if options["upload_parallel"] is not None and not 1 <= options["upload_parallel"] <= 32:
+            raise ScatterError(
+                f"--upload-parallel {options['upload_parallel']} is not within 1 and 32"
+            )
         for param in options["param"]:
             if "=" not in param:
                 raise ScatterError(f"--param {param!r} is not of the form k=v")
@@ -185,6 +192,7 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         database=options["database"],
         queue=queue,
         batch_size=options["batch_size"],
+        upload_parallel=options["upload_parallel"],
         query=options["query"],
         table=options["table"],
         key=options["key"],
