@@ -21,6 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
 from django_scatter import limits, outbox
+from django_scatter.batchfile import key_text
 from django_scatter.errors import ScatterError
 from django_scatter.orders import OVER, SOURCES, Orders, orders_of
 from django_scatter.policy import DEFAULT_RATE
@@ -150,7 +151,8 @@ class Outcome(enum.Enum):
 
 @dataclass
 class Row:
-    """One processed record. old: key and read columns in text form; fresh: only the columns that were set."""
+    """One processed record. old: the key's and the read columns in text form; fresh: only the columns that were
+    set."""
 
     outcome: Outcome
     position: int
@@ -165,7 +167,7 @@ class Row:
 @dataclass
 class Target:
     table: str
-    key: str
+    keys: Sequence[str]
     reads: Sequence[str]
     writes: Sequence[str]
 
@@ -178,6 +180,7 @@ class Chunk:
     position: int
     rows: Sequence[Row]
     worker: str
+    keys: int = 1  # columns of the key
 
     def count(self, outcome: Outcome) -> int:
         return sum(1 for r in self.rows if r.outcome is outcome)
@@ -457,8 +460,8 @@ class Control(ABC):
         did not move."""
 
     @abstractmethod
-    def value(self, value: Any) -> str | None:
-        """What process returned, in the text form that is sent to the database."""
+    def value(self, column: str, value: Any) -> str | None:
+        """What process returned for a column, in the text form that is sent to the database."""
 
     def apply(self, chunk: Chunk) -> Orders:
         """One transaction: change, checkpoint, outcomes, share. What to obey is read on the way."""
@@ -514,7 +517,7 @@ class Control(ABC):
                 "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome, error_class, "
                 "sqlstate, message, worker, attempts) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
-                    (chunk.plan, chunk.batch, r.position, r.old[0], outcome, r.error_class, r.sqlstate,
+                    (chunk.plan, chunk.batch, r.position, key_text(r.old[: chunk.keys]), outcome, r.error_class, r.sqlstate,
                      r.message, chunk.worker, r.attempts)
                     for r, outcome in found
                 ],
