@@ -29,12 +29,16 @@ class PlanRequest:
     database: str
     queue: str
     batch_size: int | None = None
+    upload_parallel: int | None = None
     query: str | None = None
     table: str | None = None
     key: str | None = None
     columns: Sequence[str] = ()
     params: Sequence[str] = ()
+    on_planned: str | None = None
     on_batch: str | None = None
+    on_paused: str | None = None
+    on_failed: str | None = None
     on_finish: str | None = None
     retry_on: str | None = None
     plan: str | None = None
@@ -74,10 +78,14 @@ def create_arguments(request: PlanRequest) -> list[str]:
     argv += common_arguments(request.database, request.queue)
     for option, value in (
         ("--batch-size", request.batch_size),
+        ("--upload-parallel", request.upload_parallel),
         ("--table", request.table),
         ("--key", request.key),
         ("--columns", ",".join(request.columns)),
+        ("--on-planned", request.on_planned),
         ("--on-batch", request.on_batch),
+        ("--on-paused", request.on_paused),
+        ("--on-failed", request.on_failed),
         ("--on-finish", request.on_finish),
         ("--retry-on", request.retry_on),
         ("--plan", request.plan),

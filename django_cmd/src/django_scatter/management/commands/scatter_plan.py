@@ -16,6 +16,14 @@ from django_scatter.progress import Progress
 from django_scatter.status import read_status
 from django_scatter.watch import watch
 
+CALLBACKS = {
+    "planned": "when the plan is made",
+    "batch": "after each batch",
+    "paused": "when the plan is paused, by people or by a limit",
+    "failed": "when the plan has failed",
+    "finish": "after the last batch, whether the plan is finished or failed",
+}
+
 
 class Command(BaseCommand):
     help = "Plan a data migration: rows -> batch files -> one Celery task per batch."
@@ -33,6 +41,9 @@ class Command(BaseCommand):
         )
         parser.add_argument("--migration", help="name of a registered migration")
         parser.add_argument("--batch-size", type=int, help="records per batch (10,000)")
+        parser.add_argument(
+            "--upload-parallel", type=int, metavar="N", help="batches written at a time (8)"
+        )
         parser.add_argument("--queue", help="the workers' queue")
         parser.add_argument(
             "--param", action="append", default=[], metavar="K=V", help="parameter of the migration"
@@ -41,10 +52,12 @@ class Command(BaseCommand):
         parser.add_argument("--table", help="table to change, when not the migration's own")
         parser.add_argument("--key", help="its unique key column")
         parser.add_argument("--columns", help="comma-separated columns to read and guard")
-        parser.add_argument(
-            "--on-batch", metavar="TASK", help="Celery task called after each batch"
-        )
-        parser.add_argument("--on-finish", metavar="TASK", help="Celery task called at the end")
+        for name, when in CALLBACKS.items():
+            parser.add_argument(
+                f"--on-{name}",
+                metavar="SIGNATURE",
+                help=f"callback {when}: a task's name, or a signature or canvas as JSON",
+            )
         parser.add_argument(
             "--retry-on", metavar="LIST", help="SQLSTATE classes and exception names to retry on"
         )
@@ -102,6 +115,10 @@ class Command(BaseCommand):
             raise ScatterError("--migration is missing: the name of a registered migration")
         if options["batch_size"] is not None and options["batch_size"] < 1:
             raise ScatterError(f"--batch-size {options['batch_size']} is less than 1")
+        if options["upload_parallel"] is not None and not 1 <= options["upload_parallel"] <= 32:
+            raise ScatterError(
+                f"--upload-parallel {options['upload_parallel']} is not within 1 and 32"
+            )
         for param in options["param"]:
             if "=" not in param:
                 raise ScatterError(f"--param {param!r} is not of the form k=v")
@@ -173,12 +190,16 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         database=options["database"],
         queue=queue,
         batch_size=options["batch_size"],
+        upload_parallel=options["upload_parallel"],
         query=options["query"],
         table=options["table"],
         key=options["key"],
         columns=[c.strip() for c in (options["columns"] or "").split(",") if c.strip()],
         params=options["param"],
+        on_planned=options["on_planned"],
         on_batch=options["on_batch"],
+        on_paused=options["on_paused"],
+        on_failed=options["on_failed"],
         on_finish=options["on_finish"],
         retry_on=options["retry_on"],
         plan=options["plan"],
