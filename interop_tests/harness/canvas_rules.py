@@ -159,7 +159,10 @@ class Comparison:
     def failed_by_debian(self, called_for: list[str]) -> bool:
         """Members that ran on 5.2 and are none the worse for it."""
         succeeded = {m for m, seen in _states(self.got.records).items() if seen == {"SUCCESS"}}
-        return bool(self.failed and called_for) and set(called_for) <= succeeded & self.got.run_by_debian
+        return (
+            bool(self.failed and called_for)
+            and set(called_for) <= succeeded & self.got.run_by_debian
+        )
 
     def others(self, lines: Counter[str]) -> list[str]:
         """Without those of the errbacks that were compared as runs."""
