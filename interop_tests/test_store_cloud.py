@@ -13,8 +13,12 @@ from harness.aws_services import AwsServices
 from harness.certificates import Authority
 from harness.connect_proxy import ConnectProxy
 from harness.parcels import sqlite_database
+from harness.redis_server import RedisServer
 from harness.s3_server import ACCESS_KEY, SECRET_KEY
 from harness.s3_verifying import VerifyingServer
+from harness.site import Site
+from harness.waiting import wait_until
+from harness.workers import WorkerFactory
 from test_store import N_ROWS, plan, planned, refused
 
 from django_scatter import store
@@ -82,6 +86,25 @@ def test_the_credentials_of_a_role(
     for _ in range(2):
         assert store.fetch(f"{URL}/p1/batch-000001.ndjson.zst") == s3.objects[BATCH]
     assert services.issued == 2
+
+
+def test_a_worker_process_asks_once_for_all_its_batches(
+    s3: VerifyingServer,
+    services: AwsServices,
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    tmp_path: Path,
+) -> None:
+    site = Site(redis_server, workers, sqlite_database(tmp_path / "parcels.sqlite3"), tmp_path)
+    site.env |= endpoint(s3) | services.environment("container", tmp_path)
+    site.store = URL
+    site.database.fill(2400)
+    site.plan("p1")
+    site.start("celeryc", 2)
+    wait_until(lambda: site.all_done("p1"), "every batch done", 30)
+    site.check("p1", 2400)
+    assert services.issued <= 3, "the planner and two processes"
+    assert (s3.refused, services.refused) == ([], [])
 
 
 def test_a_token_that_expires_before_its_time(

@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             return "AuthorizationHeaderMalformed"
         if self.headers.get("x-amz-content-sha256") != hashlib.sha256(body).hexdigest():
             return "XAmzContentSHA256Mismatch"
-        if self.headers.get("x-amz-security-token") != self.server.token:
+        if self.headers.get("x-amz-security-token") not in self.server.tokens:
             return "InvalidToken"
         signed = given.split("SignedHeaders=")[1].split(",")[0].split(";")
         if "host" not in signed or any(
@@ -115,6 +115,7 @@ class VerifyingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.region = region
         self.token = token
+        self.tokens = {token}
         self.objects: dict[str, bytes] = {}
         self.headers: dict[str, dict[str, str]] = {}
         self.refused: list[str] = []
