@@ -71,7 +71,7 @@ static const struct option options[] = {
     {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
      "table to change (default: the migration's)"},
     {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
-     "its unique key column (default: the migration's, else id)"},
+     "its unique key column, or several as A,B (default: the migration's, else id)"},
     {"columns", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_UNDO, AT(columns), "A,B",
      "columns whose old values are kept (default: what the migration reads)"},
     {"param", 0, KIND_LIST, COMMAND_CREATE, AT(params), "K=V",

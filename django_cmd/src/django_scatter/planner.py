@@ -10,7 +10,7 @@ import getpass
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -185,12 +185,15 @@ def run(
 
 def feed(stdin: IO[bytes], rows: Iterable[bytes]) -> None:
     """Writes rows until the planner stops reading; why it did is in its own message."""
-    iterator = iter(rows)
-    for row in iterator:
-        try:
+    try:
+        for row in rows:
             stdin.write(row)
-        except BrokenPipeError:
-            return
+    except BrokenPipeError:
+        return
+    finally:
+        # Its transaction ends here, not whenever the generator is collected.
+        if isinstance(rows, Generator):
+            rows.close()
     try:
         stdin.close()
     except BrokenPipeError:
