@@ -82,13 +82,14 @@ class AwsServices(ThreadingHTTPServer):
     def issue(self) -> dict[str, str]:
         with self.mutex:
             self.issued += 1
-            self.s3.token = f"session/{self.issued}+=="
+            token = f"session/{self.issued}+=="
+            self.s3.tokens.add(token)
             end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
             return {
                 "Code": "Success",
                 "AccessKeyId": ACCESS_KEY,
                 "SecretAccessKey": SECRET_KEY,
-                "Token": self.s3.token,
+                "Token": token,
                 "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
 

@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             return "AuthorizationHeaderMalformed"
         if self.headers.get("x-amz-content-sha256") != hashlib.sha256(body).hexdigest():
             return "XAmzContentSHA256Mismatch"
-        if self.headers.get("x-amz-security-token") != self.server.token:
+        if self.headers.get("x-amz-security-token") not in self.server.tokens:
             return "InvalidToken"
         signed = given.split("SignedHeaders=")[1].split(",")[0].split(";")
         if "host" not in signed or any(
@@ -86,6 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None:
             self.refuse(*fault)
             return
+        self.server.meet(self.path)
         wrong = self.verify(body)
         if wrong is not None:
             self.refuse(400 if wrong.endswith(("Token", "Malformed")) else 403, wrong)
@@ -115,11 +116,13 @@ class VerifyingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.region = region
         self.token = token
+        self.tokens = {token}
         self.objects: dict[str, bytes] = {}
         self.headers: dict[str, dict[str, str]] = {}
         self.refused: list[str] = []
         self.faults: list[Any] = []
         self.mutex = threading.Lock()
+        self.barrier: threading.Barrier | None = None
         self.port = self.server_address[1]
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -134,6 +137,11 @@ class VerifyingServer(ThreadingHTTPServer):
     def next_fault(self) -> Any:
         with self.mutex:
             return self.faults.pop(0) if self.faults else None
+
+    def meet(self, path: str) -> None:
+        """Batches wait until so many of them are on their way at the same time."""
+        if self.barrier is not None and "/batch-" in path:
+            self.barrier.wait()
 
     def stop(self) -> None:
         self.shutdown()
