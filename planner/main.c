@@ -79,8 +79,9 @@ static int run(const struct args *a, struct progress *p, struct buf *out, struct
     case COMMAND_UNDO:
         code = plan_undo(a, p, &r, e);
         break;
-    case COMMAND_VERIFY:
     case COMMAND_REPORT:
+        return plan_report(a, out, e);
+    case COMMAND_VERIFY:
         return -ENOSYS;
     case COMMAND_ENQUEUE:
         code = servers_open_db(&s, a->database_url, e);
