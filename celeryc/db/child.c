@@ -161,7 +161,7 @@ int db_plan_forget_gone(struct db *db, const char *plan, const char *sql_gone, i
 int db_plan_note_verification(struct db *db, const char *plan, const char *json, struct err *e)
 {
     return one_update(db,
-                      "UPDATE scatter_plan SET verification = $2, verified_at = @now@ "
+                      "UPDATE scatter_plan SET verification = $2, verified_at = @now@, report_sha256 = NULL "
                       "WHERE plan = $1",
                       plan, json, NULL, e);
 }
