@@ -8,6 +8,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
+#include "planner/upload.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -15,9 +16,9 @@
 
 #define DEFAULT_BATCH_SIZE 10000
 
-#define CHILD   (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
-#define MAKE    (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
-#define ALL     (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
+#define CHILD (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
+#define MAKE  (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
+#define ALL   (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
 
 enum kind {
     KIND_TEXT,
@@ -64,10 +65,13 @@ static const struct option options[] = {
      "queue that gets the batches (default: celery; of a plan that is there: its own)"},
     {"batch-size", 0, KIND_COUNT, MAKE, AT(batch_size), "N",
      "records of one batch (default: 10000)"},
+    {"upload-parallel", 0, KIND_COUNT, MAKE, AT(uploads), "N",
+     "batches that are written to the store at a time, each held in memory (default: 8, at most "
+     "32)"},
     {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
      "table to change (default: the migration's)"},
     {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
-     "its unique key column (default: the migration's, else id)"},
+     "its unique key column, or several as A,B (default: the migration's, else id)"},
     {"columns", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_UNDO, AT(columns), "A,B",
      "columns whose old values are kept (default: what the migration reads)"},
     {"param", 0, KIND_LIST, COMMAND_CREATE, AT(params), "K=V",
@@ -325,6 +329,8 @@ static void fill_in(struct args *a)
         a->queue = "celery";
     if (!a->batch_size)
         a->batch_size = DEFAULT_BATCH_SIZE;
+    if (!a->uploads)
+        a->uploads = 8;
     if (!a->format)
         a->format = "text";
     if (!a->progress)
@@ -356,6 +362,8 @@ static int check(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE,
                        "no database: give --database-url or set SCATTER_DATABASE (or "
                        "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
+    if (a->uploads > UPLOAD_THREADS_MAX)
+        return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
     if (!a->plan)
