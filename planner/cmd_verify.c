@@ -33,10 +33,10 @@ struct verify {
     const struct scatter_migration *m; /* NULL: matching the query is what counts */
     size_t reads[SCATTER_MAX_COLUMNS]; /* places of its columns in a row of the query */
     struct arena *row;
-    bool residue;                        /* the query can be run again */
-    struct map *matching;                /* keys that it gives; a value of 1, or 2 once seen in a file */
-    struct map *violating;               /* keys for which the check does not hold */
-    struct buf sample;                   /* keys of a sample that wait to be checked, as SQL */
+    bool residue;          /* the query can be run again */
+    struct map *matching;  /* keys that it gives; a value of 1, or 2 once seen in a file */
+    struct map *violating; /* keys for which the check does not hold */
+    struct buf sample;     /* keys of a sample that wait to be checked, as SQL */
     size_t n_sample;
     int64_t stride, done, checked;
     struct finding in_plan, open, late, failed;
@@ -115,7 +115,7 @@ static int would_change(struct verify *v, const struct slice *values, bool *ret_
             return -ENOMEM;
         fields[i] = (struct slice){copy, values[at].len};
     }
-    int r = migrate_compute(v->m, v->parent.params, fields, v->row, &answer);
+    int r = migrate_compute(v->m, v->parent.plan.key, v->parent.params, fields, v->row, &answer);
 
     *ret_yes = !r && (answer.outcome == DB_O_CHANGED || answer.outcome == DB_O_QUARANTINED);
     return r;
@@ -191,8 +191,7 @@ static int query_again(struct verify *v, struct err *e)
     name_list(&sql, p->keys, p->n_keys, true);
     name_list(&sql, p->columns, p->n_columns, false);
     buf_appendf(&sql, " FROM (%s\n) AS scatter_source", p->plan.query);
-    return buf_ok(&sql) ? -ENOMEM
-                        : run_stream(v, sql.data, on_match, "the plan's query failed", e);
+    return buf_ok(&sql) ? -ENOMEM : run_stream(v, sql.data, on_match, "the plan's query failed", e);
 }
 
 /* ---- the check ---- */
@@ -395,8 +394,7 @@ static void write_text(struct buf *b, const struct verify *v)
 {
     char n[32], of[32];
 
-    buf_appendf(b, "plan     %s %s\n", v->parent.plan.plan,
-                holds(v) ? "holds" : "DOES NOT HOLD");
+    buf_appendf(b, "plan     %s %s\n", v->parent.plan.plan, holds(v) ? "holds" : "DOES NOT HOLD");
     if (v->residue) {
         text_finding(b, "residue", &v->in_plan,
                      v->m ? "records of the plan would still be changed by the migration"
@@ -432,10 +430,8 @@ static int is_late(void *arg, const struct slice *values, size_t n, struct err *
 
 static int top_up(struct verify *v, struct progress *p, struct result *r, struct err *e)
 {
-    struct plan_child child = {.kind = "topup",
-                               .parent = v->parent.plan.plan,
-                               .arg = v,
-                               .accept = is_late};
+    struct plan_child child = {
+        .kind = "topup", .parent = v->parent.plan.plan, .arg = v, .accept = is_late};
 
     if (!v->residue)
         return err_set(e, -EINVAL, "--top-up needs the query of plan %s to be run again",
@@ -478,12 +474,13 @@ int plan_verify(const struct args *a, struct progress *p, struct buf *dst, bool 
 {
     CLEANUP(request_deinit) struct request plugins = {0};
     CLEANUP(result_deinit) struct result child = {0};
-    CLEANUP(verify_deinit) struct verify v = {.args = a,
-                                              .row = arena_new(),
-                                              .matching = map_new(),
-                                              .violating = map_new(),
-                                              .sample = BUF_INIT,
-                                              .err = ERR_INIT};
+    CLEANUP(verify_deinit)
+    struct verify v = {.args = a,
+                       .row = arena_new(),
+                       .matching = map_new(),
+                       .violating = map_new(),
+                       .sample = BUF_INIT,
+                       .err = ERR_INIT};
     CLEANUP(buf_deinit) struct buf json = BUF_INIT;
     int r = v.row && v.matching && v.violating ? request_load_plugins(&plugins, a, e) : -ENOMEM;
 

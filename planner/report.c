@@ -282,9 +282,9 @@ static int write_events(struct report *r, struct err *e)
         }
         buf_append_str(&b, "\r\n");
     }
-    return buf_ok(&b) ? -ENOMEM
-                      : put_part(r, "events.csv", buf_slice(&b), (int64_t)r->events.n_rows,
-                                 "text/csv", e);
+    return buf_ok(&b)
+               ? -ENOMEM
+               : put_part(r, "events.csv", buf_slice(&b), (int64_t)r->events.n_rows, "text/csv", e);
 }
 
 /* ---- the manifest ---- */
@@ -311,8 +311,8 @@ static void json_counts(struct buf *b, const struct report *r)
             buf_appendf(b, "%s\"%s\": %lld", i ? ", " : "", names[i],
                         (long long)db_cell_i64(&r->counts, 0, i));
     buf_appendf(b, ", \"ok\": %lld, \"remaining\": %lld},\n \"open\": %lld,\n \"seconds\": %.3f",
-                (long long)report_ok(r), (long long)(planned - position),
-                (long long)report_open(r), report_seconds(r));
+                (long long)report_ok(r), (long long)(planned - position), (long long)report_open(r),
+                report_seconds(r));
 }
 
 static void json_children(struct buf *b, const struct report *r)
@@ -349,17 +349,18 @@ static void json_parts(struct buf *b, const struct report *r)
     buf_append_str(b, ",\n \"csv\": \"RFC 4180; a text that begins with = + - @, tab or return and "
                       "is no number has an apostrophe in front\",\n \"parts\": [");
     for (size_t i = 0; i < r->n_parts; i++)
-        buf_appendf(b, "%s\n  {\"object\": \"%s\", \"rows\": %lld, \"bytes\": %lld, \"sha256\": \"%s\"}",
-                    i ? "," : "", r->parts[i].object, (long long)r->parts[i].rows,
-                    (long long)r->parts[i].bytes, r->parts[i].sha256);
+        buf_appendf(
+            b, "%s\n  {\"object\": \"%s\", \"rows\": %lld, \"bytes\": %lld, \"sha256\": \"%s\"}",
+            i ? "," : "", r->parts[i].object, (long long)r->parts[i].rows,
+            (long long)r->parts[i].bytes, r->parts[i].sha256);
     buf_append_str(b, "]}\n");
 }
 
 static int write_manifest(struct report *r, char sha256[65], struct err *e)
 {
     static const char *const names[HEAD_TEXTS] = {
-        "plan",   "kind",  "parent", "migration", "version", "table",      "key",
-        "state",  "reason", "store", "queue",     "database", "query", "created_by"};
+        "plan",  "kind",   "parent", "migration", "version",  "table", "key",
+        "state", "reason", "store",  "queue",     "database", "query", "created_by"};
     CLEANUP(buf_deinit) struct buf b = BUF_INIT;
     struct slice params = db_cell(&r->head, 0, HEAD_PARAMS);
     struct slice verified = db_cell(&r->head, 0, HEAD_VERIFICATION);

@@ -23,12 +23,12 @@ struct report {
     struct db *db;
     struct store *store;
     const char *plan;
-    struct db_rows head;     /* report_head below */
-    struct db_rows counts;   /* planned, position, unchanged, stale, skipped, quarantined */
-    struct db_rows batches;  /* report_batch below */
-    struct db_rows workers;  /* worker, records */
-    struct db_rows groups;   /* outcome, error class, SQLSTATE, message, records, open ones, a key */
-    struct db_rows events;   /* id, at, batch, who, event, detail */
+    struct db_rows head;    /* report_head below */
+    struct db_rows counts;  /* planned, position, unchanged, stale, skipped, quarantined */
+    struct db_rows batches; /* report_batch below */
+    struct db_rows workers; /* worker, records */
+    struct db_rows groups;  /* outcome, error class, SQLSTATE, message, records, open ones, a key */
+    struct db_rows events;  /* id, at, batch, who, event, detail */
     struct db_rows children; /* plan, kind, state, total */
     struct report_part *parts;
     size_t n_parts, cap_parts;
@@ -78,7 +78,7 @@ enum report_batch {
 };
 
 int64_t report_ok(const struct report *r);
-int64_t report_open(const struct report *r); /* set aside and not resolved since */
+int64_t report_open(const struct report *r);   /* set aside and not resolved since */
 double report_seconds(const struct report *r); /* from the first claim to the end; 0 unknown */
 
 /* Writes everything and keeps the manifest's SHA-256 in the plan's row. store_url NULL: the plan's. */

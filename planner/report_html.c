@@ -189,18 +189,22 @@ static int by_time(const void *a, const void *b)
 
 static void chart_frame(struct buf *b, int64_t total, double seconds)
 {
-    buf_appendf(b, "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"records done over "
-                   "time\">\n",
+    buf_appendf(b,
+                "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"records done over "
+                "time\">\n",
                 CHART_W, CHART_H + CHART_LOW);
     for (int i = 0; i <= 4; i++) {
-        double y = 8 + (CHART_H - 8) * (4 - i) / 4.0, x = CHART_LEFT + (CHART_W - CHART_LEFT) * i / 4.0;
+        double y = 8 + (CHART_H - 8) * (4 - i) / 4.0,
+               x = CHART_LEFT + (CHART_W - CHART_LEFT) * i / 4.0;
 
         buf_appendf(b, "<line class=\"grid\" x1=\"%.0f\" y1=\"%.1f\" x2=\"%.0f\" y2=\"%.1f\"/>",
                     CHART_LEFT, y, CHART_W, y);
         buf_appendf(b, "<text x=\"%.0f\" y=\"%.1f\" text-anchor=\"end\">", CHART_LEFT - 8, y + 4);
         number(b, total * i / 4);
-        buf_appendf(b, "</text><text x=\"%.1f\" y=\"%.0f\" text-anchor=\"%s\">", x,
-                    CHART_H + 18, i == 0 ? "start" : i == 4 ? "end" : "middle");
+        buf_appendf(b, "</text><text x=\"%.1f\" y=\"%.0f\" text-anchor=\"%s\">", x, CHART_H + 18,
+                    i == 0   ? "start"
+                    : i == 4 ? "end"
+                             : "middle");
         duration(b, seconds * i / 4);
         buf_append_str(b, "</text>\n");
     }
@@ -272,21 +276,23 @@ static void batch_map(struct buf *b, const struct report *r)
 
     if (n == 0)
         return;
-    buf_appendf(b, "<h2>Batches</h2>\n<svg viewBox=\"0 0 1000 %zu\" role=\"img\" aria-label=\"state "
-                   "of each batch\">\n",
+    buf_appendf(b,
+                "<h2>Batches</h2>\n<svg viewBox=\"0 0 1000 %zu\" role=\"img\" aria-label=\"state "
+                "of each batch\">\n",
                 (n + per_row - 1) / per_row * 20);
     for (size_t i = 0; i < n; i++)
-        buf_appendf(b,
-                    "<rect class=\"%s\" x=\"%zu\" y=\"%zu\" width=\"18\" height=\"18\" rx=\"2\"><title>"
-                    "batch %lld: %s, %lld of %lld records, %lld set aside</title></rect>\n",
-                    colour(r, i), i % per_row * 20, i / per_row * 20,
-                    (long long)db_cell_i64(&r->batches, i, BATCH_NUMBER_AT),
-                    db_cell(&r->batches, i, BATCH_STATE_AT).p,
-                    (long long)db_cell_i64(&r->batches, i, BATCH_POSITION),
-                    (long long)db_cell_i64(&r->batches, i, BATCH_RECORDS),
-                    (long long)(db_cell_i64(&r->batches, i, BATCH_STALE) +
-                                db_cell_i64(&r->batches, i, BATCH_SKIPPED) +
-                                db_cell_i64(&r->batches, i, BATCH_QUARANTINED)));
+        buf_appendf(
+            b,
+            "<rect class=\"%s\" x=\"%zu\" y=\"%zu\" width=\"18\" height=\"18\" rx=\"2\"><title>"
+            "batch %lld: %s, %lld of %lld records, %lld set aside</title></rect>\n",
+            colour(r, i), i % per_row * 20, i / per_row * 20,
+            (long long)db_cell_i64(&r->batches, i, BATCH_NUMBER_AT),
+            db_cell(&r->batches, i, BATCH_STATE_AT).p,
+            (long long)db_cell_i64(&r->batches, i, BATCH_POSITION),
+            (long long)db_cell_i64(&r->batches, i, BATCH_RECORDS),
+            (long long)(db_cell_i64(&r->batches, i, BATCH_STALE) +
+                        db_cell_i64(&r->batches, i, BATCH_SKIPPED) +
+                        db_cell_i64(&r->batches, i, BATCH_QUARANTINED)));
     buf_append_str(b, "</svg>\n<p class=\"soft\">");
     if (r->batches.n_rows > n) {
         buf_append_str(b, "The first ");
@@ -302,7 +308,8 @@ static void batch_map(struct buf *b, const struct report *r)
 
 static void bar_cell(struct buf *b, const char *class, int64_t v, int64_t of)
 {
-    buf_appendf(b, "<td style=\"width:30%%\"><div class=\"bar %s\" style=\"width:%.2f%%\"></div></td>",
+    buf_appendf(b,
+                "<td style=\"width:30%%\"><div class=\"bar %s\" style=\"width:%.2f%%\"></div></td>",
                 class, of > 0 ? 100.0 * (double)v / (double)of : 0.0);
 }
 
@@ -395,8 +402,9 @@ static void events(struct buf *b, const struct report *r)
 {
     if (r->events.n_rows == 0)
         return;
-    buf_append_str(b, "<h2>Events</h2>\n<table><tr><th>at (UTC)</th><th class=\"n\">batch</th><th>who"
-                      "</th><th>event</th><th>detail</th></tr>\n");
+    buf_append_str(b,
+                   "<h2>Events</h2>\n<table><tr><th>at (UTC)</th><th class=\"n\">batch</th><th>who"
+                   "</th><th>event</th><th>detail</th></tr>\n");
     for (size_t i = 0; i < r->events.n_rows && i < MAX_ROWS; i++) {
         buf_append_str(b, "<tr><td class=\"t\">");
         time_text(b, db_cell_i64(&r->events, i, 1));
