@@ -144,13 +144,18 @@ static bool is_number(struct slice s)
     return digits > 0;
 }
 
+static bool among(char c, const char *set)
+{
+    return c && strchr(set, c);
+}
+
 void report_csv_cell(struct buf *dst, struct slice s)
 {
-    bool formula = s.len && memchr("=+-@\t\r", s.p[0], 6) && !is_number(s);
+    bool formula = s.len && among(s.p[0], "=+-@\t\r") && !is_number(s);
     bool quoted = formula;
 
     for (size_t i = 0; i < s.len && !quoted; i++)
-        quoted = memchr("\",\r\n", s.p[i], 4) != NULL;
+        quoted = among(s.p[i], "\",\r\n");
     if (!quoted) {
         buf_append_slice(dst, s);
         return;

@@ -89,7 +89,7 @@ int report_write_ended(struct db *db, int64_t max, int64_t *ret_n, struct err *e
 
 /* A cell of a CSV file (RFC 4180): quoted where needed. A text that a spreadsheet would take for a formula gets an
  * apostrophe in front; numbers do not. */
-void report_csv_cell(struct buf *dst, struct slice text);
+void report_csv_cell(struct buf *dst, struct slice s);
 
 /* The page. */
 int report_html(const struct report *r, struct buf *dst) WARN_UNUSED;

@@ -270,6 +270,12 @@ static const char *colour(const struct report *r, size_t i)
     return db_cell_i64(&r->batches, i, BATCH_SKIPPED) ? "skipped" : "ok";
 }
 
+static int64_t set_aside(const struct report *r, size_t i)
+{
+    return db_cell_i64(&r->batches, i, BATCH_STALE) + db_cell_i64(&r->batches, i, BATCH_SKIPPED) +
+           db_cell_i64(&r->batches, i, BATCH_QUARANTINED);
+}
+
 static void batch_map(struct buf *b, const struct report *r)
 {
     size_t n = MIN(r->batches.n_rows, MAX_CELLS), per_row = 50;
@@ -290,9 +296,7 @@ static void batch_map(struct buf *b, const struct report *r)
             db_cell(&r->batches, i, BATCH_STATE_AT).p,
             (long long)db_cell_i64(&r->batches, i, BATCH_POSITION),
             (long long)db_cell_i64(&r->batches, i, BATCH_RECORDS),
-            (long long)(db_cell_i64(&r->batches, i, BATCH_STALE) +
-                        db_cell_i64(&r->batches, i, BATCH_SKIPPED) +
-                        db_cell_i64(&r->batches, i, BATCH_QUARANTINED)));
+            (long long)set_aside(r, i));
     buf_append_str(b, "</svg>\n<p class=\"soft\">");
     if (r->batches.n_rows > n) {
         buf_append_str(b, "The first ");
@@ -301,7 +305,7 @@ static void batch_map(struct buf *b, const struct report *r)
         number(b, (int64_t)r->batches.n_rows);
         buf_append_str(b, "; ");
     }
-    buf_append_str(b, "all of them in batches.csv</p>\n");
+    buf_append_str(b, "coloured by the worst that became of their records; all in batches.csv</p>\n");
 }
 
 /* ---- tables ---- */
