@@ -295,8 +295,7 @@ static void batch_map(struct buf *b, const struct report *r)
             (long long)db_cell_i64(&r->batches, i, BATCH_NUMBER_AT),
             db_cell(&r->batches, i, BATCH_STATE_AT).p,
             (long long)db_cell_i64(&r->batches, i, BATCH_POSITION),
-            (long long)db_cell_i64(&r->batches, i, BATCH_RECORDS),
-            (long long)set_aside(r, i));
+            (long long)db_cell_i64(&r->batches, i, BATCH_RECORDS), (long long)set_aside(r, i));
     buf_append_str(b, "</svg>\n<p class=\"soft\">");
     if (r->batches.n_rows > n) {
         buf_append_str(b, "The first ");
@@ -305,7 +304,8 @@ static void batch_map(struct buf *b, const struct report *r)
         number(b, (int64_t)r->batches.n_rows);
         buf_append_str(b, "; ");
     }
-    buf_append_str(b, "coloured by the worst that became of their records; all in batches.csv</p>\n");
+    buf_append_str(b,
+                   "coloured by the worst that became of their records; all in batches.csv</p>\n");
 }
 
 /* ---- tables ---- */

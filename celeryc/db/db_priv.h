@@ -98,6 +98,12 @@ int db_plan_move(struct db *db, const struct db_plan_move *m, bool *ret_moved,
 #define DB_ORDERS_TABLES "scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
 int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUSED;
 
+/* Inside the transaction that ends a batch. */
+int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+int db_check_canary(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+/* Appends the first thing in the control tables that does not add up; nothing when all does. */
+int db_audit_first(struct db *db, const char *plan, struct buf *dst, struct err *e) WARN_UNUSED;
+
 /* Text with the dialect's words for its tokens. */
 int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst) WARN_UNUSED;
 /* exec with the tokens replaced. */

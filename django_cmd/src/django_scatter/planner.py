@@ -18,6 +18,15 @@ from django_scatter import conf
 from django_scatter.binary import find_binary
 from django_scatter.errors import ScatterError
 
+# How a plan is to be run: options of scatter_plan that scatter-plan create takes as they are.
+RUN_OPTIONS = {
+    "on-error": ("NAME=ACTION,...", "what becomes of failures: 23505=skip,ValueError=retry:5"),
+    "max-quarantine": ("N|P%", "records that may be set aside; one more pauses the plan"),
+    "max-quarantine-batch": ("N|P%", "the same for a batch"),
+    "max-failure-rate": ("P%|off", "part of the last 1,000 records that may be set aside (5%)"),
+    "canary": ("N", "the first N records alone, then the plan pauses"),
+}
+
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -41,6 +50,7 @@ class PlanRequest:
     on_failed: str | None = None
     on_finish: str | None = None
     retry_on: str | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)  # RUN_OPTIONS by name
     plan: str | None = None
     enqueue: bool = True
     dry_run: bool = False
@@ -88,6 +98,7 @@ def create_arguments(request: PlanRequest) -> list[str]:
         ("--on-failed", request.on_failed),
         ("--on-finish", request.on_finish),
         ("--retry-on", request.retry_on),
+        *((f"--{name}", request.run.get(name.replace("-", "_"))) for name in RUN_OPTIONS),
         ("--plan", request.plan),
         ("--created-by", created_by()),
     ):

@@ -49,6 +49,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--retry-on", metavar="LIST", help="SQLSTATE classes and exception names to retry on"
         )
+        for name, (metavar, text) in planner.RUN_OPTIONS.items():
+            parser.add_argument(f"--{name}", metavar=metavar, help=text.replace("%", "%%"))
         parser.add_argument(
             "--plan", help="id of the plan; one that exists is finished, not remade"
         )
@@ -190,6 +192,7 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         on_failed=options["on_failed"],
         on_finish=options["on_finish"],
         retry_on=options["retry_on"],
+        run={name: options[name] for name in (n.replace("-", "_") for n in planner.RUN_OPTIONS)},
         plan=options["plan"],
         enqueue=enqueue,
         dry_run=options["dry_run"],
