@@ -110,7 +110,7 @@ class Caller(Migration):
     name = "tests.caller"
     table = "parcel"
     reads = ("phone",)
-    retry_on = {ConnectionError: Retry(times=3, backoff=0.5)}
+    retry_on = {ConnectionError: Retry(times=3, backoff=0.5)}  # noqa: RUF012  as a user writes it
 
     def __init__(self, failures: int) -> None:
         super().__init__()

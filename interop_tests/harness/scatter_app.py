@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import django
@@ -84,7 +85,7 @@ class Tell(Migration):
 
     def process_external(self, record: Record) -> None:
         time.sleep(0.001)  # as a call takes its time
-        with open(record.params["file"], "a", encoding="utf-8") as f:
+        with Path(record.params["file"]).open("a", encoding="utf-8") as f:
             f.write(record.idempotency_key + "\n")
 
 
