@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from harness.processes import PROCESS_MARK, SESSION_MARK, Process
@@ -294,7 +295,7 @@ class Kubelet:
         # Nothing of our own environment but the marks by which processes are found again.
         kept = [f'{mark}="${mark}"' for mark in (SESSION_MARK, PROCESS_MARK)]
         kept += [f"{k}={shlex.quote(v)}" for k, v in {"PATH": "/usr/bin", **env}.items()]
-        enter = f"setpriv --no-new-privs chroot --userspec={user} {here}"
+        enter = f"{which('setpriv')} --no-new-privs {which('chroot')} --userspec={user} {here}"
         lines += [f'exec env -i {" ".join(kept)} {enter} "$@"']
         script = folder / "run"
         script.write_text("\n".join(lines) + "\n")
