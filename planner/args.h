@@ -11,6 +11,10 @@ enum command {
     COMMAND_CREATE = 1,
     COMMAND_ENQUEUE = 2,
     COMMAND_STATUS = 4,
+    COMMAND_REDRIVE = 8,
+    COMMAND_UNDO = 16,
+    COMMAND_VERIFY = 32,
+    COMMAND_REPORT = 64,
 };
 
 struct args_list {
@@ -23,7 +27,13 @@ struct args {
     enum command command;
     const char *migration, *query, *database_url, *database, *store, *broker, *key_prefix, *queue;
     const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *plan, *created_by;
+    const char *on_planned, *on_paused, *on_failed;
     const char *format, *progress;
+    /* plans made from plans, and their checks */
+    const char *child, *error_class, *sqlstate, *outcome, *check;
+    int64_t limit, batch, sample;
+    bool top_up, no_residue;
+    bool add_columns; /* of a child: columns that a newer migration reads are added, not missed */
     struct args_list plugins, params;
     int64_t batch_size;
     bool from_stdin, no_enqueue, dry_run;

@@ -179,7 +179,9 @@ class WorkerFactory:
                 *([] if gossip else ["--without-gossip"]),
                 *([] if mingle else ["--without-mingle"]),
             ]
-            full_env["PYTHONPATH"] = str(HERE.parent)
+            # The tree under test, wherever an installed django_scatter comes from.
+            source = HERE.parents[1] / "django_cmd" / "src"
+            full_env["PYTHONPATH"] = f"{HERE.parent}{os.pathsep}{source}"
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
         worker = Worker(kind, node, Process(name, [*wrapper, *argv], folder, full_env))
