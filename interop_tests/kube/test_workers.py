@@ -3,35 +3,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from harness.waiting import wait_until
 
-from .cluster import Cluster
-from .kubelet import permitted
 from .stage import Stage
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
-numbers = itertools.count(1)
-
-
-@pytest.fixture
-def make_stage(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
-    assert permitted(), "containers need namespaces and mounts: run `make test-kube` as root"
-    made: list[Stage] = []
-
-    def make(**options: Any) -> Stage:
-        number = next(numbers)
-        made.append(Stage(cluster, f"stage{number}", tmp_path / f"stage{number}", **options))
-        return made[-1]
-
-    yield make
-    for stage in made:
-        stage.stop()
 
 
 @pytest.mark.parametrize("worker", ["celeryc", "celery"])
