@@ -240,8 +240,13 @@ class Stage:
                 return made
         raise AssertionError([run.line for run in made])
 
-    def as_scaler(self) -> Api:
-        return self.cluster.api_for(self.ns, "scatter-scale")
+    def empty(self) -> None:
+        """No worker, no work."""
+        self.redis.client().delete("celery")
+        self.set_replicas(0)
+        self.wait_gone()
+        self.redis.client().flushdb()
+        self.sent.clear()
 
     def pods_killed(self) -> list[str]:
         """Those that were still there when their grace period was over."""
@@ -251,7 +256,7 @@ class Stage:
         self.kubelet.stop()
         self.client.close()
         self.redis.stop()
-        assert self.kubelet.errors == []
+        assert not self.kubelet.errors, self.kubelet.errors
 
 
 def manifests(overlay: Path) -> list[dict[str, Any]]:
