@@ -8,6 +8,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
+#include "planner/upload.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -15,9 +16,9 @@
 
 #define DEFAULT_BATCH_SIZE 10000
 
-#define CHILD   (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
-#define MAKE    (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
-#define ALL     (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
+#define CHILD (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
+#define MAKE  (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
+#define ALL   (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
 
 enum kind {
     KIND_TEXT,
@@ -64,10 +65,13 @@ static const struct option options[] = {
      "queue that gets the batches (default: celery; of a plan that is there: its own)"},
     {"batch-size", 0, KIND_COUNT, MAKE, AT(batch_size), "N",
      "records of one batch (default: 10000)"},
+    {"upload-parallel", 0, KIND_COUNT, MAKE, AT(uploads), "N",
+     "batches that are written to the store at a time, each held in memory (default: 8, at most "
+     "32)"},
     {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
      "table to change (default: the migration's)"},
     {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
-     "its unique key column (default: the migration's, else id)"},
+     "its unique key column, or several as A,B (default: the migration's, else id)"},
     {"columns", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_UNDO, AT(columns), "A,B",
      "columns whose old values are kept (default: what the migration reads)"},
     {"param", 0, KIND_LIST, COMMAND_CREATE, AT(params), "K=V",
@@ -84,6 +88,20 @@ static const struct option options[] = {
     {"retry-on", 0, KIND_TEXT, COMMAND_CREATE, AT(retry_on), "LIST",
      "SQLSTATEs, their classes or exception names that put a batch back for later, separated by "
      "commas"},
+    {"on-error", 0, KIND_TEXT, COMMAND_CREATE, AT(on_error), "NAME=ACTION,...",
+     "what becomes of failures, the first that matches: NAME a SQLSTATE (23505), its first two "
+     "letters "
+     "or an exception (ValueError); ACTION retry, retry:N, quarantine, skip, fail-batch or "
+     "fail-plan"},
+    {"max-quarantine", 0, KIND_TEXT, COMMAND_CREATE, AT(max_quarantine), "N|P%",
+     "records that may be set aside, in all or of a hundred; one more pauses the plan"},
+    {"max-quarantine-batch", 0, KIND_TEXT, COMMAND_CREATE, AT(max_quarantine_batch), "N|P%",
+     "the same for a batch"},
+    {"max-failure-rate", 0, KIND_TEXT, COMMAND_CREATE, AT(max_failure_rate), "P%|off",
+     "part of the last 1,000 records tried that may be set aside; more pauses the plan (default: "
+     "5%)"},
+    {"canary", 0, KIND_COUNT, COMMAND_CREATE, AT(canary), "N",
+     "the first N records alone, then the plan pauses until scatter-plan resume"},
     {"plan", 0, KIND_TEXT, ALL, AT(plan), "ID",
      "id of the plan (create: a fresh one by default; an interrupted one is finished)"},
     {"as", 0, KIND_TEXT, CHILD | COMMAND_VERIFY, AT(child), "ID",
@@ -326,6 +344,8 @@ static void fill_in(struct args *a)
         a->queue = "celery";
     if (!a->batch_size)
         a->batch_size = DEFAULT_BATCH_SIZE;
+    if (!a->uploads)
+        a->uploads = 8;
     if (!a->format)
         a->format = "text";
     if (!a->progress)
@@ -357,6 +377,8 @@ static int check(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE,
                        "no database: give --database-url or set SCATTER_DATABASE (or "
                        "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
+    if (a->uploads > UPLOAD_THREADS_MAX)
+        return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
     if (!a->plan)

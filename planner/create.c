@@ -14,6 +14,8 @@
 #include "planner/child.h"
 #include "planner/marker.h"
 #include "planner/outbox.h"
+#include "planner/plan.h"
+#include "planner/settings.h"
 #include "planner/source.h"
 #include "planner/stop.h"
 #include "planner/upload.h"
@@ -22,9 +24,9 @@
 #include <strings.h>
 #include <unistd.h>
 
-/* Batches are uploaded by so many threads, so a killed planner's objects may have gaps shorter than twice that. */
-#define UPLOADS  4
-#define GAP_MAX  (2 * UPLOADS)
+/* Batches are uploaded by several threads, so a killed planner's objects may have gaps, each no longer than there were
+ * threads. */
+#define GAP_MAX  ((int)UPLOAD_THREADS_MAX)
 #define CHECK_MS 5000
 
 struct creation {
@@ -38,9 +40,10 @@ struct creation {
     struct query_source query;
     struct stdin_source input;
     struct upload *upload;
-    bool leftovers;  /* of a killed planner, under this id */
-    bool marked;     /* our marker stands */
-    bool committing; /* the manifest may be there */
+    struct buf settings; /* as the manifest keeps them */
+    bool leftovers;      /* of a killed planner, under this id */
+    bool marked;         /* our marker stands */
+    bool committing;     /* the manifest may be there */
     char nonce[33];
 };
 
@@ -49,6 +52,7 @@ static void creation_deinit(struct creation *c)
     upload_free(c->upload);
     builder_free(c->builder);
     buf_deinit(&c->query.sql);
+    buf_deinit(&c->settings);
     stdin_source_deinit(&c->input);
     request_deinit(&c->request);
     servers_deinit(&c->servers);
@@ -204,29 +208,44 @@ static int read_records(struct creation *c, struct err *e)
     return final(code);
 }
 
-/* Deletes a killed planner's batches above ours, as far as they can be found without a listing. */
+static char *batch_name(const struct creation *c, int64_t batch)
+{
+    char object[40];
+
+    batch_object_name(batch, object);
+    return plan_object(c->request.plan, object);
+}
+
+static int batch_is_there(struct creation *c, int64_t batch, bool *ret_found, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf bytes = BUF_INIT;
+    CLEANUP(mem_free) char *name = batch_name(c, batch);
+    struct err why = ERR_INIT;
+    int code = name ? store_get(c->servers.store, name, 0, &bytes, &why) : -ENOMEM;
+
+    *ret_found = code == 0;
+    if (code == 0 || code == STORE_E_NOT_FOUND)
+        return 0;
+    return err_set(e, final(code), "%s", err_text(&why, code));
+}
+
+/* Deletes a killed planner's batches above ours, as far as they can be found without a listing; from the last one down,
+ * so that a kill in between leaves none behind a gap. */
 static int delete_leftovers(struct creation *c, int64_t above, struct err *e)
 {
-    int missing = 0, code = 0;
+    int64_t last = above;
+    int code = 0;
 
-    for (int64_t i = above + 1; missing < GAP_MAX && !code; i++) {
-        CLEANUP(buf_deinit) struct buf bytes = BUF_INIT;
-        CLEANUP(mem_free) char *name = NULL;
-        struct err why = ERR_INIT;
-        char object[40];
+    for (int64_t i = above + 1; i - last <= GAP_MAX && !code; i++) {
+        bool found = false;
 
-        batch_object_name(i, object);
-        name = plan_object(c->request.plan, object);
-        if (!name)
-            return -ENOMEM;
-        code = store_get(c->servers.store, name, 0, &bytes, &why);
-        missing = code == STORE_E_NOT_FOUND ? missing + 1 : 0;
-        if (code == STORE_E_NOT_FOUND)
-            code = 0;
-        else if (code)
-            (void)err_set(e, code, "%s", err_text(&why, code));
-        else
-            code = store_delete(c->servers.store, name, 0, e);
+        code = batch_is_there(c, i, &found, e);
+        last = found ? i : last;
+    }
+    for (int64_t i = last; i > above && !code; i--) {
+        CLEANUP(mem_free) char *name = batch_name(c, i);
+
+        code = name ? store_delete(c->servers.store, name, 0, e) : -ENOMEM;
     }
     return final(code);
 }
@@ -252,11 +271,8 @@ static void take_back(struct creation *c)
     if (c->builder)
         (void)builder_batches(c->builder, &n);
     for (size_t i = n; i > 0 && !code; i--) {
-        CLEANUP(mem_free) char *name = NULL;
-        char object[40];
+        CLEANUP(mem_free) char *name = batch_name(c, (int64_t)i);
 
-        batch_object_name((int64_t)i, object);
-        name = plan_object(c->request.plan, object);
         code = name ? store_delete(c->servers.store, name, 2000, NULL) : -ENOMEM;
     }
     if (!code && c->marked)
@@ -316,10 +332,13 @@ static int insert_rows(struct creation *c, const struct manifest *m, struct err 
     CLEANUP(arena_free) struct arena *a = arena_new();
     CLEANUP(buf_deinit) struct buf columns = BUF_INIT;
     struct db_batch_row *rows = NULL;
+    struct settings settings;
     int code = a ? columns_text(m, &columns) : -ENOMEM;
 
     if (!code)
         code = batch_rows(c, a, m, &rows);
+    if (!code)
+        code = settings_read(&settings, m->settings_json, a, e);
     if (code)
         return code;
     struct db_plan p = {.plan = m->plan,
@@ -339,6 +358,8 @@ static int insert_rows(struct creation *c, const struct manifest *m, struct err 
                         .on_failed = m->on_failed,
                         .on_finish = m->on_finish,
                         .retry_on = m->retry_on,
+                        .settings = settings.list,
+                        .n_settings = settings.n,
                         .kind = m->kind,
                         .parent = m->parent,
                         .batch_size = c->args->batch_size,
@@ -460,6 +481,7 @@ static struct manifest describe(const struct creation *c)
                          .columns = r->columns,
                          .n_columns = r->n_columns,
                          .params_json = (char *)r->params_json,
+                         .settings_json = c->settings.data,
                          .on_planned = (char *)a->on_planned,
                          .on_batch = (char *)a->on_batch,
                          .on_paused = (char *)a->on_paused,
@@ -476,6 +498,15 @@ static struct manifest describe(const struct creation *c)
     return m;
 }
 
+static int keep_settings(struct creation *c, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct settings s;
+    int code = a ? settings_from_args(&s, c->args, builder_total(c->builder), a, e) : -ENOMEM;
+
+    return code ? code : settings_write(&s, &c->settings);
+}
+
 /* Everything up to the commit point; a failure leaves nothing. */
 static int make_objects(struct creation *c, struct manifest *ret_m, struct err *e)
 {
@@ -486,9 +517,12 @@ static int make_objects(struct creation *c, struct manifest *ret_m, struct err *
         c->marked = code == 0;
     }
     if (!code)
-        code = final(upload_new(c->args->store, UPLOADS, &c->upload, e));
+        code = final(upload_new(c->args->store, (unsigned)c->args->uploads, &c->upload, e));
     if (!code)
         code = read_records(c, e);
+    if (code)
+        return code;
+    code = keep_settings(c, e);
     if (code)
         return code;
     *ret_m = describe(c);

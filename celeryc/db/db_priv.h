@@ -2,6 +2,7 @@
 #pragma once
 /* Inside db/: the table of functions that each kind of database fills, and small results. */
 
+#include "celeryc/base/key.h"
 #include "celeryc/db/db.h"
 #include "celeryc/db/rows.h"
 
@@ -96,8 +97,21 @@ int db_plan_move(struct db *db, const struct db_plan_move *m, bool *ret_moved,
 #define DB_ORDERS_TABLES "scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
 int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUSED;
 
+/* Inside the transaction that ends a batch. */
+int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+int db_check_canary(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+/* Appends the first thing in the control tables that does not add up; nothing when all does. */
+int db_audit_first(struct db *db, const char *plan, struct buf *dst, struct err *e) WARN_UNUSED;
+
 /* Text with the dialect's words for its tokens. */
 int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst) WARN_UNUSED;
 /* exec with the tokens replaced. */
 int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, struct db_rows *ret_r,
             struct err *e) WARN_UNUSED;
+
+/* The key of a row as the control tables keep it: a single column's own text, or an array in the arena. -ENOMEM. */
+int db_row_key(const struct db_chunk *c, const struct db_row *row, struct arena *a,
+               struct slice *ret_s) WARN_UNUSED;
+/* Parses the key of a target. DB_E_SCHEMA with a text. */
+int db_target_key(struct db *db, const struct db_target *t, struct key *ret_k,
+                  struct err *e) WARN_UNUSED;

@@ -43,10 +43,11 @@ static void statement_deinit(struct statement *s)
 
 DEFINE_CLEANUP_VALUE(struct statement, statement_deinit)
 
-/* Arrays of the outcomes: position, key, kind, class, state, message. */
-#define OUTCOME_ARRAYS 6
+/* Arrays of the outcomes: position, key, kind, class, state, message, attempts. */
+#define OUTCOME_ARRAYS 7
 
 struct outcomes {
+    struct arena *arena;
     struct pg_array a[OUTCOME_ARRAYS];
     size_t n;
 };
@@ -84,17 +85,23 @@ static void outcomes_deinit(struct outcomes *o)
 
 DEFINE_CLEANUP_VALUE(struct outcomes, outcomes_deinit)
 
-static void add_outcome(struct outcomes *o, const struct db_row *row, const char *outcome)
+static int add_outcome(struct outcomes *o, const struct db_chunk *c, const struct db_row *row,
+                       const char *outcome)
 {
     bool stale = str_eq(outcome, "stale");
+    struct slice key;
 
+    if (db_row_key(c, row, o->arena, &key))
+        return -ENOMEM;
     pg_array_add_int(&o->a[0], row->position);
-    pg_array_add(&o->a[1], row->old[0].p ? row->old[0] : SLICE_LIT(""));
+    pg_array_add(&o->a[1], key);
     pg_array_add(&o->a[2], slice_str(outcome));
     pg_array_add(&o->a[3], slice_str(stale ? NULL : row->error_class));
     pg_array_add(&o->a[4], slice_str(stale ? NULL : row->sqlstate));
     pg_array_add(&o->a[5], slice_str(stale ? NULL : row->message));
+    pg_array_add_int(&o->a[6], row->attempts ? row->attempts : 1);
     o->n++;
+    return 0;
 }
 
 static int outcome_values(struct outcomes *o, const char **values)
@@ -107,8 +114,9 @@ static int outcome_values(struct outcomes *o, const char **values)
     return 0;
 }
 
-#define OUTCOME_COLUMNS \
-    "(plan, batch, worker, position, record_key, outcome, error_class, sqlstate, message)"
+#define OUTCOME_COLUMNS                                                                     \
+    "(plan, batch, worker, position, record_key, outcome, error_class, sqlstate, message, " \
+    "attempts)"
 
 /* ---- building the statement ---- */
 
@@ -170,8 +178,9 @@ static int outcome_part(struct statement *s, struct outcomes *o)
     buf_appendf(&s->sql,
                 ", o AS (INSERT INTO scatter_outcome " OUTCOME_COLUMNS
                 " SELECT $6::text, $7::bigint, $10::text, x.* FROM ck, unnest($%zu::bigint[], "
-                "$%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[]) AS x)",
-                first, first + 1, first + 2, first + 3, first + 4, first + 5);
+                "$%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[], "
+                "$%zu::integer[]) AS x)",
+                first, first + 1, first + 2, first + 3, first + 4, first + 5, first + 6);
     return r;
 }
 
@@ -231,18 +240,21 @@ static int set_clause(struct statement *s, const struct db_chunk *c, const struc
 
 /* FROM unnest(keys, old values, new values, flags), numbered from 1 in file order. */
 static int from_clause(struct statement *s, const struct db_chunk *c, const struct counts *n,
-                       const struct pg_column *key)
+                       const struct pg_key *key)
 {
     CLEANUP(buf_deinit) struct buf names = BUF_INIT;
-    int r;
+    int r = 0;
 
-    buf_appendf(&s->sql, " FROM unnest($%zu::%s[]", s->n + 1, key->type);
-    buf_append_str(&names, "k");
-    r = add_array(s, c, pick_old, 0);
+    buf_append_str(&s->sql, " FROM unnest(");
+    for (size_t i = 0; !r && i < key->n; i++) {
+        buf_appendf(&s->sql, "%s$%zu::%s[]", i ? ", " : "", s->n + 1, key->column[i]->type);
+        buf_appendf(&names, "%sk%zu", i ? ", " : "", i);
+        r = add_array(s, c, pick_old, i);
+    }
     for (size_t i = 0; !r && i < c->target->n_reads; i++) {
         buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
         buf_appendf(&names, ", o%zu", i);
-        r = add_array(s, c, pick_old, i + 1);
+        r = add_array(s, c, pick_old, key->n + i);
     }
     for (size_t i = 0; !r && i < c->target->n_writes; i++) {
         buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
@@ -264,20 +276,23 @@ static int update_part(struct statement *s, const struct db_chunk *c, const stru
                        struct pg *pg, struct err *e)
 {
     const struct pg_target *target;
-    const struct pg_column *key, *col;
+    const struct pg_column *col;
+    struct pg_key key;
     int r = pg_target_get(pg, c->target->table, &target, e);
 
     if (!r)
-        r = pg_target_column(pg, target, c->target->key, &key, e);
+        r = pg_target_key(pg, target, c->target, &key, e);
     if (!r)
         r = set_clause(s, c, n, pg, target, e);
     if (!r)
-        r = from_clause(s, c, n, key);
+        r = from_clause(s, c, n, &key);
     if (r)
         return r;
-    buf_append_str(&s->sql, " WHERE t.");
-    db_quote_name(&s->sql, slice_str(key->name));
-    buf_append_str(&s->sql, " = v.k");
+    for (size_t i = 0; i < key.n; i++) {
+        buf_append_str(&s->sql, i ? " AND t." : " WHERE t.");
+        db_quote_name(&s->sql, slice_str(key.column[i]->name));
+        buf_appendf(&s->sql, " = v.k%zu", i);
+    }
     for (size_t i = 0; i < c->target->n_reads; i++) {
         r = pg_target_column(pg, target, c->target->reads[i], &col, e);
         if (r)
@@ -313,11 +328,11 @@ static int build(struct statement *s, const struct db_chunk *c, const struct cou
 {
     int r = fixed_params(s, c, n);
 
-    for (size_t i = 0; i < c->n_rows; i++) {
+    for (size_t i = 0; !r && i < c->n_rows; i++) {
         if (c->rows[i].outcome == DB_O_SKIPPED)
-            add_outcome(o, &c->rows[i], "skipped");
+            r = add_outcome(o, c, &c->rows[i], "skipped");
         else if (c->rows[i].outcome == DB_O_QUARANTINED)
-            add_outcome(o, &c->rows[i], "quarantined");
+            r = add_outcome(o, c, &c->rows[i], "quarantined");
     }
     if (!r && o->n)
         r = outcome_part(s, o);
@@ -329,7 +344,7 @@ static int build(struct statement *s, const struct db_chunk *c, const struct cou
 /* ---- running it ---- */
 
 /* "3,17" are the third and the seventeenth changed row. */
-static int64_t list_stale(const struct db_chunk *c, const char *numbers, struct outcomes *o)
+static int list_stale(const struct db_chunk *c, const char *numbers, struct outcomes *o)
 {
     size_t row = 0, seen = 0;
 
@@ -338,25 +353,30 @@ static int64_t list_stale(const struct db_chunk *c, const char *numbers, struct 
         size_t want = strtoul(numbers, &end, 10);
 
         for (; row < c->n_rows && seen < want; row++)
-            if (c->rows[row].outcome == DB_O_CHANGED && ++seen == want)
-                add_outcome(o, &c->rows[row], "stale");
+            if (c->rows[row].outcome == DB_O_CHANGED && ++seen == want &&
+                add_outcome(o, c, &c->rows[row], "stale"))
+                return -ENOMEM;
         numbers = *end ? end + 1 : end;
     }
-    return (int64_t)o->n;
+    return 0;
 }
 
 /* The second round trip: stale rows, if any, and COMMIT. */
 static int settle(struct pg *pg, const struct db_chunk *c, const char *stale_numbers,
                   int64_t *ret_stale, struct err *e)
 {
-    CLEANUP(outcomes_deinit) struct outcomes o = {0};
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(outcomes_deinit) struct outcomes o = {.arena = a};
     struct pg_stmt stmts[3];
     PGresult *res[3] = {0};
     char batch[24], count[24];
     const char *outcome_params[3 + OUTCOME_ARRAYS] = {c->plan, batch, c->worker};
     const char *count_params[] = {c->plan, batch, count};
-    int64_t stale = list_stale(c, stale_numbers, &o);
     size_t n = 0;
+
+    if (!a || list_stale(c, stale_numbers, &o))
+        return -ENOMEM;
+    int64_t stale = (int64_t)o.n;
 
     (void)snprintf(batch, sizeof(batch), "%lld", (long long)c->batch);
     (void)snprintf(count, sizeof(count), "%lld", (long long)stale);
@@ -367,7 +387,7 @@ static int settle(struct pg *pg, const struct db_chunk *c, const char *stale_num
             "INSERT INTO scatter_outcome " OUTCOME_COLUMNS
             " SELECT $1::text, $2::bigint, $3::text, "
             "x.* FROM unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], "
-            "$9::text[]) AS x",
+            "$9::text[], $10::integer[]) AS x",
             ARRAY_SIZE(outcome_params), outcome_params};
         stmts[n++] =
             (struct pg_stmt){"UPDATE scatter_batch SET stale = stale + $3::bigint WHERE plan "
@@ -433,13 +453,14 @@ int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *re
     struct pg *pg = pg_of(db);
     struct counts n = count_rows(c);
     CLEANUP(arena_free) struct arena *a = arena_new();
-    CLEANUP(outcomes_deinit) struct outcomes o = {0};
+    CLEANUP(outcomes_deinit) struct outcomes o = {.arena = a};
     CLEANUP(statement_deinit) struct statement s = {.arena = a, .sql = BUF_INIT};
     int r;
 
     if (!a)
         return -ENOMEM;
-    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + 1 + c->target->n_reads + 2 * c->target->n_writes;
+    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads +
+            2 * c->target->n_writes;
     s.values = arena_alloc_array(a, s.cap, sizeof(*s.values));
     if (!s.values)
         return -ENOMEM;

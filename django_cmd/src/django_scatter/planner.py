@@ -10,13 +10,22 @@ import getpass
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from django_scatter import conf
 from django_scatter.binary import find_binary
 from django_scatter.errors import ScatterError
+
+# How a plan is to be run: options of scatter_plan that scatter-plan create takes as they are.
+RUN_OPTIONS = {
+    "on-error": ("NAME=ACTION,...", "what becomes of failures: 23505=skip,ValueError=retry:5"),
+    "max-quarantine": ("N|P%", "records that may be set aside; one more pauses the plan"),
+    "max-quarantine-batch": ("N|P%", "the same for a batch"),
+    "max-failure-rate": ("P%|off", "part of the last 1,000 records that may be set aside (5%)"),
+    "canary": ("N", "the first N records alone, then the plan pauses"),
+}
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -29,6 +38,7 @@ class PlanRequest:
     database: str
     queue: str
     batch_size: int | None = None
+    upload_parallel: int | None = None
     query: str | None = None
     table: str | None = None
     key: str | None = None
@@ -40,6 +50,7 @@ class PlanRequest:
     on_failed: str | None = None
     on_finish: str | None = None
     retry_on: str | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)  # RUN_OPTIONS by name
     plan: str | None = None
     enqueue: bool = True
     dry_run: bool = False
@@ -77,6 +88,7 @@ def create_arguments(request: PlanRequest) -> list[str]:
     argv += common_arguments(request.database, request.queue)
     for option, value in (
         ("--batch-size", request.batch_size),
+        ("--upload-parallel", request.upload_parallel),
         ("--table", request.table),
         ("--key", request.key),
         ("--columns", ",".join(request.columns)),
@@ -86,6 +98,7 @@ def create_arguments(request: PlanRequest) -> list[str]:
         ("--on-failed", request.on_failed),
         ("--on-finish", request.on_finish),
         ("--retry-on", request.retry_on),
+        *((f"--{name}", request.run.get(name.replace("-", "_"))) for name in RUN_OPTIONS),
         ("--plan", request.plan),
         ("--created-by", created_by()),
     ):
@@ -183,12 +196,15 @@ def run(
 
 def feed(stdin: IO[bytes], rows: Iterable[bytes]) -> None:
     """Writes rows until the planner stops reading; why it did is in its own message."""
-    iterator = iter(rows)
-    for row in iterator:
-        try:
+    try:
+        for row in rows:
             stdin.write(row)
-        except BrokenPipeError:
-            return
+    except BrokenPipeError:
+        return
+    finally:
+        # Its transaction ends here, not whenever the generator is collected.
+        if isinstance(rows, Generator):
+            rows.close()
     try:
         stdin.close()
     except BrokenPipeError:
