@@ -125,14 +125,8 @@ class Kubelet:
         started = pod["status"].get("startTime")
         if limit is None or started is None:
             return False
-<<<<<<< HEAD
         began = datetime.fromisoformat(started.replace("Z", "+00:00"))
         return bool((datetime.now(timezone.utc) - began).total_seconds() > limit)
-=======
-        return (
-            datetime.now(timezone.utc) - datetime.fromisoformat(started.replace("Z", "+00:00"))
-        ).seconds > limit
->>>>>>> main
 
     def _bind(self, name: str) -> None:
         body = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node"}}
