@@ -13,7 +13,9 @@
 #include <errno.h>
 #include <unistd.h>
 
-#define ALL (COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_STATUS)
+#define VERB     (COMMAND_PAUSE | COMMAND_RESUME | COMMAND_CANCEL | COMMAND_DRAIN)
+#define OPERATOR (VERB | COMMAND_SET | COMMAND_SWEEP | COMMAND_GOVERNOR)
+#define ALL      (COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_STATUS | OPERATOR)
 
 enum kind {
     KIND_TEXT,
@@ -52,9 +54,10 @@ static const struct option options[] = {
      "name by which workers know that database (default: default)"},
     {"store", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(store), "URL",
      "s3://bucket/prefix or file:///dir (environment: SCATTER_STORE)"},
-    {"broker", 'b', KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(broker), "URL",
-     "redis://... (environment: CELERY_BROKER_URL)"},
-    {"global-keyprefix", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(key_prefix), "TEXT",
+    {"broker", 'b', KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP,
+     AT(broker), "URL", "redis://... (environment: CELERY_BROKER_URL)"},
+    {"global-keyprefix", 0, KIND_TEXT,
+     COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP, AT(key_prefix), "TEXT",
      "Celery's global_keyprefix of the broker"},
     {"queue", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(queue), "NAME",
      "queue that gets the batches (default: celery; enqueue: the plan's)"},
@@ -77,12 +80,19 @@ static const struct option options[] = {
      "commas"},
     {"plan", 0, KIND_TEXT, ALL, AT(plan), "ID",
      "id of the plan (create: a fresh one by default; an interrupted one is finished)"},
-    {"created-by", 0, KIND_TEXT, COMMAND_CREATE, AT(created_by), "WHO",
+    {"created-by", 0, KIND_TEXT, COMMAND_CREATE | OPERATOR, AT(created_by), "WHO",
      "name for the records (default: the user)"},
     {"no-enqueue", 0, KIND_FLAG, COMMAND_CREATE, AT(no_enqueue), NULL,
      "send no messages yet; scatter-plan enqueue does it later"},
     {"dry-run", 0, KIND_FLAG, COMMAND_CREATE, AT(dry_run), NULL,
      "check everything, read and count the records, write nothing"},
+    {"reason", 0, KIND_TEXT, VERB, AT(reason), "TEXT", "why, for the status and the records"},
+    {"every", 0, KIND_COUNT, COMMAND_SWEEP, AT(every_s), "SECONDS",
+     "go on and sweep again after so long, until stopped"},
+    {"after", 0, KIND_COUNT, COMMAND_SWEEP, AT(after_s), "SECONDS",
+     "only batches whose message was sent so long ago (default: 60)"},
+    {"attached", 0, KIND_FLAG, COMMAND_SWEEP, AT(attached), NULL,
+     "with --every: end when the process that started this one is gone"},
     {"format", 0, KIND_CHOICE, ALL, AT(format), "text|json", "form of the result (default: text)"},
     {"progress", 0, KIND_CHOICE, COMMAND_CREATE | COMMAND_ENQUEUE, AT(progress), "none|bar|json",
      "progress on standard error (default: bar on a terminal)"},
@@ -96,6 +106,12 @@ static const struct {
     {"create", COMMAND_CREATE, "freeze the records of a query into batches and enqueue them"},
     {"enqueue", COMMAND_ENQUEUE, "send the messages of a plan that are not sent yet"},
     {"status", COMMAND_STATUS, "show how far a plan is"},
+    {"pause", COMMAND_PAUSE, "stop a plan's work within two seconds; nothing is lost"},
+    {"resume", COMMAND_RESUME, "let a paused plan go on: its batches are sent again"},
+    {"cancel", COMMAND_CANCEL, "end a plan for good; what was done stays, and can be undone"},
+    {"drain", COMMAND_DRAIN, "finish the batches that were begun, begin no other, then pause"},
+    {"set", COMMAND_SET, "retune a plan while it runs: rate=N, chunk_ms=N, workers=N (or none)"},
+    {"sweep", COMMAND_SWEEP, "send the messages of batches that no message carries any more"},
 };
 
 void args_deinit(struct args *a)
@@ -104,6 +120,7 @@ void args_deinit(struct args *a)
         return;
     free(a->plugins.items);
     free(a->params.items);
+    free(a->words.items);
     *a = (struct args){0};
 }
 
@@ -293,6 +310,8 @@ static void fill_in(struct args *a)
         a->queue = "celery";
     if (!a->batch_size)
         a->batch_size = 10000;
+    if (!a->after_s)
+        a->after_s = 60;
     if (!a->format)
         a->format = "text";
     if (!a->progress)
@@ -326,9 +345,9 @@ static int check(const struct args *a, struct err *e)
                        "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
-    if (!a->plan)
-        return err_set(e, ARGS_E_MISTAKE, "--plan is missing: which plan?");
-    if (a->command == COMMAND_ENQUEUE && !a->broker)
+    if (!a->plan && !(a->command & (COMMAND_SWEEP | COMMAND_GOVERNOR)))
+        return err_set(e, ARGS_E_MISTAKE, "the plan's id is missing: which plan?");
+    if ((a->command & (COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP)) && !a->broker)
         return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
     return 0;
 }
@@ -370,6 +389,16 @@ int args_parse(int argc, char **argv, struct args *ret_a, struct buf *text, stru
         if (is_help(argv[i])) {
             write_help(text, command);
             return ARGS_E_HELP;
+        }
+        if (argv[i][0] != '-' && !a.plan && !(a.command & (COMMAND_CREATE | COMMAND_GOVERNOR))) {
+            a.plan = argv[i];
+            continue;
+        }
+        if (argv[i][0] != '-' && (a.command & (COMMAND_SET | COMMAND_GOVERNOR))) {
+            code = list_add(&a.words, argv[i]);
+            if (code)
+                return code;
+            continue;
         }
         if (argv[i][0] != '-')
             return err_set(e, ARGS_E_MISTAKE, "%s: not an option (see --help)", argv[i]);

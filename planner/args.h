@@ -11,6 +11,13 @@ enum command {
     COMMAND_CREATE = 1,
     COMMAND_ENQUEUE = 2,
     COMMAND_STATUS = 4,
+    COMMAND_PAUSE = 256,
+    COMMAND_RESUME = 512,
+    COMMAND_CANCEL = 1024,
+    COMMAND_DRAIN = 2048,
+    COMMAND_SET = 4096,
+    COMMAND_SWEEP = 8192,
+    COMMAND_GOVERNOR = 16384,
 };
 
 struct args_list {
@@ -24,6 +31,11 @@ struct args {
     const char *migration, *query, *database_url, *database, *store, *broker, *key_prefix, *queue;
     const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *plan, *created_by;
     const char *format, *progress;
+    /* control */
+    const char *reason;
+    struct args_list words; /* behind the plan: NAME=VALUE; of governor: what to do */
+    int64_t every_s, after_s;
+    bool attached;
     struct args_list plugins, params;
     int64_t batch_size;
     bool from_stdin, no_enqueue, dry_run;

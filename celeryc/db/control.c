@@ -99,7 +99,8 @@ int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t la
     if (r)
         return r;
     r = db_exec(db,
-                "UPDATE scatter_batch SET state = 'queued' WHERE plan = $1 AND batch >= $2 AND "
+                "UPDATE scatter_batch SET state = 'queued', sent_at = @now@ WHERE plan = $1 AND "
+                "batch >= $2 AND "
                 "batch <= $3 AND state = 'planned'",
                 v, ARRAY_SIZE(v), NULL, e);
     if (!r)
@@ -215,7 +216,7 @@ static int fill_claim(const struct db_rows *rows, struct db_claim *c)
 
 /* A plan that drains is paused when its last open batch has ended. Its row is locked first, so that of two last
  * batches one sees it. */
-static int settle_drain(struct db *db, const char *plan, struct err *e)
+int db_settle_drain(struct db *db, const char *plan, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0}, open = {0};
     const struct db_val v[] = {db_text(plan)};
@@ -270,7 +271,7 @@ static int park(struct db *db, const struct db_claim_request *q, struct db_claim
         return 0;
     int r = set_batch_state(db, q, "parked", e);
 
-    return r ? r : settle_drain(db, q->plan->plan, e);
+    return r ? r : db_settle_drain(db, q->plan->plan, e);
 }
 
 static int take_lease(struct db *db, const struct db_claim_request *q, struct db_claim *c,
@@ -529,7 +530,7 @@ static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
                 v, ARRAY_SIZE(v), NULL, e);
     if (!r)
         r = end_plan(db, plan, &f->plan_finished, e);
-    return r ? r : settle_drain(db, plan, e);
+    return r ? r : db_settle_drain(db, plan, e);
 }
 
 int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
@@ -577,7 +578,7 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
         if (!r)
             r = end_plan(db, plan, &rel->plan_finished, e);
     }
-    return r ? r : settle_drain(db, plan, e);
+    return r ? r : db_settle_drain(db, plan, e);
 }
 
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,

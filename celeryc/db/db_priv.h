@@ -42,6 +42,7 @@ DEFINE_CLEANUP_VALUE(struct db_rows, db_rows_deinit)
 struct slice db_cell(const struct db_rows *r, size_t row, size_t col);
 int64_t db_cell_i64(const struct db_rows *r, size_t row, size_t col); /* 0 when NULL or no number */
 double db_cell_f64(const struct db_rows *r, size_t row, size_t col);
+bool db_cell_true(const struct db_rows *r, size_t row, size_t col); /* either dialect's */
 bool db_cell_is(const struct db_rows *r, size_t row, size_t col, const char *text);
 /* A copy for the caller; NULL for SQL NULL. */
 int db_cell_dup(const struct db_rows *r, size_t row, size_t col, char **ret_s) WARN_UNUSED;
@@ -53,6 +54,7 @@ int db_rows_add(struct db_rows *r, const struct slice *cells) WARN_UNUSED;
  * lease     the end of a lease of $1 milliseconds from now
  * left      milliseconds until b.lease_until (NULL: no lease)
  * age       seconds since b.started_at
+ * ago       as now, $1 milliseconds before it
  * clock     the current time as lease_until, window_ends, resume_at and beat_at are kept
  * silent    seconds since g.beat_at
  * created, started, finished   p.created_at... as microseconds since the epoch
@@ -109,6 +111,9 @@ int db_note_event(struct db *db, const char *plan, int64_t batch, const char *wh
 /* db_plan_set_state inside a transaction that is open. */
 int db_plan_move(struct db *db, const struct db_plan_move *m, bool *ret_moved,
                  struct err *e) WARN_UNUSED;
+
+/* A plan that drains is paused when its last open batch has ended; inside a transaction that is open. */
+int db_settle_drain(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 
 /* What db_orders_read wants, of the tables p and g. Batches are counted only where a rate is to be shared. */
 #define DB_ORDERS_LIVE " r.state = 'running' AND r.lease_until > @clock@"

@@ -36,6 +36,7 @@ static const struct db_token tokens[] = {
     {"lease", "clock_timestamp() + CAST($1 AS bigint) * interval '1 millisecond'"},
     {"left", "CAST(extract(epoch FROM b.lease_until - clock_timestamp()) * 1000 AS bigint)"},
     {"age", "extract(epoch FROM clock_timestamp() - b.started_at)"},
+    {"ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
     {"clock", "clock_timestamp()"},
     {"silent", "extract(epoch FROM clock_timestamp() - g.beat_at)"},
     {"created", "CAST(extract(epoch FROM p.created_at) * 1000000 AS bigint)"},
