@@ -127,8 +127,8 @@ void db_claim_deinit(struct db_claim *c)
 #define CLAIM_COLUMNS                                                                             \
     "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, " \
     "b.attempts, @left@, b.owner, b.sha256, b.records, p.state, p.retry_on, p.on_batch, "         \
-    "p.on_finish, p.migration FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "       \
-    "WHERE b.plan = $1 AND b.batch = $2 "
+    "p.on_finish, p.migration, p.max_workers, coalesce(p.window_ends < @clock@, 1 = 0) FROM "     \
+    "scatter_batch b JOIN scatter_plan p ON p.plan = b.plan WHERE b.plan = $1 AND b.batch = $2 "
 
 enum {
     AT_STATE,
@@ -148,6 +148,8 @@ enum {
     AT_ON_BATCH,
     AT_ON_FINISH,
     AT_MIGRATION,
+    AT_MAX_WORKERS,
+    AT_CLOSED,
 };
 
 static int read_batch(struct db *db, const struct db_claim_request *q, const char *lock,
@@ -303,6 +305,32 @@ static int take_lease(struct db *db, const struct db_claim_request *q, struct db
                         &moved, e);
 }
 
+/* As many batches as the plan may have at a time are being worked on. The plan's row is locked, so that two claims do
+ * not both see the last free place. The messages that must wait come again in turns, four a second, however many. */
+static int find_place(struct db *db, const struct db_claim_request *q, const struct db_rows *row,
+                      struct db_claim *c, bool *ret_full, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(q->plan->plan)};
+    int64_t most = db_cell_i64(row, 0, AT_MAX_WORKERS);
+
+    if (most <= 0)
+        return 0;
+    int r = db_exec(db, "SELECT 1 FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v, 1, NULL, e);
+
+    if (!r)
+        r = db_exec(db,
+                    "SELECT coalesce(sum(CASE WHEN r.state = 'running' AND r.lease_until > @clock@ "
+                    "THEN 1 ELSE 0 END), 0), count(*) FROM scatter_batch r WHERE r.plan = $1 AND "
+                    "r.state IN ('planned', 'queued', 'running')",
+                    v, 1, &rows, e);
+    if (r)
+        return r;
+    *ret_full = db_cell_i64(&rows, 0, 0) >= most;
+    c->retry_after_ms = MIN(MAX(db_cell_i64(&rows, 0, 1) * 250, 1000), 300000);
+    return 0;
+}
+
 /* What the locked row means for this delivery. */
 static int decide(struct db *db, const struct db_claim_request *q, const struct db_rows *rows,
                   struct db_claim *c, struct err *e)
@@ -331,16 +359,24 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
     if (db_cell_is(rows, 0, AT_PLAN_STATE, "paused") ||
         (db_cell_is(rows, 0, AT_PLAN_STATE, "draining") && !running))
         return park(db, q, c, live, e);
+    if (db_cell_true(rows, 0, AT_CLOSED)) {
+        int r = db_close_window(db, q->plan->plan, e);
+
+        return r ? r : park(db, q, c, live, e);
+    }
     if (live && !q->takeover) {
         c->state = DB_CLAIM_BUSY;
         c->retry_after_ms = left_ms;
         return 0;
     }
-    if (running) {
-        int r = note_takeover(db, q, c, live, e);
+    bool full = false;
+    int r = running ? note_takeover(db, q, c, live, e) : find_place(db, q, rows, c, &full, e);
 
-        if (r)
-            return r;
+    if (r)
+        return r;
+    if (full) {
+        c->state = DB_CLAIM_BUSY;
+        return 0;
     }
     return take_lease(db, q, c, e);
 }

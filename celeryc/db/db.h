@@ -111,6 +111,9 @@ enum db_plan_verb { DB_PLAN_PAUSE, DB_PLAN_RESUME, DB_PLAN_CANCEL, DB_PLAN_DRAIN
 int db_plan_control(struct db *db, enum db_plan_verb verb, const char *plan, const char *who,
                     const char *reason, bool *ret_changed, struct err *e) WARN_UNUSED;
 
+/* The window in which a plan may run is over: it is paused until the next one begins. */
+int db_plan_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+
 /* What every worker obeys from its next chunk on. */
 struct db_plan_knobs {
     const char *plan, *who;
@@ -226,6 +229,16 @@ int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_resu
 int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t token,
                       int64_t *ret_position, struct db_counts *ret_counts,
                       struct err *e) WARN_UNUSED;
+
+struct db_beat {
+    const char *plan;
+    int64_t batch, token, lease_ms;
+    int64_t throttled_ms; /* waited since the last beat */
+};
+
+/* Where no chunk is due: the lease goes on, and what is to be obeyed comes back. DB_E_FENCED. */
+int db_batch_beat(struct db *db, const struct db_beat *b, struct db_orders *ret_o,
+                  struct err *e) WARN_UNUSED;
 
 struct db_finish {
     bool plan_finished; /* this was the last batch: the caller sends on_finish */

@@ -115,6 +115,9 @@ int db_plan_move(struct db *db, const struct db_plan_move *m, bool *ret_moved,
 /* A plan that drains is paused when its last open batch has ended; inside a transaction that is open. */
 int db_settle_drain(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 
+/* db_plan_close_window inside a transaction that is open. */
+int db_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+
 /* What db_orders_read wants, of the tables p and g. Batches are counted only where a rate is to be shared. */
 #define DB_ORDERS_LIVE " r.state = 'running' AND r.lease_until > @clock@"
 #define DB_ORDERS_COLUMNS                                                                          \

@@ -75,6 +75,32 @@ int db_plan_control(struct db *db, enum db_plan_verb verb, const char *plan, con
     return r;
 }
 
+int db_close_window(struct db *db, const char *plan, struct err *e)
+{
+    const struct db_val v[] = {db_text(plan)};
+    bool moved = false;
+    int r = db_plan_move(db,
+                         &(struct db_plan_move){.plan = plan,
+                                                .to = DB_PLAN_PAUSED,
+                                                .from = DB_PLAN_MASK(DB_PLAN_QUEUED) |
+                                                        DB_PLAN_MASK(DB_PLAN_RUNNING) |
+                                                        DB_PLAN_MASK(DB_PLAN_DRAINING),
+                                                .reason = "outside of its maintenance window"},
+                         &moved, e);
+
+    if (r || !moved)
+        return r;
+    return db_exec(db, "UPDATE scatter_plan SET resume_at = window_next WHERE plan = $1", v, 1,
+                   NULL, e);
+}
+
+int db_plan_close_window(struct db *db, const char *plan, struct err *e)
+{
+    int r = db->ops->begin(db, 0, e);
+
+    return r ? r : db_end(db, db_close_window(db, plan, e), e);
+}
+
 static void write_knob(struct buf *b, bool set, const char *name, double v)
 {
     if (!set)

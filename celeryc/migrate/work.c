@@ -7,17 +7,15 @@
  * of the record that had it; what was done before is committed. */
 
 #include "celeryc/base/clock.h"
-#include "celeryc/migrate/runtime.h"
+#include "celeryc/migrate/pace.h"
 #include "celeryc/task/run.h"
 
 #include <errno.h>
-#include <math.h>
 #include <time.h>
 
 #define CHUNK_MIN     50
 #define CHUNK_MAX     5000
 #define CHUNK_FIRST   500
-#define CLOCK_EVERY   8 /* records of a chunk between looks at the clock */
 #define QUICK_RETRIES 3 /* inside the task, before the message waits */
 /* SQLite has one writer: shorter turns let the others in. */
 #define SQLITE_TURN_MS 60
@@ -31,9 +29,9 @@ struct work {
     struct db_target target;
     int64_t chunk_ms;
     struct db_row *rows;
-    struct db_orders orders; /* as of the last chunk */
-    int quick_retries;       /* since the last commit */
-    bool is_pending;         /* the record behind the chunk is to be retried, because of: */
+    struct pace pace;
+    int quick_retries; /* since the last commit */
+    bool is_pending;   /* the record behind the chunk is to be retried, because of: */
     struct failure pending;
 };
 
@@ -47,11 +45,12 @@ static bool may_retry(const struct work *w)
 static size_t next_size(const struct work *w)
 {
     const struct connection *c = w->j->conn;
-    double n = c->seconds > 0 ? c->rows / c->seconds * (double)w->chunk_ms / 1000 : CHUNK_FIRST;
+    int64_t chunk_ms = w->pace.orders.chunk_ms ? w->pace.orders.chunk_ms : w->chunk_ms;
+    double n = c->seconds > 0 ? c->rows / c->seconds * (double)chunk_ms / 1000 : CHUNK_FIRST;
 
     if (n < CHUNK_MIN)
-        return CHUNK_MIN;
-    return n > CHUNK_MAX ? CHUNK_MAX : (size_t)n;
+        n = CHUNK_MIN;
+    return pace_size(&w->pace, n > CHUNK_MAX ? CHUNK_MAX : (size_t)n);
 }
 
 static void learn_speed(struct connection *c, size_t n, double seconds)
@@ -109,7 +108,7 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
             w->is_pending = true;
             break;
         }
-        if (i % CLOCK_EVERY == CLOCK_EVERY - 1 && takes_too_long(w, began_ns)) {
+        if (takes_too_long(w, began_ns)) {
             i++;
             break;
         }
@@ -147,7 +146,7 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
         j->counts.skipped += rows[i].outcome == DB_O_SKIPPED;
         j->counts.quarantined += rows[i].outcome == DB_O_QUARANTINED;
     }
-    w->orders = res.orders;
+    pace_told(&w->pace, &res.orders, n);
     w->quick_retries = 0;
     if (!j->advanced)
         task_call_advanced(j->call);
@@ -237,20 +236,6 @@ static enum work_end recover(struct work *w, int r)
 
 /* ---- the loop ---- */
 
-/* WORK_DONE: nobody wants the work to end. */
-static enum work_end ordered(const struct work *w)
-{
-    switch (w->orders.state) {
-    case DB_PLAN_CANCELLED:
-        return WORK_CANCELLED;
-    case DB_PLAN_RUNNING:
-    case DB_PLAN_DRAINING:
-        return WORK_DONE;
-    default:
-        return WORK_PAUSED;
-    }
-}
-
 static int prepare(struct work *w)
 {
     struct job *j = w->j;
@@ -296,7 +281,7 @@ static enum work_end step(struct work *w)
             return recover(w, r);
         learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
     }
-    if (!w->is_pending || ordered(w) != WORK_DONE)
+    if (!w->is_pending || pace_ends(&w->pace))
         return WORK_DONE;
     *w->f = w->pending;
     return WORK_RETRY;
@@ -307,12 +292,10 @@ static enum work_end work_loop(struct work *w)
     struct job *j = w->j;
 
     while ((size_t)j->position < batch_len(j->batch)) {
-        if (ordered(w) != WORK_DONE)
-            return ordered(w);
-        if (celeryc_should_stop(j->call))
-            return WORK_STOPPED;
-        enum work_end end = step(w);
+        enum work_end end = pace_obey(&w->pace, j);
 
+        if (end == WORK_DONE)
+            end = step(w);
         if (end != WORK_DONE)
             return end;
     }
@@ -322,12 +305,16 @@ static enum work_end work_loop(struct work *w)
 enum work_end work_batch(struct job *j, struct failure *f)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
-    struct work w = {
-        .j = j, .f = f, .arena = a, .orders = {.state = DB_PLAN_RUNNING, .rate = INFINITY}};
+    struct work w = {.j = j, .f = f, .arena = a};
 
+    pace_init(&w.pace);
     if (!a || prepare(&w)) {
         failure_set(f, "MemoryError", true, "out of memory");
         return WORK_RETRY;
     }
-    return work_loop(&w);
+    enum work_end end = work_loop(&w);
+
+    if (end != WORK_FENCED)
+        pace_end(&w.pace, j);
+    return end;
 }

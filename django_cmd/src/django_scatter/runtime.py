@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import mmap
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -36,8 +37,8 @@ from django_scatter.control import (
 )
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Migration, Record, Skip
-from django_scatter.orders import Orders
 from django_scatter.sqlstates import Kind
+from django_scatter.throttle import Standstill, Throttle
 
 logger = logging.getLogger("django_scatter")
 
@@ -51,6 +52,7 @@ MAX_ATTEMPTS = 20  # claims of one batch before a failure that could pass is fin
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
 MAX_FAILURES = 100
+STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
 
 
 class RetryLater(Exception):
@@ -74,6 +76,23 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
+
+
+class Stopping(Exception):
+    """The worker ends: the lease is given up, and the message goes back to its queue."""
+
+
+# Shared with the children of a prefork pool, which are forked after this: the master's word that it ends.
+_stopping = mmap.mmap(-1, 1)
+
+
+def stop_soon() -> None:
+    """Every batch of this worker is given back at its next chunk."""
+    _stopping[0] = 1
+
+
+def stopping() -> bool:
+    return _stopping[0] != 0
 
 
 class StuckError(store.StoreUnavailable):
@@ -133,13 +152,21 @@ class Pace:
         self.seconds = 0.0
         self.begun = 0.0
 
-    def begin(self) -> None:
+    def begin(self, target_s: float = 0.0) -> None:
+        """target_s 0: the worker's own."""
+        if target_s not in (0.0, self.target_s):
+            self.target_s = target_s
+            self.resize()
         self.begun = self.clock()
 
     def end(self, rows: int) -> None:
         self.rows = self.rows * 0.75 + rows
         self.seconds = self.seconds * 0.75 + max(1e-6, self.clock() - self.begun)
         self.resize()
+
+    def is_slow(self) -> bool:
+        """A function that is slow must not keep orders waiting, nor hold the batch until the lease has ended."""
+        return self.clock() - self.begun > 2 * self.target_s
 
     def timed_out(self) -> None:
         """Chunks were too large for what else goes on in the database."""
@@ -290,7 +317,9 @@ class Run:
         self.began = time.monotonic()
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
         self.quick_retries = 0
-        self.orders = Orders()
+        self.throttle = Throttle(
+            lambda ms: control.beat(request.plan, request.batch, claim.token, ms)
+        )
         if batch is not None:
             self.batch = batch
             # Where the columns that the migration reads stand in a record; others may have been planned as well.
@@ -308,7 +337,7 @@ class Run:
                 return self.fail_or_retry(ended, failure)
             if self.position < self.batch.count:
                 self.release(Release.CLEAN, None)
-                ended.state = "cancelled" if self.orders.state == "cancelled" else "parked"
+                ended.state = "cancelled" if self.throttle.orders.state == "cancelled" else "parked"
                 self.count(ended)
                 return ended
             return self.finish(ended)
@@ -316,6 +345,12 @@ class Run:
             raise RetryLater(
                 self.control.lease_ms / 1000, "another worker has the batch now"
             ) from None
+        except Stopping:
+            self.release(Release.CLEAN, None)
+            raise
+        except Standstill:
+            self.release(Release.CLEAN, None)
+            raise RetryLater(STANDSTILL_RETRY_S, "the database is not to be written now") from None
         except (Error, ScatterError) as e:
             return self.fail_or_retry(ended, failure_of(e))
         except Exception:
@@ -327,14 +362,17 @@ class Run:
     def all_chunks(self) -> Failure | None:
         """Until the last record, or until the plan is paused or cancelled. A failure that is to be retried stops in
         front of the record that had it; what was done before is committed."""
-        while self.position < self.batch.count and self.orders.go_on:
-            self.pace.begin()
+        while self.position < self.batch.count and self.throttle.orders.go_on:
+            if stopping():
+                raise Stopping
+            self.pace.begin(self.throttle.orders.chunk_ms / 1000)
             rows, failure = self.process(
-                self.position, min(self.batch.count, self.position + self.pace.size)
+                self.position,
+                min(self.batch.count, self.position + self.throttle.size(self.pace.size)),
             )
             if rows:
                 try:
-                    self.orders = self.apply(rows)
+                    self.apply(rows)
                     self.pace.end(len(rows))
                 except DatabaseError as e:
                     self.recover(e)
@@ -342,8 +380,10 @@ class Run:
                 except Unknown:
                     self.recover(None)
                     continue
-            if failure is not None and self.orders.go_on:
+            if failure is not None and self.throttle.orders.go_on:
                 return failure
+            self.throttle.wait()
+        self.throttle.end()
         return None
 
     # ---- records ----
@@ -355,6 +395,8 @@ class Run:
             if error is not None and self.may_retry and self.listed(type(error), ""):
                 return rows, failure_of(error)
             rows.append(row)
+            if self.pace.is_slow():
+                break
         return rows, None
 
     def process_one(self, position: int) -> tuple[Row, Exception | None]:
@@ -404,9 +446,9 @@ class Run:
 
     # ---- chunks ----
 
-    def apply(self, rows: list[Row]) -> Orders:
+    def apply(self, rows: list[Row]) -> None:
         """Writes rows at the checkpoint, which is where rows[0] stands. A chunk whose data is refused is halved, each
-        half a transaction of its own, until the bad record is alone and is set aside. What to obey."""
+        half a transaction of its own, until the bad record is alone and is set aside."""
         chunk = Chunk(
             self.request.plan,
             self.batch.batch,
@@ -426,17 +468,19 @@ class Run:
             if len(rows) > 1:
                 middle = len(rows) // 2
                 self.apply(rows[:middle])
-                return self.apply(rows[middle:])
+                self.apply(rows[middle:])
+                return
             bad = rows[0]
             if bad.outcome is not Outcome.CHANGED:
                 raise
             bad.outcome, bad.fresh = Outcome.QUARANTINED, {}
             bad.error_class, bad.sqlstate = failure.error_class, failure.sqlstate
             bad.message = failure.text
-            return self.apply([bad])
+            self.apply([bad])
+            return
         self.position += len(rows)
         self.quick_retries = 0
-        return orders
+        self.throttle.told(orders, len(rows))
 
     def recover(self, error: DatabaseError | None) -> None:
         """After a chunk that failed or whose commit is in doubt: what is stored counts. Raises what cannot be mended
