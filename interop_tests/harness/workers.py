@@ -179,7 +179,8 @@ class WorkerFactory:
                 *([] if gossip else ["--without-gossip"]),
                 *([] if mingle else ["--without-mingle"]),
             ]
-            full_env["PYTHONPATH"] = str(HERE.parent)
+            paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+            full_env["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
         worker = Worker(kind, node, Process(name, [*wrapper, *argv], folder, full_env))
