@@ -9,10 +9,10 @@ NINJA := ninja
 PROGRAMS := celeryc scatter-plan scatter-scale examples.so migrations.so
 LIBRARY := libceleryc.so
 
-.PHONY: help setup build test conformance chaos fuzz properties bench lint format demo clean
+.PHONY: help setup build test conformance chaos test-kube images fuzz properties bench lint format demo clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
 
 setup: ## install Debian packages and build/venv (quick when nothing is missing)
 	@tools/setup
@@ -30,6 +30,14 @@ conformance: build ## Celery's own integration suite; CELERY=latest ARGS='--kind
 
 chaos: build ## the long forms of the tests that kill, cut and flood (about an hour)
 	@$(PYTHON) -m pytest -q -m chaos $(if $(TESTS),$(TESTS),interop_tests django_cmd/tests)
+
+images: setup ## file systems of the container images under build/images, run and measured
+	@tools/images
+
+test-kube: build images ## the scaler on a real Kubernetes API server (needs Go >= 1.24; the first build takes minutes)
+	@tools/kube_server
+	@$(NINJA) -C build/obj --quiet tests/scaler/kube_probe
+	@$(PYTHON) -m pytest -q -m kube $(if $(TESTS),$(TESTS),interop_tests/kube) $(ARGS)
 
 fuzz: setup ## every parser under libFuzzer, ten minutes each; SECONDS_EACH=60 TARGETS='json message'
 	@SECONDS_EACH=$(if $(SECONDS_EACH),$(SECONDS_EACH),600) $(PYTHON) tools/fuzz.py $(TARGETS)

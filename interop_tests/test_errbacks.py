@@ -209,18 +209,40 @@ def test_of_a_chord_with_steps_behind_it(fleet: Fleet, client: Client, tmp_path:
         assert ids(path) == sorted([inner, outer])
 
 
-def test_a_warm_shutdown_waits_for_it(
+def test_a_warm_shutdown_waits_for_them(
     redis_server: RedisServer,
     workers: WorkerFactory,
     make_client: Callable[..., Client],
     tmp_path: Path,
 ) -> None:
-    """The child that is to call it has to be made first. (A Python worker calls it in its main process.)"""
+    """The second one waits for the only child, which calls the first. (A Python worker calls them in its main process.)"""
     url = redis_server.socket_url(0)
     worker = workers.start("celeryc", url, concurrency=1)
-    path = tmp_path / "errback"
-    make_client(url).apply(canvas.task("interop.die", 9, errbacks=[on_error(path, 1.0)]))
+    paths = [tmp_path / "first", tmp_path / "second"]
+    errbacks = [on_error(path, 0.5) for path in paths]
+    make_client(url).apply(canvas.task("interop.die", 9, errbacks=errbacks))
     worker.process.wait_for_log("Task handler raised error", 15)
+    worker.process.send_signal(15)
+    wait_until(lambda: not worker.process.alive, "the worker has left")
+    assert [len(lines(path)) for path in paths] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["python", "celeryc"])
+def test_a_warm_shutdown_calls_those_of_a_chord(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: Callable[..., Client],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """What the last task completes is a chord that fails."""
+    url = redis_server.socket_url(0)
+    worker = workers.start(kind, url, concurrency=1)
+    path, running = tmp_path / "errback", tmp_path / "running"
+    members = [canvas.fail("boom"), canvas.task("interop.hold", str(running), "start", 1.0)]
+    body = canvas.echo(errbacks=[on_error(path)])
+    make_client(url).apply(canvas.chord(members, body))
+    wait_until(running.exists, "the last member runs")
     worker.process.send_signal(15)
     wait_until(lambda: not worker.process.alive, "the worker has left")
     assert len(lines(path)) == 1

@@ -43,12 +43,15 @@
 #define LIMIT_YAML_ALIASED     100000       /* values that its aliases stand for, once more */
 #define LIMIT_CERTIFICATES     10000        /* files of security_cert_store */
 #define LIMIT_PEM_BYTES        (1u << 20)   /* a file with a key or a certificate */
-#define LIMIT_SCALER_NODES     4096         /* workers whose heartbeats it reads */
-#define LIMIT_SCALER_EVENT     (1u << 20)   /* one of those heartbeats */
-#define LIMIT_SCALER_TARGETS   64           /* Deployments of one scaler */
-#define LIMIT_SCALER_QUEUES    256          /* queues of one of them */
-#define LIMIT_SCALER_DEAD      1000         /* dead celeryc workers whose messages it counts */
-#define LIMIT_KUBE_ANSWER      (64u << 20)  /* one answer of a Kubernetes API server */
-#define LIMIT_KUBE_PODS        20000u       /* pods of one Deployment */
-#define LIMIT_KUBE_PAGES       1000         /* pages of one list */
-#define LIMIT_KUBE_STATE       (128u << 10) /* the scaler's memory in an annotation; the server takes 256 KiB of them all */
+#define LIMIT_AWS_SETTINGS     10000       /* settings and sections of one AWS configuration file */
+#define LIMIT_AWS_ANSWER       (64u << 10) /* an answer that holds credentials, a token file */
+#define LIMIT_SCALER_NODES     4096        /* workers whose heartbeats it reads */
+#define LIMIT_SCALER_EVENT     (1u << 20)  /* one of those heartbeats */
+#define LIMIT_SCALER_TARGETS   64          /* Deployments of one scaler */
+#define LIMIT_SCALER_QUEUES    256         /* queues of one of them */
+#define LIMIT_SCALER_DEAD      1000        /* dead celeryc workers whose messages it counts */
+#define LIMIT_KUBE_ANSWER      (64u << 20) /* one answer of a Kubernetes API server */
+#define LIMIT_KUBE_PODS        20000u      /* pods of one Deployment */
+#define LIMIT_KUBE_PAGES       1000        /* pages of one list */
+#define LIMIT_KUBE_STATE \
+    (128u << 10) /* the scaler's memory in an annotation; the server takes 256 KiB of them all */

@@ -7,23 +7,15 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
+#include "celeryc/store/aws_http.h"
 #include "celeryc/store/s3_priv.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <time.h>
 
 #define PAUSE_FIRST_MS 100
 #define PAUSE_MAX_MS   5000
 #define STALL_MAX_S    10
-
-/* curl_global_init must run once in a process, before threads may race into it; libcurl keeps no other state of ours. */
-static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
-
-static void init_curl(void)
-{
-    (void)curl_global_init(CURL_GLOBAL_DEFAULT);
-}
 
 int s3_open(const char *rest, struct s3 **ret_s3, struct err *e)
 {
@@ -35,9 +27,10 @@ int s3_open(const char *rest, struct s3 **ret_s3, struct err *e)
     code = s3_configure(s, rest, e);
     if (code)
         return code;
-    (void)pthread_once(&curl_once, init_curl);
+    aws_http_init();
+    s->keeper = creds_keeper_shared();
     s->curl = curl_easy_init();
-    if (!s->curl)
+    if (!s->curl || !s->keeper)
         return -ENOMEM;
     *ret_s3 = STEAL(s);
     return 0;
@@ -51,10 +44,8 @@ struct s3 *s3_close(struct s3 *s)
     free(s->bucket);
     free(s->prefix);
     free(s->region);
-    free(s->key_id);
-    free(s->secret);
-    free(s->token);
-    free(s->ca_bundle);
+    creds_deinit(&s->creds);
+    aws_settings_deinit(&s->aws);
     free(s->endpoint);
     free(s->base);
     free(s);
@@ -78,48 +69,79 @@ static void sleep_ms(int64_t ms)
     (void)nanosleep(&t, NULL);
 }
 
-/* One attempt and its verdict. */
+/* One attempt with credentials that are good now, and its verdict. */
 static int try_once(struct s3 *s, const struct s3_request *q, int64_t left_ms, int64_t stall_s,
-                    int64_t *ret_retry_after_ms, struct err *e)
+                    struct s3_answer *a, struct err *e)
 {
-    struct s3_answer a = {.error_body = BUF_INIT};
-    int code;
+    struct creds fresh = {0};
+    int code = creds_get(s->keeper, MAX(left_ms, 1), &fresh, e);
 
     if (q->dst)
         q->dst->len = q->dst_start;
-    code = s3_attempt(s, q, left_ms, stall_s, &a);
-    if (!code)
-        code = s3_judge(s, q, &a, e);
-    *ret_retry_after_ms = a.retry_after_ms;
-    buf_deinit(&a.error_body);
-    return code;
+    if (code)
+        return code;
+    creds_deinit(&s->creds);
+    s->creds = fresh;
+    code = s3_attempt(s, q, left_ms, stall_s, a);
+    return code ? code : s3_judge(s, q, a, e);
+}
+
+/* What can be mended without waiting, each once for a request: credentials that have expired before their time, a bucket
+ * that is in another region. */
+struct mending {
+    bool renewed, moved;
+};
+
+static bool mend(struct s3 *s, struct mending *m, const struct s3_answer *a, int code,
+                 struct err *e)
+{
+    if (code == STORE_E_DENIED && a->expired && !m->renewed) {
+        m->renewed = true;
+        return creds_reject(s->keeper, &s->creds);
+    }
+    if (code == -EINVAL && a->region[0] && !m->moved) {
+        m->moved = true;
+        return s3_move(s, a->region, e) == 0;
+    }
+    return false;
+}
+
+static int final(const struct err *last, int code, unsigned attempts, int64_t start_ns,
+                 struct err *e)
+{
+    struct err copy = *last;
+
+    if (code == STORE_E_TRANSIENT && attempts > 1)
+        return err_set(e, code, "%s (%u attempts in %.1f s)", err_text(&copy, code), attempts,
+                       (double)(clock_mono_ns() - start_ns) / 1e9);
+    return err_set(e, code, "%s", err_text(&copy, code));
 }
 
 static int request(struct s3 *s, struct s3_request *q, int64_t deadline_ms, struct err *e)
 {
     int64_t start_ns = clock_mono_ns(), end_ns = start_ns + deadline_ms * NS_PER_MS;
     int64_t stall_s = MAX(MIN(deadline_ms / 4000, STALL_MAX_S), 1);
+    struct mending mending = {0};
 
     q->dst_start = q->dst ? q->dst->len : 0;
     for (unsigned attempt = 0;; attempt++) {
         struct err last = ERR_INIT;
-        int64_t left_ms = (end_ns - clock_mono_ns()) / NS_PER_MS, retry_after_ms = 0, wait_ms;
-        int code = try_once(s, q, left_ms, stall_s, &retry_after_ms, &last);
+        struct s3_answer a = {.error_body = BUF_INIT};
+        int64_t left_ms = (end_ns - clock_mono_ns()) / NS_PER_MS, wait_ms;
+        int code = try_once(s, q, left_ms, stall_s, &a, &last);
 
+        buf_deinit(&a.error_body);
         if (code == 0)
             return 0;
         if (q->dst && !q->dst->failed)
             q->dst->len = q->dst_start;
-        wait_ms = pause_ms(attempt, retry_after_ms);
-        left_ms = (end_ns - clock_mono_ns()) / NS_PER_MS;
-        if (code == STORE_E_TRANSIENT && wait_ms < left_ms) {
-            sleep_ms(wait_ms);
+        if (mend(s, &mending, &a, code, &last))
             continue;
-        }
-        if (code == STORE_E_TRANSIENT && attempt > 0)
-            return err_set(e, code, "%s (%u attempts in %.1f s)", err_text(&last, code),
-                           attempt + 1, (double)(clock_mono_ns() - start_ns) / 1e9);
-        return err_set(e, code, "%s", err_text(&last, code));
+        wait_ms = pause_ms(attempt, a.retry_after_ms);
+        left_ms = (end_ns - clock_mono_ns()) / NS_PER_MS;
+        if (code != STORE_E_TRANSIENT || wait_ms >= left_ms)
+            return final(&last, code, attempt + 1, start_ns, e);
+        sleep_ms(wait_ms);
     }
 }
 

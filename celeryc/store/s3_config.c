@@ -1,20 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Settings of an S3 store: the URL and the environment variables that the AWS tools read. Secrets stay in struct s3
- * and never reach an error text. */
+/* Settings of an S3 store: its URL, the variables and the profile that the AWS tools read, and our own SCATTER_S3_*. */
 
 #include "celeryc/store/s3_priv.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <strings.h>
-
-static const char *env(const char *name)
-{
-    const char *v =
-        getenv(name); /* NOLINT(concurrency-mt-unsafe): nobody changes the environment */
-
-    return v && *v ? v : NULL;
-}
 
 static bool all_of(const char *s, const char *extra)
 {
@@ -51,40 +42,24 @@ static int set_place(struct s3 *s, const char *rest, struct err *e)
     return s->prefix ? 0 : -ENOMEM;
 }
 
-static int set_keys(struct s3 *s, struct err *e)
-{
-    int code = copy(env("AWS_ACCESS_KEY_ID"), &s->key_id);
-
-    if (!code)
-        code = copy(env("AWS_SECRET_ACCESS_KEY"), &s->secret);
-    if (!code)
-        code = copy(env("AWS_SESSION_TOKEN"), &s->token);
-    if (!code)
-        code = copy(env("AWS_CA_BUNDLE"), &s->ca_bundle);
-    if (code)
-        return code;
-    if (!s->key_id || !s->secret)
-        return err_set(e, -EINVAL, "store s3://%s needs %s in the environment", s->bucket,
-                       s->key_id   ? "AWS_SECRET_ACCESS_KEY"
-                       : s->secret ? "AWS_ACCESS_KEY_ID"
-                                   : "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
-    if (!all_of(s->key_id, "-_.+=/") || (s->token && strpbrk(s->token, "\r\n")))
-        return err_set(e, -EINVAL,
-                       "AWS_ACCESS_KEY_ID or AWS_SESSION_TOKEN holds characters that no key has");
-    return 0;
-}
-
 static int set_region(struct s3 *s, struct err *e)
 {
-    const char *region = env("AWS_REGION");
+    const char *region = NULL;
+    int code = aws_settings_region(&s->aws, &region, e);
 
-    if (!region)
-        region = env("AWS_DEFAULT_REGION");
-    if (!region)
-        region = "us-east-1";
-    if (strlen(region) > 63 || !all_of(region, "-_"))
-        return err_set(e, -EINVAL, "AWS_REGION: \"%.80s\" is no region's name", region);
-    return copy(region, &s->region);
+    return code ? code : copy(region, &s->region);
+}
+
+/* A half of the pair in the environment is a mistake that needs no server to be seen. */
+static int check_keys(const struct s3 *s, struct err *e)
+{
+    CLEANUP(creds_deinit) struct creds c = {0};
+    struct err why = ERR_INIT;
+    int code = creds_environment(&c, &why);
+
+    if (code == 0 || code == CREDS_E_ABSENT)
+        return 0;
+    return err_set(e, code, "store s3://%s: %s", s->bucket, err_text(&why, code));
 }
 
 /* An endpoint that was given: scheme and host checked, trailing slashes cut. */
@@ -123,20 +98,21 @@ static int set_base(struct s3 *s, bool virtual_host)
 
 static int set_address(struct s3 *s, struct err *e)
 {
-    const char *given = env("AWS_ENDPOINT_URL_S3"), *style = env("SCATTER_S3_ADDRESSING");
+    const char *given = aws_settings_endpoint(&s->aws, "s3");
+    const char *style = aws_env("SCATTER_S3_ADDRESSING");
     CLEANUP(buf_deinit) struct buf amazon = BUF_INIT;
     bool virtual_host;
     int code;
 
     if (!given)
-        given = env("AWS_ENDPOINT_URL");
-    if (!given)
-        buf_appendf(&amazon, "https://s3.%s.amazonaws.com", s->region);
+        aws_settings_amazon(&s->aws, "s3", s->region, &amazon);
     if (!given && buf_ok(&amazon))
         return -ENOMEM;
     code = set_endpoint(s, given ? given : amazon.data, e);
     if (code)
         return code;
+    if (!style)
+        style = aws_settings_get(&s->aws, "s3.addressing_style");
     if (!style || str_eq(style, "auto"))
         /* A dot in the bucket's name breaks Amazon's certificate for *.s3.<region>.amazonaws.com. */
         virtual_host = !given && !strchr(s->bucket, '.');
@@ -146,6 +122,35 @@ static int set_address(struct s3 *s, struct err *e)
         return err_set(e, -EINVAL, "SCATTER_S3_ADDRESSING: \"%.40s\" is not path, virtual or auto",
                        style);
     return set_base(s, virtual_host);
+}
+
+static bool is_header_text(const char *text)
+{
+    for (const char *c = text; *c; c++)
+        if ((unsigned char)*c <= 0x20 || (unsigned char)*c >= 0x7f)
+            return false;
+    return strlen(text) < 2048;
+}
+
+/* How objects are kept; S3 says itself what it thinks of a value that is well-formed. */
+static int set_keeping(struct s3 *s, struct err *e)
+{
+    static const char *const names[] = {"SCATTER_S3_SSE", "SCATTER_S3_SSE_KMS_KEY_ID",
+                                        "SCATTER_S3_STORAGE_CLASS"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+        if (aws_env(names[i]) && !is_header_text(aws_env(names[i])))
+            return err_set(e, -EINVAL, "%s holds spaces or control bytes", names[i]);
+    s->sse = aws_env("SCATTER_S3_SSE");
+    s->sse_key = aws_env("SCATTER_S3_SSE_KMS_KEY_ID");
+    s->storage_class = aws_env("SCATTER_S3_STORAGE_CLASS");
+    if (s->sse && !str_eq(s->sse, "AES256") && !str_eq(s->sse, "aws:kms") &&
+        !str_eq(s->sse, "aws:kms:dsse"))
+        return err_set(e, -EINVAL,
+                       "SCATTER_S3_SSE: \"%.40s\" is not AES256, aws:kms or aws:kms:dsse", s->sse);
+    if (s->sse_key && (!s->sse || str_eq(s->sse, "AES256")))
+        return err_set(e, -EINVAL, "SCATTER_S3_SSE_KMS_KEY_ID needs SCATTER_S3_SSE=aws:kms");
+    return 0;
 }
 
 void s3_escape_path(struct buf *dst, const char *path)
@@ -165,13 +170,38 @@ void s3_escape_path(struct buf *dst, const char *path)
     }
 }
 
+int s3_move(struct s3 *s, const char *region, struct err *e)
+{
+    struct s3 there = *s;
+    int code;
+
+    there.endpoint = there.base = NULL;
+    there.region = slice_dup(slice_str(region));
+    code = there.region ? set_address(&there, e) : -ENOMEM;
+    if (code == 0) {
+        struct s3 here = *s;
+
+        *s = there;
+        there = here;
+    }
+    free(there.region);
+    free(there.endpoint);
+    free(there.base);
+    return code;
+}
+
 int s3_configure(struct s3 *s, const char *rest, struct err *e)
 {
     int code = set_place(s, rest, e);
 
     if (!code)
-        code = set_keys(s, e);
+        code = check_keys(s, e);
+    if (!code)
+        code = aws_settings_load(&s->aws, e);
     if (!code)
         code = set_region(s, e);
+    if (!code)
+        code = set_keeping(s, e);
+    s->ca_bundle = aws_settings_ca_bundle(&s->aws);
     return code ? code : set_address(s, e);
 }

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One attempt of one S3 request with libcurl, signed by libcurl (AWS SigV4).
+/* One attempt of one S3 request with libcurl.
  *
- * The header x-amz-content-sha256 is always given: libcurl before 8 does not make one, and the server then checks the
- * bytes against it. Answers are bounded while they arrive. Redirects are not followed: a signature is for one host. */
+ * The bytes are part of the signature (x-amz-content-sha256), so that the server checks them. Answers are bounded while
+ * they arrive. Redirects are not followed: a signature is for one host. */
 
-#include "celeryc/base/codec.h"
+#include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
-#include "celeryc/base/num.h"
 #include "celeryc/store/s3_priv.h"
+#include "celeryc/store/sigv4.h"
 
+#include <ctype.h>
 #include <errno.h>
-#include <openssl/evp.h>
+#include <strings.h>
 
 struct transfer {
     struct s3 *s;
@@ -39,6 +40,25 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     }
     if (t->a->error_body.len < S3_ERROR_BODY)
         buf_append(&t->a->error_body, p, MIN(n, S3_ERROR_BODY - t->a->error_body.len));
+    return n;
+}
+
+/* Keeps "x-amz-bucket-region: eu-west-3". */
+static size_t on_header(char *p, size_t size, size_t n, void *arg)
+{
+    static const char name[] = "x-amz-bucket-region:";
+    const size_t len = sizeof(name) - 1;
+    struct transfer *t = arg;
+    size_t i = len, k = 0;
+
+    (void)size; /* always 1 */
+    if (n <= len || strncasecmp(p, name, len) != 0)
+        return n;
+    while (i < n && p[i] == ' ')
+        i++;
+    for (; i < n && !isspace((unsigned char)p[i]) && k < sizeof(t->a->region) - 1; i++)
+        t->a->region[k++] = p[i];
+    t->a->region[k] = '\0';
     return n;
 }
 
@@ -84,46 +104,91 @@ static int add_header(struct curl_slist **l, const char *name, const char *value
     return 0;
 }
 
-static int content_sha256(struct slice body, struct buf *dst)
-{
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned n = 0;
+/* What is signed and sent: name, value, until NULL. */
+struct headers {
+    struct sigv4_header h[SIGV4_HEADERS_MAX];
+    size_t n;
+};
 
-    if (EVP_Digest(body.p ? body.p : "", body.len, digest, &n, EVP_sha256(), NULL) != 1)
-        return -ENOMEM;
-    hex_encode(dst, (struct slice){(char *)digest, n});
-    return buf_ok(dst);
+static void put(struct headers *l, const char *name, const char *value)
+{
+    if (value)
+        l->h[l->n++] = (struct sigv4_header){name, value};
 }
 
-static int make_headers(const struct s3 *s, const struct s3_request *q, struct curl_slist **ret_l)
+static void list(const struct s3 *s, const struct s3_request *q, const char *host, const char *date,
+                 const char *hash, struct headers *l)
+{
+    bool write = str_eq(q->method, "PUT");
+
+    put(l, "host", host);
+    put(l, "x-amz-date", date);
+    put(l, "x-amz-content-sha256", hash);
+    put(l, "x-amz-security-token", s->creds.token);
+    put(l, "content-type", q->content_type);
+    put(l, "x-amz-server-side-encryption", write ? s->sse : NULL);
+    put(l, "x-amz-server-side-encryption-aws-kms-key-id", write ? s->sse_key : NULL);
+    put(l, "x-amz-storage-class", write ? s->storage_class : NULL);
+}
+
+/* Of "scheme://host:port/path": the host as it stands in the header, without a port that goes without saying. */
+static int split(const char *url, struct buf *host, const char **ret_path)
+{
+    const char *at = strstr(url, "://") + 3, *usual = at - url == 8 ? ":443" : ":80";
+    size_t n = strcspn(at, "/"), port = strlen(usual);
+
+    *ret_path = at + n;
+    if (n > port && strncmp(at + n - port, usual, port) == 0)
+        n -= port;
+    buf_append(host, at, n);
+    return buf_ok(host);
+}
+
+static int make_headers(const struct s3 *s, const struct s3_request *q, const char *url,
+                        struct curl_slist **ret_l)
 {
     CLEANUP(slist_free) struct curl_slist *l = NULL;
-    CLEANUP(buf_deinit) struct buf sha = BUF_INIT;
-    int code = content_sha256(q->body, &sha);
+    CLEANUP(buf_deinit) struct buf host = BUF_INIT, hash = BUF_INIT, authorization = BUF_INIT;
+    struct headers signed_ones = {.n = 0};
+    char date[SIGV4_DATE_SIZE];
+    const char *path;
+    int code = split(url, &host, &path);
 
     if (!code)
-        code = add_header(&l, "x-amz-content-sha256", sha.data);
-    if (!code && s->token)
-        code = add_header(&l, "x-amz-security-token", s->token);
-    if (!code && q->content_type)
-        code = add_header(&l, "Content-Type", q->content_type);
+        code = sigv4_hash(q->body, &hash);
+    if (code)
+        return code;
+    sigv4_date((time_t)(clock_wall_us() / 1000000), date);
+    list(s, q, host.data, date, hash.data, &signed_ones);
+    code = sigv4_authorization(&(struct sigv4){.method = q->method,
+                                               .path = path,
+                                               .region = s->region,
+                                               .service = "s3",
+                                               .key_id = s->creds.key_id,
+                                               .secret = s->creds.secret,
+                                               .date = date,
+                                               .payload_hash = hash.data,
+                                               .headers = signed_ones.h,
+                                               .n_headers = signed_ones.n},
+                               &authorization);
+    if (!code)
+        code = add_header(&l, "Authorization", authorization.data);
+    for (size_t i = 0; i < signed_ones.n && !code; i++)
+        code = add_header(&l, signed_ones.h[i].name, signed_ones.h[i].value);
     if (code)
         return code;
     *ret_l = STEAL(l);
     return 0;
 }
 
-static int make_texts(const struct s3 *s, const struct s3_request *q, struct buf *url,
-                      struct buf *sigv4)
+static int make_url(const struct s3 *s, const struct s3_request *q, struct buf *url)
 {
     buf_appendf(url, "%s/", s->base);
     s3_escape_path(url, q->name);
-    buf_appendf(sigv4, "aws:amz:%s:s3", s->region);
-    return buf_ok(url) || buf_ok(sigv4) ? -ENOMEM : 0;
+    return buf_ok(url);
 }
 
-static void set_common(struct transfer *t, const char *url, const char *sigv4,
-                       const struct curl_slist *headers)
+static void set_common(struct transfer *t, const char *url, const struct curl_slist *headers)
 {
     CURL *c = t->s->curl;
 
@@ -134,9 +199,6 @@ static void set_common(struct transfer *t, const char *url, const char *sigv4,
 #endif
     curl_easy_setopt(c, CURLOPT_PATH_AS_IS, 1L);
     curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    curl_easy_setopt(c, CURLOPT_AWS_SIGV4, sigv4);
-    curl_easy_setopt(c, CURLOPT_USERNAME, t->s->key_id);
-    curl_easy_setopt(c, CURLOPT_PASSWORD, t->s->secret);
     curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(c, CURLOPT_USERAGENT, "scatter");
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
@@ -145,6 +207,8 @@ static void set_common(struct transfer *t, const char *url, const char *sigv4,
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, t->s->curl_error);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, t);
+    curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(c, CURLOPT_HEADERDATA, t);
     curl_easy_setopt(c, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)LIMIT_OBJECT_BYTES);
     if (t->s->ca_bundle)
         curl_easy_setopt(c, CURLOPT_CAINFO, t->s->ca_bundle);
@@ -156,7 +220,7 @@ static void set_method(struct transfer *t)
 
     if (str_eq(t->q->method, "PUT")) {
         curl_easy_setopt(c, CURLOPT_UPLOAD, 1L);
-        /* Hardly any pause before a large body. (A header "Expect:" would do, but libcurl 7.88 signs it.) */
+        /* Hardly any pause before a large body. */
         curl_easy_setopt(c, CURLOPT_EXPECT_100_TIMEOUT_MS, 1L);
         curl_easy_setopt(c, CURLOPT_INFILESIZE_LARGE, (curl_off_t)t->q->body.len);
         curl_easy_setopt(c, CURLOPT_READFUNCTION, on_read);
@@ -184,17 +248,16 @@ int s3_attempt(struct s3 *s, const struct s3_request *q, int64_t left_ms, int64_
 {
     CLEANUP(slist_free) struct curl_slist *headers = NULL;
     CLEANUP(buf_deinit) struct buf url = BUF_INIT;
-    CLEANUP(buf_deinit) struct buf sigv4 = BUF_INIT;
     struct transfer t = {.s = s, .q = q, .a = ret_a};
     curl_off_t retry_after = 0;
-    int code = make_texts(s, q, &url, &sigv4);
+    int code = make_url(s, q, &url);
 
     if (!code)
-        code = make_headers(s, q, &headers);
+        code = make_headers(s, q, url.data, &headers);
     if (code)
         return code;
     s->curl_error[0] = '\0';
-    set_common(&t, url.data, sigv4.data, headers);
+    set_common(&t, url.data, headers);
     set_method(&t);
     set_limits(s->curl, left_ms, stall_s);
     ret_a->curl = curl_easy_perform(s->curl);

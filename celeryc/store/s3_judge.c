@@ -5,34 +5,12 @@
  * control bytes, whatever else the body holds. */
 
 #include "celeryc/base/limits.h"
+#include "celeryc/store/aws_http.h"
 #include "celeryc/store/s3_priv.h"
 
 #include <errno.h>
 
 #define WORD_SIZE 240
-
-/* The text between <tag> and </tag>, "" when there is none. */
-static void element(struct slice body, const char *tag, char dst[WORD_SIZE])
-{
-    char open[24], close[24];
-    const char *from, *to;
-    size_t rest, n = 0;
-
-    dst[0] = '\0';
-    (void)snprintf(open, sizeof(open), "<%s>", tag);
-    (void)snprintf(close, sizeof(close), "</%s>", tag);
-    from = body.len ? memmem(body.p, body.len, open, strlen(open)) : NULL;
-    if (!from)
-        return;
-    from += strlen(open);
-    rest = body.len - (size_t)(from - body.p);
-    to = memmem(from, rest, close, strlen(close));
-    if (!to)
-        return;
-    for (; from < to && n < WORD_SIZE - 1; from++)
-        dst[n++] = (char)((unsigned char)*from < 0x20 || *from == 0x7f ? ' ' : *from);
-    dst[n] = '\0';
-}
 
 static bool curl_is_transient(CURLcode c)
 {
@@ -91,42 +69,68 @@ static bool status_is_transient(long status, const char *word)
         "SlowDown",         "RequestTimeout",  "InternalError",       "ServiceUnavailable",
         "OperationAborted", "TooManyRequests", "ThrottlingException", NULL};
 
-    return status >= 500 || status == 429 || status == 408 || status == 425 ||
-           is_one_of(word, words);
+    return aws_status_is_transient(status) || is_one_of(word, words);
 }
 
-/* What to do about a refusal, by S3's word for it; NULL when there is nothing to say. */
-static const char *denied_fix(const char *word)
+static bool is_expired(const char *word)
 {
-    static const char *const keys[] = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure",
-                                       NULL};
     static const char *const tokens[] = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired",
                                          NULL};
 
-    if (is_one_of(word, keys))
-        return "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-    if (is_one_of(word, tokens))
-        return "check AWS_SESSION_TOKEN";
-    if (str_eq(word, "RequestTimeTooSkewed"))
-        return "set this machine's clock";
-    if (str_eq(word, "AccessDenied") || str_eq(word, "AllAccessDisabled") || !*word)
-        return "give these keys the right to read and write there";
-    return NULL;
+    return is_one_of(word, tokens);
 }
 
-int s3_judge(const struct s3 *s, const struct s3_request *q, const struct s3_answer *a,
-             struct err *e)
+/* What to do about a refusal, by S3's word for it; "" when there is nothing to say. */
+static void denied_fix(const struct s3 *s, const char *word, char *dst, size_t size)
 {
-    char word[WORD_SIZE], message[WORD_SIZE];
-    const char *fix;
+    static const char *const keys[] = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure",
+                                       NULL};
+    const char *source = s->creds.source ? s->creds.source : "environment";
+    bool ours = str_eq(source, "environment");
+
+    dst[0] = '\0';
+    if (is_one_of(word, keys))
+        (void)snprintf(dst, size,
+                       ours ? "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                            : "check the credentials of the %s",
+                       source);
+    else if (is_expired(word))
+        (void)snprintf(dst, size,
+                       ours ? "check AWS_SESSION_TOKEN"
+                            : "the %s gives credentials that have expired",
+                       source);
+    else if (str_eq(word, "RequestTimeTooSkewed"))
+        (void)snprintf(dst, size, "set this machine's clock");
+    else if (str_eq(word, "AccessDenied") || str_eq(word, "AllAccessDisabled") || !*word)
+        (void)snprintf(dst, size,
+                       ours ? "give these keys the right to read and write there"
+                            : "give the credentials of the %s the right to read and write there",
+                       source);
+}
+
+static int wrong_region(const struct s3 *s, struct s3_answer *a, const char *message, struct err *e)
+{
+    if (!a->region[0])
+        aws_element(buf_slice(&a->error_body), "Region", a->region, sizeof(a->region));
+    if (!aws_region_is_valid(a->region) || str_eq(a->region, s->region))
+        a->region[0] = '\0';
+    return err_set(e, -EINVAL, "bucket \"%s\" is not in region %s (%s): set AWS_REGION%s%s",
+                   s->bucket, s->region, *message ? message : "redirected", a->region[0] ? "=" : "",
+                   a->region);
+}
+
+int s3_judge(const struct s3 *s, const struct s3_request *q, struct s3_answer *a, struct err *e)
+{
+    char word[WORD_SIZE], message[WORD_SIZE], fix[WORD_SIZE];
 
     if (a->curl != CURLE_OK)
         return judge_curl(s, q, a, e);
     if (a->status >= 200 && a->status < 300)
         return 0;
-    element(buf_slice(&a->error_body), "Code", word);
-    element(buf_slice(&a->error_body), "Message", message);
-    fix = denied_fix(word);
+    aws_element(buf_slice(&a->error_body), "Code", word, sizeof(word));
+    aws_element(buf_slice(&a->error_body), "Message", message, sizeof(message));
+    denied_fix(s, word, fix, sizeof(fix));
+    a->expired = is_expired(word);
     if (status_is_transient(a->status, word))
         return err_set(e, STORE_E_TRANSIENT, "S3 endpoint %s: HTTP %ld %s %s", s->endpoint,
                        a->status, word, message);
@@ -139,13 +143,12 @@ int s3_judge(const struct s3 *s, const struct s3_request *q, const struct s3_ans
                        *s->prefix ? "/" : "", s->prefix);
     if (str_eq(word, "PermanentRedirect") || str_eq(word, "AuthorizationHeaderMalformed") ||
         (a->status >= 300 && a->status < 400))
-        return err_set(e, -EINVAL, "bucket \"%s\" is not in region %s (%s): set AWS_REGION",
-                       s->bucket, s->region, *message ? message : "redirected");
-    if (a->status == 401 || a->status == 403 || (fix && *word))
+        return wrong_region(s, a, message, e);
+    if (a->status == 401 || a->status == 403 || (*fix && *word))
         return err_set(e, STORE_E_DENIED,
                        "S3 refused %s of %s in bucket \"%s\" (HTTP %ld %s%s%s): %s", q->method,
                        q->name, s->bucket, a->status, word, *message ? ": " : "", message,
-                       fix ? fix : "see the server's documentation");
+                       *fix ? fix : "see the server's documentation");
     return err_set(e, -EIO, "S3 endpoint %s: %s of %s: HTTP %ld %s %s", s->endpoint, q->method,
                    q->name, a->status, word, message);
 }

@@ -2,6 +2,8 @@
 #pragma once
 /* The S3 client's own parts: settings, one attempt, and what an answer means. */
 
+#include "celeryc/store/aws_settings.h"
+#include "celeryc/store/creds.h"
 #include "celeryc/store/store_priv.h"
 
 #include <curl/curl.h>
@@ -11,11 +13,13 @@ struct s3 {
     char *bucket;
     char *prefix; /* without slashes at its ends, "" when absent */
     char *region;
-    char *key_id, *secret;
-    char *token;     /* AWS_SESSION_TOKEN or NULL */
-    char *ca_bundle; /* AWS_CA_BUNDLE or NULL */
-    char *endpoint;  /* scheme://host[:port][/path], for people */
-    char *base;      /* what an object's path is appended to, without a trailing slash */
+    struct aws_settings aws;
+    struct creds_keeper *keeper; /* borrowed */
+    struct creds creds;          /* of the last attempt */
+    const char *ca_bundle;       /* NULL: the system's */
+    char *endpoint;              /* scheme://host[:port][/path], for people */
+    char *base; /* what an object's path is appended to, without a trailing slash */
+    const char *sse, *sse_key, *storage_class; /* for what is written; NULL: the bucket's default */
     char curl_error[CURL_ERROR_SIZE];
 };
 
@@ -36,6 +40,8 @@ struct s3_answer {
     int64_t retry_after_ms;
     bool too_big; /* the object is over LIMIT_OBJECT_BYTES */
     bool no_memory;
+    bool expired;          /* the credentials are no longer good */
+    char region[64];       /* where the bucket is, when the server says so; else "" */
     struct buf error_body; /* of an answer that is no success, cut */
 };
 
@@ -43,12 +49,14 @@ struct s3_answer {
 
 /* Copies the settings from the environment and builds base. 0; -EINVAL with the fix named; -ENOMEM. */
 int s3_configure(struct s3 *s, const char *rest, struct err *e) WARN_UNUSED;
+/* Turns to the bucket's own region. */
+int s3_move(struct s3 *s, const char *region, struct err *e) WARN_UNUSED;
 void s3_escape_path(struct buf *dst, const char *path);
 
 /* Runs one attempt of at most left_ms. Only -ENOMEM fails; the rest is in the answer. */
 int s3_attempt(struct s3 *s, const struct s3_request *q, int64_t left_ms, int64_t stall_s,
                struct s3_answer *ret_a) WARN_UNUSED;
 
-/* 0 for success, STORE_E_TRANSIENT when another attempt may help, else the final code. Sets the text. */
-int s3_judge(const struct s3 *s, const struct s3_request *q, const struct s3_answer *a,
+/* Fills in a's expired and region. 0 for success, STORE_E_TRANSIENT when another attempt may help, else the final code. Sets the text. */
+int s3_judge(const struct s3 *s, const struct s3_request *q, struct s3_answer *a,
              struct err *e) WARN_UNUSED;

@@ -73,6 +73,7 @@ static void try_join(struct chord *c)
     case JOIN_E_MISSING:
         c->state = CHORD_WAITING;
         (void)uv_timer_start(&c->w->chord_timer, tick, LOOK_MS, 0);
+        shutdown_step(c->w); /* a worker that leaves does not wait for them */
         return;
     default:
         chord_drop_for_memory(c);

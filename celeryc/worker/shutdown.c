@@ -24,6 +24,7 @@
 #define STOP_CLAIMING_MS 5000
 #define GATHER_MS        1000 /* how long unstarted jobs are waited for before what is here goes back */
 #define POOL_STOP_MS     5000  /* children that do not leave by then are killed */
+#define ENDS_MS          3000  /* how long the pool stays for what the last ends may call */
 #define LEAVE_MS         15000 /* for Redis to acknowledge the last ends */
 #define DEREGISTER_MS    2000
 
@@ -132,6 +133,28 @@ static void start_leaving(struct worker *w)
     pool_stop(w->pool, pool_left, w);
 }
 
+static void on_ends_overdue(uv_timer_t *t)
+{
+    struct worker *w = t->data;
+    w->ends_overdue = true;
+    shutdown_step(w);
+}
+
+/* The last ends may complete a chord that has failed, and its errbacks need a child. */
+static bool await_ends(struct worker *w)
+{
+    if (w->phase >= PHASE_COLD || w->ends_overdue)
+        return false;
+    if (w->n[DELIVERY_LEAVING] == 0)
+        chord_drain(w);
+    if (w->n[DELIVERY_LEAVING] + w->n_chords == 0)
+        return false;
+    if (!w->ends_awaited)
+        (void)uv_timer_start(&w->gather_timer, on_ends_overdue, ENDS_MS, 0);
+    w->ends_awaited = true;
+    return true;
+}
+
 void shutdown_step(struct worker *w)
 {
     if (w->phase <= PHASE_RUNNING || w->phase == PHASE_GONE || !w->claiming_stopped)
@@ -143,6 +166,8 @@ void shutdown_step(struct worker *w)
         return;
     errbacks_pump(w);
     if (w->n_errbacks && w->phase < PHASE_COLD)
+        return;
+    if (await_ends(w))
         return;
     start_leaving(w);
     if (w->pool_gone && w->n[DELIVERY_LEAVING] == 0) {

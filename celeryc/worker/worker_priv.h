@@ -127,7 +127,7 @@ struct worker {
     int64_t due_at_ns; /* what due_timer is set to, 0: nothing */
 
     enum phase phase;
-    bool claiming_stopped, pool_stopping, pool_gone, leaving;
+    bool claiming_stopped, ends_awaited, ends_overdue, pool_stopping, pool_gone, leaving;
     int n_interrupts;
     int exit_code;
     uv_timer_t phase_timer; /* the end of the phase */

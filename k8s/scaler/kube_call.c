@@ -125,7 +125,7 @@ int kube_call(struct kube *k, const struct kube_request *q, struct kube_reply *r
         }
         /* What the last attempt met is what is told. */
         copy_text(e, &now);
-        if (!code || r->unclear || code == -ENOMEM || !kube_is_transient(r))
+        if (!code || r->unclear || code == -ENOMEM || !kube_is_transient(k, r))
             return code;
         if (i + 1 == KUBE_ATTEMPTS || kube_pause(k, i, r->retry_after_ms))
             return code;

@@ -213,6 +213,10 @@ static void set_common(struct transfer *t, const char *url, const struct curl_sl
 
 static void set_method(CURL *c, const struct kube_request *q, int64_t left_ms)
 {
+    /* On a connection that was kept libcurl sends again by itself when the server closes it without an answer. A write
+     * must not be sent again without looking, so it gets a connection of its own. */
+    if (!q->repeatable)
+        curl_easy_setopt(c, CURLOPT_FRESH_CONNECT, 1L);
     if (q->content_type) {
         curl_easy_setopt(c, CURLOPT_POSTFIELDS, q->body.p);
         curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->body.len);

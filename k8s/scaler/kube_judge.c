@@ -8,8 +8,18 @@
 
 #include <errno.h>
 
-bool kube_is_transient(const struct kube_reply *r)
+/* A handshake that fails inside OpenSSL, and not because the other side went away or sent an alert: a certificate signed
+ * by another CA of the same name (every kubeadm cluster has one called kubernetes), or a port without TLS. */
+static bool is_bad_handshake(const struct kube *k, const struct kube_reply *r)
 {
+    return r->curl == CURLE_SSL_CONNECT_ERROR && strstr(k->curl_error, "error:") &&
+           !strstr(k->curl_error, "alert") && !strstr(k->curl_error, "eof");
+}
+
+bool kube_is_transient(const struct kube *k, const struct kube_reply *r)
+{
+    if (is_bad_handshake(k, r))
+        return false;
     switch (r->curl) {
     case CURLE_OK:
         return r->status == 429 || r->status == 408 || r->status >= 500;
@@ -31,7 +41,7 @@ bool kube_is_transient(const struct kube_reply *r)
 static int judge_certificate(const struct kube *k, const struct kube_request *q,
                              const struct kube_reply *r, const char *text, struct err *e)
 {
-    if (r->curl == CURLE_PEER_FAILED_VERIFICATION)
+    if (r->curl == CURLE_PEER_FAILED_VERIFICATION || r->curl == CURLE_SSL_CONNECT_ERROR)
         return err_set(e, KUBE_E_CONFIG,
                        "%s %s: the certificate of %s is not accepted: %s; check %s", q->method,
                        q->what, k->access.server, text,
@@ -50,6 +60,8 @@ static int judge_curl(const struct kube *k, const struct kube_request *q,
     if (r->too_big)
         return err_set(e, KUBE_E_UNREACHABLE, "%s %s: the answer is larger than %u MiB", q->method,
                        q->what, LIMIT_KUBE_ANSWER >> 20);
+    if (is_bad_handshake(k, r))
+        return judge_certificate(k, q, r, text, e);
     switch (r->curl) {
     case CURLE_OUT_OF_MEMORY:
         return -ENOMEM;

@@ -66,7 +66,7 @@ int kube_attempt(struct kube *k, const struct kube_request *q, int64_t left_ms,
 int kube_judge(const struct kube *k, const struct kube_request *q, const struct kube_reply *r,
                struct err *e) WARN_UNUSED;
 /* May another attempt help? */
-bool kube_is_transient(const struct kube_reply *r);
+bool kube_is_transient(const struct kube *k, const struct kube_reply *r);
 
 /* The request with its further attempts, inside the deadline. The reply is that of the last attempt, whatever the
  * code: r->status and r->unclear tell more. */

@@ -92,8 +92,8 @@ static bool answer(int fd, const struct fake_step *s, size_t promised)
 {
     CLEANUP(buf_deinit) struct buf b = BUF_INIT;
 
-    buf_appendf(&b, "HTTP/1.1 %d Fake\r\nContent-Length: %zu\r\n\r\n%s", s->status, promised,
-                s->body);
+    buf_appendf(&b, "HTTP/1.1 %d Fake\r\n%sContent-Length: %zu\r\n\r\n%s", s->status,
+                s->headers ? s->headers : "", promised, s->body);
     return send(fd, b.data, b.len, MSG_NOSIGNAL) == (ssize_t)b.len;
 }
 

@@ -19,6 +19,7 @@ struct fake_step {
     enum fake_kind kind;
     int status;
     const char *body;
+    const char *headers; /* more of them, each with "\r\n" behind it; NULL none */
 };
 
 struct fake_request {

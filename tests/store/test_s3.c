@@ -74,7 +74,7 @@ Test(s3, requests_are_signed_and_complete, .fini = finish)
                      "x-amz-content-sha256: "
                      "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824\r\n"));
     cr_assert(strstr(head(0), "x-amz-security-token: tok/en+==\r\n"));
-    cr_assert(strstr(head(0), "Content-Type: text/plain\r\n"));
+    cr_assert(strcasestr(head(0), "Content-Type: text/plain\r\n"));
     cr_assert_str_eq(fake_server_request(fake, 0)->body, "hello");
     cr_assert_eq(strncmp(head(1), "DELETE /bucket-1/", 17), 0);
     /* One connection is kept. */
@@ -228,6 +228,60 @@ Test(s3, an_object_without_end_is_cut_off, .fini = finish)
     cr_assert_eq(b.len, 0);
 }
 
+Test(s3, a_bucket_elsewhere_is_followed_once, .fini = finish)
+{
+    const struct fake_step steps[] = {
+        {FAKE_ANSWER, 301, ERROR("PermanentRedirect", "use another endpoint"),
+         "x-amz-bucket-region: eu-central-1\r\n"},
+        {FAKE_ANSWER, 200, "there"},
+        {FAKE_ANSWER, 400,
+         "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-9</Region></Error>"},
+        {FAKE_ANSWER, 400,
+         "<Error><Code>AuthorizationHeaderMalformed</Code><Region>mars-1</Region></Error>"},
+    };
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+    struct err e = ERR_INIT;
+
+    use(steps, ARRAY_SIZE(steps), "s3://bucket");
+    expect_get("there");
+    cr_assert(strstr(head(0), "/us-east-1/s3/aws4_request"));
+    cr_assert(strstr(head(1), "/eu-central-1/s3/aws4_request"));
+    cr_assert_eq(store_get(store, "p/a", 0, &b, &e), -EINVAL);
+    cr_assert(strstr(e.text, "set AWS_REGION=mars-1"), "%s", e.text);
+    cr_assert_eq(fake_server_count(fake), 4);
+}
+
+Test(s3, what_the_server_asks_to_wait_is_waited, .fini = finish)
+{
+    const struct fake_step steps[] = {
+        {FAKE_ANSWER, 503, ERROR("SlowDown", "Busy"), "Retry-After: 30\r\n"}};
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+    struct err e = ERR_INIT;
+
+    use(steps, 1, "s3://bucket");
+    /* Thirty seconds do not fit into ten: there is no second request, and no waiting either. */
+    cr_assert_eq(store_get(store, "a", 10000, &b, &e), STORE_E_TRANSIENT);
+    cr_assert_eq(fake_server_count(fake), 1);
+}
+
+Test(s3, how_objects_are_kept_is_said_where_they_are_written, .fini = finish)
+{
+    const struct fake_step steps[] = {{FAKE_ANSWER, 200, ""}};
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+
+    set("SCATTER_S3_SSE", "aws:kms");
+    set("SCATTER_S3_SSE_KMS_KEY_ID", "arn:aws:kms:eu:1:key/x");
+    set("SCATTER_S3_STORAGE_CLASS", "STANDARD_IA");
+    use(steps, 1, "s3://bucket");
+    cr_assert_eq(store_put(store, "a", SLICE_LIT("x"), NULL, 0, NULL), 0);
+    cr_assert_eq(store_get(store, "a", 0, &b, NULL), 0);
+    cr_assert(strstr(head(0), "x-amz-server-side-encryption: aws:kms\r\n"));
+    cr_assert(strstr(head(0), "-aws-kms-key-id: arn:aws:kms:eu:1:key/x\r\n"));
+    cr_assert(strstr(head(0), "x-amz-storage-class: STANDARD_IA\r\n"));
+    cr_assert_null(strstr(head(1), "encryption"));
+    cr_assert_null(strstr(head(1), "storage-class"));
+}
+
 Test(s3, nobody_listens)
 {
     const struct fake_step steps[] = {{FAKE_ANSWER, 200, ""}};
@@ -248,16 +302,21 @@ Test(s3, nobody_listens)
 static const struct {
     const char *name, *value, *url, *text;
 } settings[] = {
-    {"AWS_ACCESS_KEY_ID", "", "s3://bucket", "needs AWS_ACCESS_KEY_ID in the environment"},
-    {"AWS_SECRET_ACCESS_KEY", "", "s3://bucket", "needs AWS_SECRET_ACCESS_KEY in the environment"},
+    {"AWS_ACCESS_KEY_ID", "", "s3://bucket", "so AWS_ACCESS_KEY_ID is needed"},
+    {"AWS_SECRET_ACCESS_KEY", "", "s3://bucket", "so AWS_SECRET_ACCESS_KEY is needed"},
     {"AWS_ENDPOINT_URL", "127.0.0.1:9", "s3://bucket",
      "AWS_ENDPOINT_URL: expected http://host:port"},
     {"AWS_ENDPOINT_URL", "http://u:p@h", "s3://bucket",
      "AWS_ENDPOINT_URL: expected http://host:port"},
     {"AWS_ENDPOINT_URL", "http://", "s3://bucket", "AWS_ENDPOINT_URL: expected http://host:port"},
     {"AWS_REGION", "eu west", "s3://bucket", "is no region's name"},
+    {"SCATTER_S3_SSE", "rot13", "s3://bucket", "is not AES256, aws:kms or aws:kms:dsse"},
+    {"SCATTER_S3_SSE_KMS_KEY_ID", "key", "s3://bucket", "needs SCATTER_S3_SSE=aws:kms"},
+    {"SCATTER_S3_STORAGE_CLASS", "A\r\nb: c", "s3://bucket", "holds spaces or control bytes"},
+    {"AWS_CONFIG_FILE", "/proc/self/mem", "s3://bucket", "cannot read /proc/self/mem"},
     {"SCATTER_S3_ADDRESSING", "dns", "s3://bucket", "is not path, virtual or auto"},
-    {"AWS_SESSION_TOKEN", "a\r\nb: c", "s3://bucket", "holds characters that no key has"},
+    {"AWS_SESSION_TOKEN", "a\r\nb: c", "s3://bucket",
+     "the session token holds characters that no key has"},
     {"AWS_REGION", "", "s3://", "expected s3://bucket/prefix"},
     {"AWS_REGION", "", "s3://b..d/x", "expected s3://bucket/prefix"},
     {"AWS_REGION", "", "s3://b@d/x", "expected s3://bucket/prefix"},

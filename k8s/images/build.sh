@@ -1,0 +1,7 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# build.sh BUILD-FOLDER: compiles what the images hold, for release. Run in the top folder of the sources.
+set -eu
+[ -e "$1/build.ninja" ] || meson setup "$1" --prefix=/usr --libdir=lib --buildtype=release -Dwerror=false \
+    -Dtests=false
+ninja -C "$1" --quiet packaging/celeryc packaging/scatter-scale packaging/examples.so
