@@ -12,6 +12,7 @@ import pytest
 from harness import processes
 from harness.client import Client
 from harness.fleet import FLEETS, Fleet
+from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.waiting import DeadlineError, wait_until
 from harness.workers import EXAMPLES, WorkerFactory, build_plugin
@@ -62,6 +63,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
                 (f"log of {process.name} (pid {process.pid})", process.log_tail())
             )
     return report
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)

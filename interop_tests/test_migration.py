@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,32 +10,20 @@ from pathlib import Path
 
 import pytest
 from harness.client import Client
-from harness.fleet import nothing_left
 from harness.parcels import (
-    MIGRATIONS,
     Database,
-    create_options,
     postgres_database,
-    scatter_plan,
     sqlite_database,
 )
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.s3_server import BUCKET, S3Server
+from harness.site import BATCH, Site
 from harness.waiting import wait_until
-from harness.workers import EXAMPLES, Worker, WorkerFactory
+from harness.workers import EXAMPLES, WorkerFactory
 
 MakeClient = Callable[..., Client]
 N_ROWS = 12_000
-BATCH = 300
-LEASE = "3s"
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -46,66 +32,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
         return sqlite_database(tmp_path / "parcels.sqlite3")
     server = request.getfixturevalue("postgres_server")
     return postgres_database(server, f"parcels_{uuid.uuid4().hex[:8]}")
-
-
-class Site:
-    """One Redis, one store, one database and workers of both kinds for migrations."""
-
-    def __init__(
-        self, redis: RedisServer, workers: WorkerFactory, database: Database, folder: Path
-    ) -> None:
-        self.redis = redis
-        self.url = redis.socket_url()
-        self.workers = workers
-        self.database = database
-        self.store = f"file://{folder / 'store'}"
-        self.env = {"SCATTER_LEASE": LEASE}
-        (folder / "store").mkdir()
-
-    def plan(self, plan: str, batch_size: int = BATCH, *more: str) -> dict[str, object]:
-        options = create_options(self.database, self.store, self.url, plan, batch_size)
-        done = scatter_plan(*options, "--format", "json", *more, env=os.environ | self.env)
-        assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout)
-        assert isinstance(report, dict)
-        return report
-
-    def send_twins(self) -> int:
-        """Every message of the queue once more; how many there were."""
-        r = self.redis.client()
-        messages = r.lrange("celery", 0, -1)
-        for raw in messages:
-            twin = json.loads(raw)
-            twin["properties"]["delivery_tag"] = str(uuid.uuid4())
-            r.lpush("celery", json.dumps(twin))
-        return len(messages)
-
-    def start(self, kind: str, concurrency: int = 2, *options: str) -> Worker:
-        env = dict(self.env)
-        if kind == "celeryc":
-            env["SCATTER_DATABASE"] = self.database.url
-            return self.workers.start(
-                kind,
-                self.url,
-                concurrency=concurrency,
-                env=env,
-                plugins=[MIGRATIONS, EXAMPLES],
-                options=options,
-            )
-        env.update(self.database.django)
-        return self.workers.start(
-            kind, self.url, concurrency=concurrency, env=env, app="scatter_app"
-        )
-
-    def all_done(self, plan: str) -> bool:
-        return set(self.database.batches(plan)) == {"done"}
-
-    def check(self, plan: str, n_rows: int) -> None:
-        counts = self.database.counts(plan)
-        assert counts["planned"] == counts["position"] == n_rows
-        assert counts["stale"] == counts["skipped"] == counts["quarantined"] == 0
-        self.database.check_parcels()
-        nothing_left(self.redis, 0, 40)
 
 
 @pytest.fixture

@@ -13,9 +13,14 @@
 #include <errno.h>
 #include <unistd.h>
 
+#define DEFAULT_BATCH_SIZE 10000
+
 #define VERB     (COMMAND_PAUSE | COMMAND_RESUME | COMMAND_CANCEL | COMMAND_DRAIN)
 #define OPERATOR (VERB | COMMAND_SET | COMMAND_SWEEP | COMMAND_GOVERNOR)
-#define ALL      (COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_STATUS | OPERATOR)
+#define SENDING  (COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP) /* need the broker */
+#define CHILD    (COMMAND_REDRIVE | COMMAND_UNDO)                   /* plans made from a plan */
+#define MAKE     (COMMAND_CREATE | CHILD | COMMAND_VERIFY)          /* --top-up makes one */
+#define ALL      (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS | OPERATOR)
 
 enum kind {
     KIND_TEXT,
@@ -39,12 +44,12 @@ struct option {
 static const struct option options[] = {
     {"migration", 0, KIND_TEXT, COMMAND_CREATE, AT(migration), "NAME",
      "the migration's registered name, which is also the task's name"},
-    {"app", 'A', KIND_LIST, COMMAND_CREATE, AT(plugins), "PLUGIN.so",
+    {"app", 'A', KIND_LIST, MAKE, AT(plugins), "PLUGIN.so",
      "plug-in that knows the migration; may be given again (environment: SCATTER_PLUGINS, "
      "separated by colons)"},
     {"query", 0, KIND_TEXT, COMMAND_CREATE, AT(query), "SQL",
      "SELECT that gives the key and the columns of every record; put in key order by scatter-plan"},
-    {"stdin", 0, KIND_FLAG, COMMAND_CREATE, AT(from_stdin), NULL,
+    {"stdin", 0, KIND_FLAG, COMMAND_CREATE | COMMAND_UNDO, AT(from_stdin), NULL,
      "read the records from standard input instead: NDJSON, first {\"columns\": [...]}, then "
      "arrays"},
     {"database-url", 0, KIND_TEXT, ALL, AT(database_url), "URL",
@@ -52,39 +57,62 @@ static const struct option options[] = {
      "SCATTER_DATABASE)"},
     {"database", 0, KIND_TEXT, ALL, AT(database), "ALIAS",
      "name by which workers know that database (default: default)"},
-    {"store", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(store), "URL",
+    {"store", 0, KIND_TEXT, MAKE | COMMAND_REPORT | COMMAND_ENQUEUE, AT(store), "URL",
      "s3://bucket/prefix or file:///dir (environment: SCATTER_STORE)"},
-    {"broker", 'b', KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP,
-     AT(broker), "URL", "redis://... (environment: CELERY_BROKER_URL)"},
-    {"global-keyprefix", 0, KIND_TEXT,
-     COMMAND_CREATE | COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP, AT(key_prefix), "TEXT",
+    {"broker", 'b', KIND_TEXT, MAKE | SENDING | VERB, AT(broker), "URL",
+     "redis://... (environment: CELERY_BROKER_URL)"},
+    {"global-keyprefix", 0, KIND_TEXT, MAKE | SENDING | VERB, AT(key_prefix), "TEXT",
      "Celery's global_keyprefix of the broker"},
-    {"queue", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_ENQUEUE, AT(queue), "NAME",
-     "queue that gets the batches (default: celery; enqueue: the plan's)"},
-    {"batch-size", 0, KIND_COUNT, COMMAND_CREATE, AT(batch_size), "N",
+    {"queue", 0, KIND_TEXT, MAKE | COMMAND_ENQUEUE, AT(queue), "NAME",
+     "queue that gets the batches (default: celery; of a plan that is there: its own)"},
+    {"batch-size", 0, KIND_COUNT, MAKE, AT(batch_size), "N",
      "records of one batch (default: 10000)"},
     {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
      "table to change (default: the migration's)"},
     {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
      "its unique key column (default: the migration's, else id)"},
-    {"columns", 0, KIND_TEXT, COMMAND_CREATE, AT(columns), "A,B",
+    {"columns", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_UNDO, AT(columns), "A,B",
      "columns whose old values are kept (default: what the migration reads)"},
     {"param", 0, KIND_LIST, COMMAND_CREATE, AT(params), "K=V",
      "parameter for the migration; may be given again"},
-    {"on-batch", 0, KIND_TEXT, COMMAND_CREATE, AT(on_batch), "TASK",
-     "Celery task to send after each batch"},
-    {"on-finish", 0, KIND_TEXT, COMMAND_CREATE, AT(on_finish), "TASK",
-     "Celery task to send after the last batch"},
+    {"on-planned", 0, KIND_TEXT, MAKE, AT(on_planned), "SIGNATURE",
+     "callback when the plan is made: a task's name, or a signature or canvas as JSON"},
+    {"on-batch", 0, KIND_TEXT, MAKE, AT(on_batch), "SIGNATURE", "callback after each batch"},
+    {"on-paused", 0, KIND_TEXT, MAKE, AT(on_paused), "SIGNATURE",
+     "callback when the plan is paused, by people or by a limit"},
+    {"on-failed", 0, KIND_TEXT, MAKE, AT(on_failed), "SIGNATURE",
+     "callback when the plan has failed"},
+    {"on-finish", 0, KIND_TEXT, MAKE, AT(on_finish), "SIGNATURE",
+     "callback after the last batch, whether the plan is finished or failed"},
     {"retry-on", 0, KIND_TEXT, COMMAND_CREATE, AT(retry_on), "LIST",
      "SQLSTATEs, their classes or exception names that put a batch back for later, separated by "
      "commas"},
     {"plan", 0, KIND_TEXT, ALL, AT(plan), "ID",
      "id of the plan (create: a fresh one by default; an interrupted one is finished)"},
-    {"created-by", 0, KIND_TEXT, COMMAND_CREATE | OPERATOR, AT(created_by), "WHO",
+    {"as", 0, KIND_TEXT, CHILD | COMMAND_VERIFY, AT(child), "ID",
+     "id of the new plan (default: a fresh one)"},
+    {"class", 0, KIND_TEXT, COMMAND_REDRIVE, AT(error_class), "NAME",
+     "only records with this error class"},
+    {"sqlstate", 0, KIND_TEXT, COMMAND_REDRIVE, AT(sqlstate), "CODE",
+     "only records with this SQLSTATE, or of this class of two characters"},
+    {"outcome", 0, KIND_CHOICE, COMMAND_REDRIVE, AT(outcome), "quarantined|stale|skipped|failed",
+     "only records with this outcome (default: quarantined and stale ones); failed: what is left "
+     "of batches that failed"},
+    {"limit", 0, KIND_COUNT, COMMAND_REDRIVE, AT(limit), "N", "the first N of them"},
+    {"batch", 0, KIND_COUNT, COMMAND_UNDO, AT(batch), "N", "only this batch"},
+    {"check", 0, KIND_TEXT, COMMAND_VERIFY, AT(check), "SQL",
+     "condition that must hold for every record that was done, as \"phone ~ '^0[0-9]{9}$'\""},
+    {"sample", 0, KIND_COUNT, COMMAND_VERIFY, AT(sample), "N",
+     "check N records, spread evenly, instead of all"},
+    {"no-residue", 0, KIND_FLAG, COMMAND_VERIFY, AT(no_residue), NULL,
+     "do not run the plan's query again"},
+    {"top-up", 0, KIND_FLAG, COMMAND_VERIFY, AT(top_up), NULL,
+     "make a plan of the records that match now and were not there before"},
+    {"created-by", 0, KIND_TEXT, MAKE | OPERATOR, AT(created_by), "WHO",
      "name for the records (default: the user)"},
-    {"no-enqueue", 0, KIND_FLAG, COMMAND_CREATE, AT(no_enqueue), NULL,
+    {"no-enqueue", 0, KIND_FLAG, MAKE, AT(no_enqueue), NULL,
      "send no messages yet; scatter-plan enqueue does it later"},
-    {"dry-run", 0, KIND_FLAG, COMMAND_CREATE, AT(dry_run), NULL,
+    {"dry-run", 0, KIND_FLAG, COMMAND_CREATE | CHILD, AT(dry_run), NULL,
      "check everything, read and count the records, write nothing"},
     {"reason", 0, KIND_TEXT, VERB, AT(reason), "TEXT", "why, for the status and the records"},
     {"every", 0, KIND_COUNT, COMMAND_SWEEP, AT(every_s), "SECONDS",
@@ -94,7 +122,7 @@ static const struct option options[] = {
     {"attached", 0, KIND_FLAG, COMMAND_SWEEP, AT(attached), NULL,
      "with --every: end when the process that started this one is gone"},
     {"format", 0, KIND_CHOICE, ALL, AT(format), "text|json", "form of the result (default: text)"},
-    {"progress", 0, KIND_CHOICE, COMMAND_CREATE | COMMAND_ENQUEUE, AT(progress), "none|bar|json",
+    {"progress", 0, KIND_CHOICE, MAKE | COMMAND_ENQUEUE, AT(progress), "none|bar|json",
      "progress on standard error (default: bar on a terminal)"},
 };
 
@@ -112,6 +140,10 @@ static const struct {
     {"drain", COMMAND_DRAIN, "finish the batches that were begun, begin no other, then pause"},
     {"set", COMMAND_SET, "retune a plan while it runs: rate=N, chunk_ms=N, workers=N (or none)"},
     {"sweep", COMMAND_SWEEP, "send the messages of batches that no message carries any more"},
+    {"redrive", COMMAND_REDRIVE, "make a plan of the records that another one set aside"},
+    {"undo", COMMAND_UNDO, "make a plan that writes the old values of another one back"},
+    {"verify", COMMAND_VERIFY, "check what a plan has done; exit code 3 when it does not hold"},
+    {"report", COMMAND_REPORT, "write the report of a plan into the store"},
 };
 
 void args_deinit(struct args *a)
@@ -128,7 +160,7 @@ void args_deinit(struct args *a)
 
 static void write_commands(struct buf *text)
 {
-    buf_append_str(text, "usage: scatter-plan COMMAND [options]\n\n");
+    buf_append_str(text, "usage: scatter-plan COMMAND [PLAN] [options]\n\n");
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
         buf_appendf(text, "  %-10s %s\n", commands[i].name, commands[i].help);
     buf_append_str(text, "\n  scatter-plan COMMAND --help   options of a command\n"
@@ -160,8 +192,9 @@ static void write_wrapped(struct buf *dst, const char *text, size_t indent)
 
 static void write_help(struct buf *text, size_t command)
 {
-    buf_appendf(text, "usage: scatter-plan %s [options]\n\n%s\n\noptions:\n",
-                commands[command].name, commands[command].help);
+    buf_appendf(text, "usage: scatter-plan %s%s [options]\n\n%s\n\noptions:\n",
+                commands[command].name, commands[command].command == COMMAND_CREATE ? "" : " PLAN",
+                commands[command].help);
     for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
         const struct option *o = &options[i];
         char left[64];
@@ -309,7 +342,7 @@ static void fill_in(struct args *a)
     if (!a->queue && a->command == COMMAND_CREATE)
         a->queue = "celery";
     if (!a->batch_size)
-        a->batch_size = 10000;
+        a->batch_size = DEFAULT_BATCH_SIZE;
     if (!a->after_s)
         a->after_s = 60;
     if (!a->format)
@@ -347,7 +380,9 @@ static int check(const struct args *a, struct err *e)
         return check_create(a, e);
     if (!a->plan && !(a->command & (COMMAND_SWEEP | COMMAND_GOVERNOR)))
         return err_set(e, ARGS_E_MISTAKE, "the plan's id is missing: which plan?");
-    if ((a->command & (COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP)) && !a->broker)
+    bool sends = (a->command & SENDING) ||
+                 (!a->no_enqueue && !a->dry_run && ((a->command & CHILD) || a->top_up));
+    if (sends && !a->broker)
         return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
     return 0;
 }

@@ -18,6 +18,10 @@ enum command {
     COMMAND_SET = 4096,
     COMMAND_SWEEP = 8192,
     COMMAND_GOVERNOR = 16384,
+    COMMAND_REDRIVE = 8,
+    COMMAND_UNDO = 16,
+    COMMAND_VERIFY = 32,
+    COMMAND_REPORT = 64,
 };
 
 struct args_list {
@@ -30,12 +34,18 @@ struct args {
     enum command command;
     const char *migration, *query, *database_url, *database, *store, *broker, *key_prefix, *queue;
     const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *plan, *created_by;
+    const char *on_planned, *on_paused, *on_failed;
     const char *format, *progress;
     /* control */
     const char *reason;
     struct args_list words; /* behind the plan: NAME=VALUE; of governor: what to do */
     int64_t every_s, after_s;
     bool attached;
+    /* plans made from plans, and their checks */
+    const char *child, *error_class, *sqlstate, *outcome, *check;
+    int64_t limit, batch, sample;
+    bool top_up, no_residue;
+    bool add_columns; /* of a child: columns that a newer migration reads are added, not missed */
     struct args_list plugins, params;
     int64_t batch_size;
     bool from_stdin, no_enqueue, dry_run;

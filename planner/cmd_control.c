@@ -6,6 +6,7 @@
 #include "celeryc/base/num.h"
 #include "celeryc/message/json.h"
 #include "celeryc/migrate/sweep.h"
+#include "planner/outbox.h"
 
 #include <errno.h>
 
@@ -75,6 +76,7 @@ int plan_control(const struct args *a, struct buf *dst, struct err *e)
                              : a->command == COMMAND_CANCEL ? DB_PLAN_CANCEL
                                                             : DB_PLAN_DRAIN;
     bool changed = false;
+    int64_t n_callbacks;
     size_t sent = 0;
     int code = servers_open_db(&s, a->database_url, e);
 
@@ -84,6 +86,8 @@ int plan_control(const struct args *a, struct buf *dst, struct err *e)
         code = db_plan_control(s.db, verb, a->plan, a->created_by, a->reason, &changed, e);
     if (!code && verb == DB_PLAN_RESUME)
         code = send_again(&s, a, &sent, e);
+    if (!code && a->broker)
+        code = outbox_send_all(s.db, a, a->plan, OUTBOX_ABANDONED_S, &n_callbacks, e);
     if (!code)
         code = db_plan_status(s.db, a->plan, &now, e);
     if (code)

@@ -9,6 +9,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/num.h"
 #include "celeryc/migrate/sweep.h"
+#include "planner/outbox.h"
 #include "planner/stop.h"
 
 #include <errno.h>
@@ -30,6 +31,7 @@ static int64_t lease_ms(void)
 static int sweep_once(const struct args *a, struct sweep_result *ret_r, struct err *e)
 {
     CLEANUP(servers_deinit) struct servers s = {0};
+    int64_t n_callbacks;
     int code = servers_open_db(&s, a->database_url, e);
 
     if (!code)
@@ -47,6 +49,8 @@ static int sweep_once(const struct args *a, struct sweep_result *ret_r, struct e
     /* A database that has no control tables has no plans. */
     if (code == DB_E_SCHEMA && str_eq(db_sqlstate(s.db), "42P01"))
         return 0;
+    if (!code)
+        code = outbox_send_all(s.db, a, a->plan, OUTBOX_ABANDONED_S, &n_callbacks, e);
     return code > 0 ? -EIO : code;
 }
 

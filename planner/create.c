@@ -11,8 +11,9 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/message/json.h"
+#include "planner/child.h"
 #include "planner/marker.h"
-#include "planner/plan.h"
+#include "planner/outbox.h"
 #include "planner/source.h"
 #include "planner/stop.h"
 #include "planner/upload.h"
@@ -28,6 +29,7 @@
 
 struct creation {
     const struct args *args;
+    struct plan_child *child; /* NULL: a plan of its own */
     struct progress *progress;
     struct result *result;
     struct servers servers;
@@ -136,7 +138,8 @@ static int check_target(struct creation *c, struct err *e)
     struct db_target t = {.table = r->table,
                           .key = r->key,
                           .reads = (const char *const *)r->columns,
-                          .n_reads = r->n_columns,
+                          .n_reads =
+                              c->child && c->child->n_guard ? c->child->n_guard : r->n_columns,
                           .writes = r->writes,
                           .n_writes = r->n_writes};
 
@@ -167,6 +170,14 @@ static int prepare_source(struct creation *c, struct err *e)
     c->builder = builder_new(&o);
     if (!c->builder)
         return -ENOMEM;
+    if (c->child && c->child->prepare)
+        return c->child->prepare(c->child->arg, c->builder, e);
+    if (c->child) {
+        c->query.extra = c->child->extra;
+        c->query.n_extra = c->child->n_extra;
+        c->query.accept = c->child->accept;
+        c->query.arg = c->child->arg;
+    }
     if (!c->args->from_stdin)
         return query_source_prepare(&c->query, c->servers.db, &c->request, c->builder, e);
     stdin_source_init(&c->input, STDIN_FILENO);
@@ -180,7 +191,9 @@ static int read_records(struct creation *c, struct err *e)
     int code;
 
     progress_begin(c->progress, "planning");
-    if (c->args->from_stdin)
+    if (c->child && c->child->run)
+        code = c->child->run(c->child->arg, c->builder, e);
+    else if (c->args->from_stdin)
         code = stdin_source_run(&c->input, c->builder, e);
     else
         code = query_source_run(&c->query, c->servers.db, c->builder, e);
@@ -320,12 +333,22 @@ static int insert_rows(struct creation *c, const struct manifest *m, struct err 
                         .params_json = m->params_json,
                         .created_by = m->created_by ? m->created_by : "",
                         .columns_json = columns.data,
+                        .on_planned = m->on_planned,
                         .on_batch = m->on_batch,
+                        .on_paused = m->on_paused,
+                        .on_failed = m->on_failed,
                         .on_finish = m->on_finish,
                         .retry_on = m->retry_on,
+                        .kind = m->kind,
+                        .parent = m->parent,
+                        .batch_size = c->args->batch_size,
                         .total = m->total,
                         .n_batches = (int64_t)m->n_batches};
 
+    if (c->child) {
+        p.drives = c->child->drives;
+        p.n_drives = c->child->n_drives;
+    }
     code = db_plan_insert(c->servers.db, &p, rows, m->n_batches, e);
     if (code)
         return err_prefix(
@@ -367,9 +390,15 @@ static int commit_rows(struct creation *c, const struct manifest *m, struct err 
 
 static int send_messages(struct creation *c, struct err *e)
 {
+    int64_t n;
+    int code;
+
     if (c->args->no_enqueue)
         return 0;
-    return plan_enqueue(&c->servers, c->args, c->request.plan, c->progress, c->result, e);
+    code = plan_enqueue(&c->servers, c->args, c->request.plan, c->progress, c->result, e);
+    if (!code)
+        code = outbox_send_all(c->servers.db, c->args, c->request.plan, OUTBOX_ABANDONED_S, &n, e);
+    return code;
 }
 
 static int finish_known(struct creation *c, struct err *e)
@@ -431,8 +460,13 @@ static struct manifest describe(const struct creation *c)
                          .columns = r->columns,
                          .n_columns = r->n_columns,
                          .params_json = (char *)r->params_json,
+                         .on_planned = (char *)a->on_planned,
                          .on_batch = (char *)a->on_batch,
+                         .on_paused = (char *)a->on_paused,
+                         .on_failed = (char *)a->on_failed,
                          .on_finish = (char *)a->on_finish,
+                         .kind = c->child ? (char *)c->child->kind : NULL,
+                         .parent = c->child ? (char *)c->child->parent : NULL,
                          .retry_on = (char *)a->retry_on,
                          .total = builder_total(c->builder),
                          .created_us = clock_wall_us()};
@@ -502,7 +536,12 @@ static int check_and_make(struct creation *c, struct err *e)
         code = check_target(c, e);
     if (code)
         return code;
-    if (manifest && !c->args->dry_run) {
+    if (manifest && c->child && !c->args->dry_run) {
+        /* Without its rows it is nobody's, and what it is to hold may be another set now. */
+        code = final(delete_manifest(c));
+        if (code)
+            return code;
+    } else if (manifest && !c->args->dry_run) {
         code = commit_rows(c, &old, e);
         return code ? code : send_messages(c, e);
     }
@@ -515,11 +554,18 @@ static int check_and_make(struct creation *c, struct err *e)
     return code ? code : make(c, e);
 }
 
-int plan_create(const struct args *a, struct progress *p, struct result *ret_r, struct err *e)
+int plan_make(const struct args *a, struct plan_child *child, struct progress *p,
+              struct result *ret_r, struct err *e)
 {
-    CLEANUP(creation_deinit) struct creation c = {.args = a, .progress = p, .result = ret_r};
+    CLEANUP(creation_deinit)
+    struct creation c = {.args = a, .child = child, .progress = p, .result = ret_r};
     int code = request_init(&c.request, a, e);
 
     c.input.fd = -1;
     return code ? code : check_and_make(&c, e);
+}
+
+int plan_create(const struct args *a, struct progress *p, struct result *ret_r, struct err *e)
+{
+    return plan_make(a, NULL, p, ret_r, e);
 }

@@ -29,6 +29,10 @@ static void write_json(struct buf *dst, const struct result *r)
         json_text(dst, "last_key", r->last_key);
         buf_appendf(dst, ", \"sample\": [%s]", r->sample.data ? r->sample.data : "");
     }
+    if (r->note) {
+        buf_append_str(dst, ", ");
+        json_text(dst, "note", r->note);
+    }
     buf_append_str(dst, "}\n");
 }
 
@@ -41,6 +45,8 @@ static void write_text(struct buf *dst, const struct result *r)
     (void)progress_number(r->enqueued, enqueued);
     if (r->total == 0) {
         buf_append_str(dst, "0 records: nothing to do\n");
+        if (r->note)
+            buf_appendf(dst, "note     %s\n", r->note);
         return;
     }
     buf_appendf(dst, "plan     %s%s\nrecords  %s in %s batches\n", r->plan ? r->plan : "",
@@ -78,6 +84,15 @@ static int run(const struct args *a, struct progress *p, struct buf *out, struct
     case COMMAND_CREATE:
         code = plan_create(a, p, &r, e);
         break;
+    case COMMAND_REDRIVE:
+        code = plan_redrive(a, p, &r, e);
+        break;
+    case COMMAND_UNDO:
+        code = plan_undo(a, p, &r, e);
+        break;
+    case COMMAND_VERIFY:
+    case COMMAND_REPORT:
+        return -ENOSYS;
     case COMMAND_ENQUEUE:
         code = servers_open_db(&s, a->database_url, e);
         if (!code)

@@ -36,6 +36,12 @@ DEFINE_CLEANUP_VALUE(struct result, result_deinit)
 /* 0, or an error whose text names the fix. Nothing is left half done: see create.c. */
 int plan_create(const struct args *a, struct progress *p, struct result *ret_r,
                 struct err *e) WARN_UNUSED;
+/* A plan of the records that another one set aside. */
+int plan_redrive(const struct args *a, struct progress *p, struct result *ret_r,
+                 struct err *e) WARN_UNUSED;
+/* A plan that writes the old values of another one back. */
+int plan_undo(const struct args *a, struct progress *p, struct result *ret_r,
+              struct err *e) WARN_UNUSED;
 /* Sends the messages of every batch that is still "planned". */
 int plan_enqueue(struct servers *s, const struct args *a, const char *plan, struct progress *p,
                  struct result *ret_r, struct err *e) WARN_UNUSED;

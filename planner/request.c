@@ -152,7 +152,7 @@ static int set_columns(struct request *r, const struct scatter_migration *m, str
     if (r->args->columns)
         code = columns_from_option(r, e);
     for (size_t i = 0; m && !code && i < SCATTER_MAX_COLUMNS && m->reads[i]; i++) {
-        if (!r->args->columns)
+        if (!r->args->columns || (r->args->add_columns && !has_column(r, m->reads[i])))
             code = add_column(r, slice_str(m->reads[i]), e);
         else if (!has_column(r, m->reads[i]))
             code = err_set(e, -EINVAL, "--columns must have \"%s\": migration %s reads it",
@@ -257,6 +257,17 @@ static int complete(struct request *r, struct err *e)
         return code;
     r->plan = r->args->plan ? r->args->plan : fresh_plan_id(r->arena, r->args->migration);
     return r->plan ? request_check_plan_id(r->plan, e) : -ENOMEM;
+}
+
+int request_load_plugins(struct request *r, const struct args *a, struct err *e)
+{
+    int code;
+
+    *r = (struct request){.arena = arena_new(), .args = a};
+    code = r->arena ? load_plugins(r, e) : -ENOMEM;
+    if (code)
+        request_deinit(r);
+    return code;
 }
 
 int request_init(struct request *r, const struct args *a, struct err *e)

@@ -25,6 +25,8 @@ struct request {
 /* Loads the plug-ins, finds the migration, settles table, key, columns and the plan's id. Nothing is contacted.
  * 0; -EINVAL or -ENOENT with the fix named; -ENOMEM. */
 int request_init(struct request *r, const struct args *a, struct err *e) WARN_UNUSED;
+/* Only loads the plug-ins, and keeps them until request_deinit. */
+int request_load_plugins(struct request *r, const struct args *a, struct err *e) WARN_UNUSED;
 void request_deinit(struct request *r);
 DEFINE_CLEANUP_VALUE(struct request, request_deinit)
 

@@ -11,6 +11,11 @@
 struct query_source {
     struct buf sql; /* the ordered query */
     enum key_order order;
+    /* Columns behind those of the record, and who looks at every row: 0 takes it, 1 leaves it out. NULL: all. */
+    const char *const *extra;
+    size_t n_extra;
+    int (*accept)(void *arg, const struct slice *values, size_t n, struct err *e);
+    void *arg;
 };
 
 int query_source_prepare(struct query_source *q, struct db *db, const struct request *r,

@@ -86,10 +86,11 @@ static void from_query(struct buf *b, const struct request *r)
     buf_appendf(b, " FROM (%s\n) AS scatter_source", r->query);
 }
 
-static int ordered_sql(struct buf *sql, const struct request *r, const char *order_by)
+static int ordered_sql(struct query_source *q, const struct request *r, const char *order_by)
 {
     CLEANUP(buf_deinit) struct buf key = BUF_INIT;
     const char *at = strstr(order_by, "%s");
+    struct buf *sql = &q->sql;
 
     quote_name(&key, r->key);
     if (buf_ok(&key))
@@ -100,6 +101,10 @@ static int ordered_sql(struct buf *sql, const struct request *r, const char *ord
             continue;
         buf_append_str(sql, ", ");
         quote_name(sql, r->columns[i]);
+    }
+    for (size_t i = 0; i < q->n_extra; i++) {
+        buf_append_str(sql, ", ");
+        quote_name(sql, q->extra[i]);
     }
     from_query(sql, r);
     buf_appendf(sql, " ORDER BY %s%s", key.data, at + 2);
@@ -143,11 +148,12 @@ int query_source_prepare(struct query_source *q, struct db *db, const struct req
     if (!p.seen)
         return err_set(e, -EINVAL, "the query gives no columns: write a SELECT");
     q->order = p.order;
-    return ordered_sql(&q->sql, r, p.order_by);
+    return ordered_sql(q, r, p.order_by);
 }
 
 struct rows {
     struct builder *builder;
+    const struct query_source *source;
     enum key_order order;
     struct err err;
 };
@@ -163,13 +169,16 @@ static int on_columns(const char *const *names, const char *const *types, size_t
 static int on_row(const struct slice *values, size_t n, void *arg)
 {
     struct rows *r = arg;
+    int taken = r->source->accept ? r->source->accept(r->source->arg, values, n, &r->err) : 0;
 
+    if (taken)
+        return taken > 0 ? 0 : taken;
     return builder_row(r->builder, values, NULL, n, &r->err);
 }
 
 int query_source_run(struct query_source *q, struct db *db, struct builder *b, struct err *e)
 {
-    struct rows r = {b, q->order, ERR_INIT};
+    struct rows r = {b, q, q->order, ERR_INIT};
     const struct db_stream s = {on_columns, on_row, &r};
 
     return stream(db, q->sql.data, &s, "the query failed", &r.err, e);

@@ -78,3 +78,12 @@ const char *opt_env(const char *name);
 
 const struct opt *opt_find(const struct opt_table *t, const char *name);
 bool opt_takes_value(const struct opt *o);
+
+/* ---- completion and man page ---- */
+
+void opt_write_bash_words(struct buf *dst, const struct opt_table *t); /* " -x --name ... --help" */
+void opt_write_bash_values(struct buf *dst, const struct opt *o); /* a branch of `case $prev` */
+void opt_write_zsh_quoted(struct buf *dst, const char *text);
+void opt_write_zsh(struct buf *dst, const struct opt *o); /* a line of _arguments */
+void opt_write_roff(struct buf *dst, const char *text);
+void opt_write_man(struct buf *dst, const struct opt *o);

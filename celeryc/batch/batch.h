@@ -105,8 +105,9 @@ struct manifest {
     char *table, *key, *query, *store, *queue, *database, *created_by;
     char **columns;
     size_t n_columns;
-    char *params_json;                     /* object text */
-    char *on_batch, *on_finish, *retry_on; /* NULL */
+    char *params_json;                                                          /* object text */
+    char *on_planned, *on_batch, *on_paused, *on_failed, *on_finish, *retry_on; /* NULL */
+    char *kind, *parent; /* of a plan that was made from another one; NULL */
     int64_t total;
     int64_t created_us;
     struct manifest_batch *batches;

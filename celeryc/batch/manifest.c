@@ -25,8 +25,13 @@ void manifest_deinit(struct manifest *m)
     free(m->created_by);
     strings_free(m->columns, m->n_columns);
     free(m->params_json);
+    free(m->on_planned);
     free(m->on_batch);
+    free(m->on_paused);
+    free(m->on_failed);
     free(m->on_finish);
+    free(m->kind);
+    free(m->parent);
     free(m->retry_on);
     for (size_t i = 0; i < m->n_batches; i++) {
         free(m->batches[i].object);
@@ -61,10 +66,23 @@ int manifest_write(struct buf *dst, const struct manifest *m)
     const struct {
         const char *key, *text;
     } members[] = {
-        {"plan", m->plan},         {"migration", m->migration}, {"table", m->table},
-        {"key", m->key},           {"query", m->query},         {"store", m->store},
-        {"queue", m->queue},       {"database", m->database},   {"created_by", m->created_by},
-        {"on_batch", m->on_batch}, {"on_finish", m->on_finish}, {"retry_on", m->retry_on},
+        {"plan", m->plan},
+        {"kind", m->kind},
+        {"parent", m->parent},
+        {"migration", m->migration},
+        {"table", m->table},
+        {"key", m->key},
+        {"query", m->query},
+        {"store", m->store},
+        {"queue", m->queue},
+        {"database", m->database},
+        {"created_by", m->created_by},
+        {"on_planned", m->on_planned},
+        {"on_batch", m->on_batch},
+        {"on_paused", m->on_paused},
+        {"on_failed", m->on_failed},
+        {"on_finish", m->on_finish},
+        {"retry_on", m->retry_on},
     };
 
     char created[CLOCK_ISO_SIZE];
@@ -198,7 +216,12 @@ static int read_members(const struct member *m, struct manifest *r)
         {"queue", &r->queue, false},
         {"database", &r->database, false},
         {"created_by", &r->created_by, true},
+        {"kind", &r->kind, true},
+        {"parent", &r->parent, true},
+        {"on_planned", &r->on_planned, true},
         {"on_batch", &r->on_batch, true},
+        {"on_paused", &r->on_paused, true},
+        {"on_failed", &r->on_failed, true},
         {"on_finish", &r->on_finish, true},
         {"retry_on", &r->retry_on, true},
     };

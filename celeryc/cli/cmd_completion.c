@@ -34,42 +34,6 @@ const struct opt_table cli_completion_table = {
 
 /* ---- bash ---- */
 
-static void bash_words(struct buf *b, const struct opt_table *t)
-{
-    for (const struct opt *o = t->opts; o->name; o++) {
-        if (!o->help)
-            continue;
-        if (o->short_name)
-            buf_appendf(b, " -%c", o->short_name);
-        buf_appendf(b, " --%s", o->name);
-        if (o->alias)
-            buf_appendf(b, " --%s", o->alias);
-    }
-    buf_append_str(b, " --help");
-}
-
-/* Values of one option by its spelling: fixed words, plug-ins, files or folders. */
-static void bash_values(struct buf *b, const struct opt *o)
-{
-    if (!o->help || !opt_takes_value(o))
-        return;
-    buf_append_str(b, "        ");
-    if (o->short_name)
-        buf_appendf(b, "-%c|", o->short_name);
-    buf_appendf(b, "--%s)", o->name);
-    if (o->choices) {
-        buf_append_str(b, " COMPREPLY=($(compgen -W \"");
-        for (const char *const *c = o->choices; *c; c++)
-            buf_appendf(b, "%s%s", c == o->choices ? "" : " ", *c);
-        buf_append_str(b, "\" -- \"$cur\"));");
-    } else if (str_eq(o->arg, "FILE") || str_eq(o->arg, "PLUGIN")) {
-        buf_append_str(b, " compopt -o filenames; COMPREPLY=($(compgen -f -- \"$cur\"));");
-    } else if (str_eq(o->arg, "DIR")) {
-        buf_append_str(b, " compopt -o filenames; COMPREPLY=($(compgen -d -- \"$cur\"));");
-    }
-    buf_append_str(b, " return ;;\n");
-}
-
 static void write_bash(struct buf *b)
 {
     buf_append_str(b, "# bash completion for celeryc\n"
@@ -90,9 +54,9 @@ static void write_bash(struct buf *b)
             continue;
         buf_appendf(b, "    %s)\n        case $prev in\n", c->name);
         for (const struct opt *o = c->options->opts; o->name; o++)
-            bash_values(b, o);
+            opt_write_bash_values(b, o);
         buf_append_str(b, "        esac\n        COMPREPLY=($(compgen -W \"");
-        bash_words(b, c->options);
+        opt_write_bash_words(b, c->options);
         for (const char *const *w = c->options->words; w && *w; w++)
             buf_appendf(b, " %s", *w);
         buf_append_str(b, "\" -- \"$cur\")) ;;\n");
@@ -107,51 +71,6 @@ static void write_bash(struct buf *b)
 }
 
 /* ---- zsh ---- */
-
-static void zsh_quoted(struct buf *b, const char *text)
-{
-    for (; *text; text++) {
-        if (*text == '\'')
-            buf_append_str(b, "'\\''");
-        else if (*text == '[' || *text == ']' || *text == ':')
-            buf_appendf(b, "\\%c", *text);
-        else
-            buf_append_char(b, *text);
-    }
-}
-
-static void zsh_action(struct buf *b, const struct opt *o)
-{
-    if (!opt_takes_value(o))
-        return;
-    buf_append_char(b, ':');
-    zsh_quoted(b, o->arg ? o->arg : o->name);
-    buf_append_char(b, ':');
-    if (o->choices) {
-        buf_append_char(b, '(');
-        for (const char *const *c = o->choices; *c; c++)
-            buf_appendf(b, "%s%s", c == o->choices ? "" : " ", *c);
-        buf_append_char(b, ')');
-    } else if (str_eq(o->arg, "FILE") || str_eq(o->arg, "PLUGIN")) {
-        buf_append_str(b, "_files");
-    } else if (str_eq(o->arg, "DIR")) {
-        buf_append_str(b, "_files -/");
-    }
-}
-
-static void zsh_option(struct buf *b, const struct opt *o)
-{
-    bool many = o->kind == OPT_LIST || o->kind == OPT_REPEAT;
-    buf_append_str(b, "            ");
-    if (o->short_name)
-        buf_appendf(b, "%s{-%c,--%s}'[", many ? "\\*" : "", o->short_name, o->name);
-    else
-        buf_appendf(b, "'%s--%s[", many ? "*" : "", o->name);
-    zsh_quoted(b, o->help);
-    buf_append_char(b, ']');
-    zsh_action(b, o);
-    buf_append_str(b, "' \\\n");
-}
 
 static void zsh_words(struct buf *b, const char *const *w)
 {
@@ -173,7 +92,7 @@ static void write_zsh(struct buf *b)
         if (!c->summary)
             continue;
         buf_appendf(b, "            '%s:", c->name);
-        zsh_quoted(b, c->summary);
+        opt_write_zsh_quoted(b, c->summary);
         buf_append_str(b, "'\n");
     }
     buf_append_str(b, "        )\n        _describe command commands ;;\n    argument)\n"
@@ -184,7 +103,7 @@ static void write_zsh(struct buf *b)
         buf_appendf(b, "        %s)\n            _arguments \\\n", c->name);
         for (const struct opt *o = c->options->opts; o->name; o++)
             if (o->help)
-                zsh_option(b, o);
+                opt_write_zsh(b, o);
         if (c->options->words)
             zsh_words(b, c->options->words);
         buf_append_str(b, "            '--help[Show help]' ;;\n");
@@ -194,61 +113,19 @@ static void write_zsh(struct buf *b)
 
 /* ---- man ---- */
 
-static void roff(struct buf *b, const char *text)
-{
-    for (bool start = true; *text; text++) {
-        if (start && (*text == '.' || *text == '\''))
-            buf_append_str(b, "\\&");
-        if (*text == '\\')
-            buf_append_str(b, "\\e");
-        else if (*text == '-')
-            buf_append_str(b, "\\-");
-        else
-            buf_append_char(b, *text);
-        start = *text == '\n';
-    }
-}
-
-static void man_option(struct buf *b, const struct opt *o)
-{
-    buf_append_str(b, ".TP\n");
-    if (o->short_name)
-        buf_appendf(b, "\\fB\\-%c\\fR, ", o->short_name);
-    buf_append_str(b, "\\fB\\-\\-");
-    roff(b, o->name);
-    buf_append_str(b, "\\fR");
-    if (opt_takes_value(o)) {
-        buf_append_str(b, " \\fI");
-        if (o->choices)
-            for (const char *const *c = o->choices; *c; c++)
-                buf_appendf(b, "%s%s", c == o->choices ? "" : "|", *c);
-        else
-            roff(b, o->arg ? o->arg : "VALUE");
-        buf_append_str(b, "\\fR");
-    }
-    buf_append_char(b, '\n');
-    roff(b, o->help);
-    if (o->initial) {
-        buf_append_str(b, " Default: ");
-        roff(b, o->initial);
-        buf_append_char(b, '.');
-    }
-    buf_append_char(b, '\n');
-}
-
 static void man_command(struct buf *b, const struct command *c)
 {
     const struct opt_table *t = c->options;
     buf_append_str(b, ".SS celeryc ");
     buf_append_str(b, c->name);
     buf_append_char(b, ' ');
-    roff(b, t->usage);
+    opt_write_roff(b, t->usage);
     buf_append_char(b, '\n');
-    roff(b, t->about);
+    opt_write_roff(b, t->about);
     buf_append_char(b, '\n');
     for (const struct opt *o = t->opts; o->name; o++)
         if (o->help)
-            man_option(b, o);
+            opt_write_man(b, o);
 }
 
 static void write_man(struct buf *b)

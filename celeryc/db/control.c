@@ -87,6 +87,8 @@ int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch
         r = db->ops->insert_batches(db, p->plan, rows, n, e);
     if (!r && inserted)
         r = db_note_event(db, p->plan, 0, or_empty(p->created_by), "planned", "", e);
+    if (!r && inserted)
+        r = db_plan_extras(db, p, e);
     return db_end(db, r, e);
 }
 
@@ -565,6 +567,8 @@ static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
                 "owner = NULL WHERE plan = $1 AND batch = $2 AND lease_token = $3",
                 v, ARRAY_SIZE(v), NULL, e);
     if (!r)
+        r = db_outbox_batch(db, plan, batch, "done", NULL, e);
+    if (!r)
         r = end_plan(db, plan, &f->plan_finished, e);
     return r ? r : db_settle_drain(db, plan, e);
 }
@@ -611,6 +615,8 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
                        (long long)batch, plan);
     if (rel->kind == DB_RELEASE_FAILED) {
         r = db_note_event(db, plan, batch, "", "failed", or_empty(rel->error), e);
+        if (!r)
+            r = db_outbox_batch(db, plan, batch, "failed", rel->failure, e);
         if (!r)
             r = end_plan(db, plan, &rel->plan_finished, e);
     }

@@ -215,6 +215,17 @@ int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, st
     return db->ops->exec(db, text.data, v, n, ret_r, e);
 }
 
+void db_quote_text(struct buf *dst, struct slice text)
+{
+    buf_append_char(dst, '\'');
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.p[i] == '\'')
+            buf_append_char(dst, '\'');
+        buf_append_char(dst, text.p[i]);
+    }
+    buf_append_char(dst, '\'');
+}
+
 void db_quote_name(struct buf *dst, struct slice name)
 {
     buf_append_char(dst, '"');

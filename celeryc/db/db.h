@@ -45,6 +45,19 @@ struct db_plan {
     const char *on_batch, *on_finish,
         *retry_on; /* NULL; retry_on: comma-separated SQLSTATE classes, names */
     int64_t total, n_batches;
+    const char *on_planned, *on_paused, *on_failed; /* NULL */
+    /* Of a plan made from another one: "redrive", "undo" or "topup", and its id. It takes over the parent's rules
+     * (error policy, limits, rate, windows). NULL: neither. */
+    const char *kind, *parent;
+    /* redrive: where in the parent each of its records was set aside, in the order of the records; batch_size of them
+     * make a batch. */
+    const struct db_drive *drives;
+    size_t n_drives;
+    int64_t batch_size;
+};
+
+struct db_drive {
+    int64_t batch, position;
 };
 
 struct db_batch_row {
@@ -251,6 +264,11 @@ struct db_finish {
 int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
                     struct db_finish *ret_f, struct err *e) WARN_UNUSED;
 
+/* Why a batch failed as a whole. */
+struct db_failure {
+    const char *error_class, *sqlstate, *message;
+};
+
 enum db_release_kind {
     DB_RELEASE_CLEAN,  /* pause, shutdown: does not count as an attempt */
     DB_RELEASE_RETRY,  /* will be tried again, error says why */
@@ -259,8 +277,9 @@ enum db_release_kind {
 
 struct db_release {
     enum db_release_kind kind;
-    const char *error;  /* text for people; NULL */
-    bool plan_finished; /* set: this failure was the end of the last open batch */
+    const char *error;                /* text for people; NULL */
+    const struct db_failure *failure; /* DB_RELEASE_FAILED: the same in parts, for on_batch; NULL */
+    bool plan_finished;               /* set: this failure was the end of the last open batch */
 };
 
 /* Gives the lease up: state queued (parked when the plan is paused or draining, cancelled when it is), or
@@ -289,6 +308,36 @@ struct db_lost {
 int db_sweep_take(struct db *db, const struct db_sweep *s, struct arena *a, struct db_lost *lost,
                   size_t *ret_n, struct err *e) WARN_UNUSED;
 
+/* ---- plans made from plans (child.c) ---- */
+
+/* Marks what re-drives of the plan, or the plan as a re-drive, have done as resolved, all the way up. Idempotent. */
+int db_plan_resolve(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+/* Marks the open outcomes of a plan whose row is no longer there ("gone" in resolved_by): nothing is left to do. */
+int db_plan_forget_gone(struct db *db, const char *plan, const char *sql_gone, int64_t *ret_n,
+                        struct err *e) WARN_UNUSED;
+/* Keeps the JSON of a verification, or the SHA-256 of the report's manifest, in the plan's row. */
+int db_plan_note_verification(struct db *db, const char *plan, const char *json,
+                              struct err *e) WARN_UNUSED;
+int db_plan_note_report(struct db *db, const char *plan, const char *sha256,
+                        struct err *e) WARN_UNUSED;
+
+/* ---- callbacks on their way (outbox.c) ---- */
+
+struct db_outbox_row {
+    int64_t id;
+    const char *plan, *event, *queue;         /* queue: the plan's */
+    const char *signature, *kwargs, *task_id; /* signature: a task's name, or JSON */
+};
+
+/* Takes up to max callbacks that are to be sent now, so that nobody else sends them as well for a while: fresh ones of
+ * the plan (NULL: of none), and those that have waited for age_s without being marked. Rows live in the arena. */
+int db_outbox_claim(struct db *db, const char *plan, double age_s, size_t max, struct arena *a,
+                    struct db_outbox_row **ret_rows, size_t *ret_n, struct err *e) WARN_UNUSED;
+/* It was sent; or, with an error text, it could not be and waits for another try. */
+int db_outbox_sent(struct db *db, int64_t id, const char *error, struct err *e) WARN_UNUSED;
+/* A delivery that comes again: what was sent for its batch, and for the end of its plan, may have been lost. */
+int db_outbox_again(struct db *db, const char *plan, int64_t batch, struct err *e) WARN_UNUSED;
+
 /* ---- reading ---- */
 
 struct db_plan_status {
@@ -304,6 +353,17 @@ DEFINE_CLEANUP_VALUE(struct db_plan_status, db_plan_status_deinit)
 /* -ENOENT: no such plan. */
 int db_plan_status(struct db *db, const char *plan, struct db_plan_status *ret_s,
                    struct err *e) WARN_UNUSED;
+
+/* What the plans of a queue that are not at their end have left. */
+struct db_queue_plan {
+    bool runs;           /* neither paused nor outside of its window, and nothing is stopped */
+    int64_t max_workers; /* batches at a time; 0: no limit */
+    int64_t remaining;   /* records */
+};
+
+/* At most 1,000 plans, freed by the caller with free(3). 0; DB_E_SCHEMA also without control tables. */
+int db_queue_plans(struct db *db, const char *queue, struct db_queue_plan **ret_plans,
+                   size_t *ret_n, struct err *e) WARN_UNUSED;
 
 /* Failures of a plan or batch as JSON array text, at most n, for callbacks and reports:
  * [{"batch", "key", "outcome", "error_class", "sqlstate", "message"}, ...]. batch 0: all. */

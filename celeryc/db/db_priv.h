@@ -3,51 +3,7 @@
 /* Inside db/: the table of functions that each kind of database fills, and small results. */
 
 #include "celeryc/db/db.h"
-
-enum db_val_kind { DB_V_TEXT, DB_V_INT };
-
-/* A parameter. Text with p NULL is SQL NULL. Borrowed for the call. */
-struct db_val {
-    enum db_val_kind kind;
-    struct slice s;
-    int64_t i;
-};
-
-static inline struct db_val db_text(const char *s)
-{
-    return (struct db_val){.kind = DB_V_TEXT, .s = slice_str(s)};
-}
-
-static inline struct db_val db_slice(struct slice s)
-{
-    return (struct db_val){.kind = DB_V_TEXT, .s = s};
-}
-
-static inline struct db_val db_int(int64_t i)
-{
-    return (struct db_val){.kind = DB_V_INT, .i = i};
-}
-
-/* A small result in text form, copied. Cells are NUL-terminated; p NULL is SQL NULL. */
-struct db_rows {
-    struct arena *arena;
-    size_t n_rows, n_cols;
-    size_t cap;
-    struct slice *cell;
-    int64_t changed; /* rows that the statement inserted, updated or deleted */
-};
-
-void db_rows_deinit(struct db_rows *r);
-DEFINE_CLEANUP_VALUE(struct db_rows, db_rows_deinit)
-struct slice db_cell(const struct db_rows *r, size_t row, size_t col);
-int64_t db_cell_i64(const struct db_rows *r, size_t row, size_t col); /* 0 when NULL or no number */
-double db_cell_f64(const struct db_rows *r, size_t row, size_t col);
-bool db_cell_true(const struct db_rows *r, size_t row, size_t col); /* either dialect's */
-bool db_cell_is(const struct db_rows *r, size_t row, size_t col, const char *text);
-/* A copy for the caller; NULL for SQL NULL. */
-int db_cell_dup(const struct db_rows *r, size_t row, size_t col, char **ret_s) WARN_UNUSED;
-int db_rows_init(struct db_rows *r, size_t n_cols) WARN_UNUSED;
-int db_rows_add(struct db_rows *r, const struct slice *cells) WARN_UNUSED;
+#include "celeryc/db/rows.h"
 
 /* A @token@ of shared SQL and what the dialect writes for it. Both tables hold the same names:
  * now       the current time as the control tables keep it
@@ -55,10 +11,12 @@ int db_rows_add(struct db_rows *r, const struct slice *cells) WARN_UNUSED;
  * left      milliseconds until b.lease_until (NULL: no lease)
  * age       seconds since b.started_at
  * ago       as now, $1 milliseconds before it
+ * plan_age  seconds from p.started_at to p.finished_at, or to now
+ * outbox_age  seconds since o was tried, or made
  * clock     the current time as lease_until, window_ends, resume_at and beat_at are kept
  * silent    seconds since g.beat_at
  * created, started, finished   p.created_at... as microseconds since the epoch
- * lock_b, skip_b, lock_p       row locks of an aliased table, without and with SKIP LOCKED
+ * lock_b, skip_b, lock_p, skip_o   row locks of an aliased table, without and with SKIP LOCKED
  * failures  the JSON array of the rows f (batch, record_key, outcome, error_class, sqlstate, message) */
 struct db_token {
     const char *name, *text;
@@ -99,6 +57,21 @@ int db_sqlite_open(const char *path, bool read_only, struct db **ret_db, struct 
 int db_fail(struct db *db, const char *sqlstate);
 int db_code_of(const char *sqlstate);
 
+/* ---- inside an open transaction ---- */
+
+/* What db_plan_insert writes of a plan besides its row: callbacks, parentage, the parent's rules, drives. */
+int db_plan_extras(struct db *db, const struct db_plan *p, struct err *e) WARN_UNUSED;
+/* The callbacks of a batch that is done or failed (f: why), and of a plan that came into a state. */
+int db_outbox_batch(struct db *db, const char *plan, int64_t batch, const char *state,
+                    const struct db_failure *f, struct err *e) WARN_UNUSED;
+int db_outbox_plan(struct db *db, const char *plan, const char *state, const char *who,
+                   struct err *e) WARN_UNUSED;
+/* db_plan_resolve's statements. */
+int db_resolve(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+/* db_failures_json's, on the rows as they are in this transaction. */
+int db_failures_list(struct db *db, const char *plan, int64_t batch, size_t n, struct buf *dst,
+                     struct err *e) WARN_UNUSED;
+
 /* The checkpoint did not move: DB_E_FENCED when the lease is another's, DB_E_RETRY when it is still ours (then the
  * position is another than the caller believed). */
 int db_fenced(struct db *db, const struct db_chunk *c, struct err *e);
@@ -135,7 +108,3 @@ int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst) WARN_U
 /* exec with the tokens replaced. */
 int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, struct db_rows *ret_r,
             struct err *e) WARN_UNUSED;
-
-/* "schema.table" or "table" (double quotes honoured) as a quoted identifier. */
-void db_quote_table(struct buf *dst, const char *table);
-void db_quote_name(struct buf *dst, struct slice name);

@@ -37,6 +37,8 @@ static const struct db_token tokens[] = {
     {"left", "CAST(extract(epoch FROM b.lease_until - clock_timestamp()) * 1000 AS bigint)"},
     {"age", "extract(epoch FROM clock_timestamp() - b.started_at)"},
     {"ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
+    {"plan_age", "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"},
+    {"outbox_age", "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"},
     {"clock", "clock_timestamp()"},
     {"silent", "extract(epoch FROM clock_timestamp() - g.beat_at)"},
     {"created", "CAST(extract(epoch FROM p.created_at) * 1000000 AS bigint)"},
@@ -45,6 +47,7 @@ static const struct db_token tokens[] = {
     {"lock_b", "FOR UPDATE OF b"},
     {"skip_b", "FOR UPDATE OF b SKIP LOCKED"},
     {"lock_p", "FOR NO KEY UPDATE OF p"},
+    {"skip_o", "FOR UPDATE OF o SKIP LOCKED"},
     {"failures",
      "coalesce(json_agg(json_build_object('batch', f.batch, 'key', f.record_key, 'outcome', "
      "f.outcome, 'error_class', f.error_class, 'sqlstate', f.sqlstate, 'message', "

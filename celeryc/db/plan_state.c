@@ -97,6 +97,10 @@ int db_plan_move(struct db *db, const struct db_plan_move *m, bool *ret_moved, s
         r = db_note_event(db, m->plan, 0, m->who ? m->who : "", names[m->to],
                           m->reason ? m->reason : "", e);
     if (!r)
+        r = db_outbox_plan(db, m->plan, names[m->to], m->who, e);
+    if (!r && (DB_PLAN_OVER & IN(m->to)))
+        r = db_resolve(db, m->plan, e);
+    if (!r)
         *ret_moved = true;
     return r;
 }

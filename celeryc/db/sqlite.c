@@ -29,6 +29,10 @@ static const struct db_token tokens[] = {
     {"left", "CAST((b.lease_until - " NOW_SECONDS ") * 1000 AS INTEGER)"},
     {"age", "((julianday('now') - julianday(b.started_at)) * 86400.0)"},
     {"ago", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ($1 / 1000.0) || ' seconds')"},
+    {"plan_age",
+     "((julianday(coalesce(p.finished_at, 'now')) - julianday(p.started_at)) * 86400.0)"},
+    {"outbox_age",
+     "((julianday('now') - julianday(coalesce(o.tried_at, o.created_at))) * 86400.0)"},
     {"clock", NOW_SECONDS},
     {"silent", "(" NOW_SECONDS " - g.beat_at)"},
     {"created", MICROS("p.created_at")},
@@ -37,6 +41,7 @@ static const struct db_token tokens[] = {
     {"lock_b", ""},
     {"skip_b", ""},
     {"lock_p", ""},
+    {"skip_o", ""},
     {"failures", "json_group_array(json_object('batch', f.batch, 'key', f.record_key, 'outcome', "
                  "f.outcome, 'error_class', f.error_class, 'sqlstate', f.sqlstate, 'message', "
                  "f.message))"},

@@ -176,21 +176,46 @@ int db_plan_status(struct db *db, const char *plan, struct db_plan_status *ret_s
 }
 
 /* What failed comes first, so that the cap never hides it behind records that were merely skipped. */
+#define FAILURES                                                                                 \
+    "SELECT @failures@ FROM (SELECT batch, record_key, outcome, error_class, sqlstate, message " \
+    "FROM scatter_outcome WHERE plan = $1 AND (batch = $2 OR CAST($2 AS bigint) = 0) ORDER BY "  \
+    "CASE outcome WHEN 'quarantined' THEN 0 WHEN 'stale' THEN 1 ELSE 2 END, batch, position "    \
+    "LIMIT $3) f"
+
+static int take_list(const struct db_rows *rows, struct buf *dst)
+{
+    buf_append_slice(dst, rows->n_rows ? db_cell(rows, 0, 0) : SLICE_LIT("[]"));
+    return buf_ok(dst);
+}
+
 int db_failures_json(struct db *db, const char *plan, int64_t batch, size_t n, struct buf *dst,
                      struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     const struct db_val v[] = {db_text(plan), db_int(batch), db_int((int64_t)n)};
-    int r =
-        read_plan(db, plan,
-                  "SELECT @failures@ FROM (SELECT batch, record_key, outcome, error_class, "
-                  "sqlstate, message FROM scatter_outcome WHERE plan = $1 AND (batch = $2 OR "
-                  "CAST($2 AS bigint) = 0) ORDER BY CASE outcome WHEN 'quarantined' THEN 0 WHEN "
-                  "'stale' THEN 1 ELSE 2 END, batch, position LIMIT $3) f",
-                  v, ARRAY_SIZE(v), &rows, e);
+    int r = read_plan(db, plan, FAILURES, v, ARRAY_SIZE(v), &rows, e);
+
+    return r ? r : take_list(&rows, dst);
+}
+
+int db_failures_list(struct db *db, const char *plan, int64_t batch, size_t n, struct buf *dst,
+                     struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(plan), db_int(batch), db_int((int64_t)n)};
+    int r = db_exec(db, FAILURES, v, ARRAY_SIZE(v), &rows, e);
+
+    return r ? r : take_list(&rows, dst);
+}
+
+int db_read(struct db *db, const char *sql, const struct db_val *v, size_t n,
+            struct db_rows *ret_rows, struct err *e)
+{
+    int r = db->ops->begin(db, 0, e);
 
     if (r)
         return r;
-    buf_append_slice(dst, rows.n_rows ? db_cell(&rows, 0, 0) : SLICE_LIT("[]"));
-    return buf_ok(dst);
+    r = db_exec(db, sql, v, n, ret_rows, e);
+    db->ops->rollback(db);
+    return r;
 }

@@ -138,6 +138,18 @@ static int lease_from_environment(int64_t *ms, struct err *e)
     return 0;
 }
 
+/* Every worker undoes; its columns come with each batch file. */
+static int register_restore(struct task_registry *r, struct err *e)
+{
+    static struct migration_task restore = {.m = {.name = MIGRATE_RESTORE}, .rt = &known.runtime};
+    const struct celeryc_task t = {.name = MIGRATE_RESTORE,
+                                   .acks_late = true,
+                                   .reject_on_worker_lost = true,
+                                   .max_retries = CELERYC_RETRY_FOREVER};
+
+    return task_registry_add(r, &t, migrate_run, &restore, e);
+}
+
 int migrate_register_tasks(struct task_registry *r, const struct migrate_options *o, struct err *e)
 {
     int rc = migrate_check(e);
@@ -158,5 +170,5 @@ int migrate_register_tasks(struct task_registry *r, const struct migrate_options
 
         rc = task_registry_add(r, &t, migrate_run, known.tasks[i], e);
     }
-    return rc;
+    return rc ? rc : register_restore(r, e);
 }

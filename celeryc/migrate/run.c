@@ -168,44 +168,29 @@ static int claim(struct job *j, struct err *e)
 
 /* ---- the end of the work ---- */
 
-static int release(struct job *j, enum db_release_kind kind, const char *text, bool *ret_ended)
+static int release(struct job *j, enum db_release_kind kind, const char *text,
+                   const struct db_failure *f)
 {
-    struct db_release rel = {.kind = kind, .error = text};
+    struct db_release rel = {.kind = kind, .error = text, .failure = f};
     struct err e = ERR_INIT;
-    int r = db_batch_release(j->conn->db, j->plan, j->number, j->claim.token, &rel, &e);
-
-    if (!r && ret_ended)
-        *ret_ended = rel.plan_finished;
-    return r;
-}
-
-static struct db_finish present(const struct job *j)
-{
-    const struct db_counts *c = &j->counts;
-
-    return (struct db_finish){.counts = *c,
-                              .ok = j->position - c->unchanged - c->stale - c->skipped -
-                                    c->quarantined,
-                              .duration_s = (double)(clock_mono_ns() - j->began_ns) / 1e9};
+    return db_batch_release(j->conn->db, j->plan, j->number, j->claim.token, &rel, &e);
 }
 
 /* A batch that cannot be failed in the database (it is away) must not be acknowledged. */
 static int end_failed(struct job *j, const struct failure *f)
 {
     CLEANUP(buf_deinit) struct buf text = BUF_INIT;
-    bool ended = false;
+    const struct db_failure parts = {f->error_class, f->sqlstate, f->e.text};
 
     buf_appendf(&text, "%s%s%s: %s", f->error_class, f->sqlstate[0] ? " " : "", f->sqlstate,
                 f->e.text);
-    int r = buf_ok(&text) ? -ENOMEM : release(j, DB_RELEASE_FAILED, text.data, &ended);
+    int r = buf_ok(&text) ? -ENOMEM : release(j, DB_RELEASE_FAILED, text.data, &parts);
 
     if (r == DB_E_FENCED)
         return retry_in(j, (double)j->rt->options.lease_ms / 1000);
     if (r)
         return retry_for(j, f);
-    const struct db_finish fin = present(j);
-
-    callbacks_send(j, "failed", &fin, ended, f);
+    callbacks_send(j, false);
     return raise_failure(j, f);
 }
 
@@ -236,7 +221,7 @@ static int end_done(struct job *j)
         failure_from_db(&f, j->conn->db, r);
         return end_retry(j, &f);
     }
-    callbacks_send(j, "done", &fin, fin.plan_finished, NULL);
+    callbacks_send(j, false);
     return return_state(j, "done");
 }
 
@@ -252,6 +237,7 @@ static int work(struct job *j)
         return celeryc_reject(j->call, "the worker stops", true);
     case WORK_PAUSED:
         (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
+        callbacks_send(j, false); /* a limit that this batch reached may have paused the plan */
         return return_state(j, "parked");
     case WORK_CANCELLED:
         (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
@@ -272,12 +258,7 @@ static int work(struct job *j)
 /* A batch that was done before: the callbacks may have been lost with the worker that sent them. */
 static int already_done(struct job *j)
 {
-    struct db_finish fin = {0};
-    struct err e = ERR_INIT;
-
-    if (celeryc_redelivered(j->call) &&
-        !db_batch_finish(j->conn->db, j->plan, j->number, j->claim.token, &fin, &e))
-        callbacks_send(j, "done", &fin, j->claim.plan_finished, NULL);
+    callbacks_send(j, celeryc_redelivered(j->call));
     return return_state(j, "done");
 }
 

@@ -36,6 +36,18 @@ int migrate_compute(const struct scatter_migration *m, struct json_val params,
                     const struct slice *fields, struct arena *a,
                     struct db_row *ret_row) WARN_UNUSED;
 
+/* ---- scatter.restore (restore.c) ---- */
+
+#define MIGRATE_RESTORE "scatter.restore"
+#define RESTORE_PREFIX  "restore:" /* of a column that holds what is to be written */
+
+/* The migration that a batch file of an undo asks for: reads are the guarded columns, then the "restore:" ones. Texts
+ * live in the arena and the header. -EBADMSG, -E2BIG with a text; -ENOMEM. */
+int migrate_restore(const struct batch_header *h, struct arena *a, struct scatter_migration *ret_m,
+                    struct err *e) WARN_UNUSED;
+/* How many of the columns read are compared with the table, the first ones: all but for scatter.restore. */
+size_t migrate_guarded(const struct scatter_migration *m);
+
 /* ---- failures and what to do about them (policy.c) ---- */
 
 struct failure {
@@ -110,9 +122,12 @@ enum work_end work_batch(struct job *j, struct failure *f);
 /* Fetches, checks and parses the batch file. WORK_DONE, WORK_RETRY or WORK_FAILED. */
 enum work_end source_fetch(struct job *j, struct failure *f);
 
-/* Sends on_batch, and on_finish when the plan has ended. state: "done" or "failed". f: why it failed, or NULL. */
-void callbacks_send(struct job *j, const char *state, const struct db_finish *fin, bool plan_ended,
-                    const struct failure *f);
+/* Makes j->m that of the file when it is scatter.restore. WORK_DONE, WORK_RETRY or WORK_FAILED. */
+enum work_end restore_prepare(struct job *j, struct failure *f);
+
+/* Sends the callbacks that are due for this plan. again: those of the batch may have been lost with an earlier delivery.
+ * Called before the call is given its end. */
+void callbacks_send(struct job *j, bool again);
 
 int migrate_run(struct celeryc_call *call, void *ctx);
 

@@ -96,5 +96,7 @@ enum work_end source_fetch(struct job *j, struct failure *f)
                     err_text(&e, r));
         return WORK_FAILED;
     }
-    return check_header(j, batch_get_header(j->batch), f);
+    enum work_end end = check_header(j, batch_get_header(j->batch), f);
+
+    return end == WORK_DONE ? restore_prepare(j, f) : end;
 }

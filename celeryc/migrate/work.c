@@ -253,7 +253,7 @@ static int prepare(struct work *w)
     w->target = (struct db_target){.table = h->table,
                                    .key = h->key,
                                    .reads = j->m->reads,
-                                   .n_reads = w->n_reads,
+                                   .n_reads = migrate_guarded(j->m),
                                    .writes = j->m->writes,
                                    .n_writes = migrate_columns(j->m->writes)};
     w->chunk_ms = j->rt->options.chunk_ms;

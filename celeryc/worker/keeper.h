@@ -19,6 +19,6 @@ struct keeper_options {
 int keepers_start(uv_loop_t *loop, const struct keeper_options *o, struct keepers **ret_k)
     __attribute__((warn_unused_result));
 /* Asks them to end; their handles are the loop's to close. Takes NULL. */
-void keepers_stop(struct keepers *k);
+void keepers_stop(struct keepers *all);
 /* After the loop has closed the handles. */
-struct keepers *keepers_free(struct keepers *k);
+struct keepers *keepers_free(struct keepers *all);

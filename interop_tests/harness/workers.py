@@ -179,8 +179,9 @@ class WorkerFactory:
                 *([] if gossip else ["--without-gossip"]),
                 *([] if mingle else ["--without-mingle"]),
             ]
-            paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-            full_env["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+            # The tree under test, wherever an installed django_scatter comes from.
+            source = HERE.parents[1] / "django_cmd" / "src"
+            full_env["PYTHONPATH"] = f"{HERE.parent}{os.pathsep}{source}"
             full_env["INTEROP_SETTINGS"] = json.dumps(dict(settings or {}))
         argv += options
         worker = Worker(kind, node, Process(name, [*wrapper, *argv], folder, full_env))

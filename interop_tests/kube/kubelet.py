@@ -119,7 +119,9 @@ class Kubelet:
         started = pod["status"].get("startTime")
         if limit is None or started is None:
             return False
-        return (datetime.now(timezone.utc) - datetime.fromisoformat(started.replace("Z", "+00:00"))).seconds > limit
+        return (
+            datetime.now(timezone.utc) - datetime.fromisoformat(started.replace("Z", "+00:00"))
+        ).seconds > limit
 
     def _bind(self, name: str) -> None:
         body = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node"}}
@@ -144,7 +146,9 @@ class Kubelet:
                 "phase": "Running",
                 "startTime": now(),
                 "podIP": "127.0.0.1",
-                "conditions": [{"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady")],
+                "conditions": [
+                    {"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady")
+                ],
                 "containerStatuses": [self._container(pod, {"running": {"startedAt": now()}})],
             },
         )
@@ -174,7 +178,9 @@ class Kubelet:
             running.name,
             {
                 "phase": "Succeeded" if code == 0 else "Failed",
-                "conditions": [{"type": kind, "status": "False"} for kind in ("Ready", "ContainersReady")],
+                "conditions": [
+                    {"type": kind, "status": "False"} for kind in ("Ready", "ContainersReady")
+                ],
                 "containerStatuses": [
                     self._container(pod, {"terminated": {"exitCode": code, "finishedAt": now()}})
                 ],
@@ -215,7 +221,10 @@ class Kubelet:
         if image.root is None:
             # No file system of its own: the places of its volumes become folders of ours.
             for inside, outside in mounts.items():
-                argv = [word.replace(inside, str(outside)) if inside != "/tmp" else word for word in argv]
+                argv = [
+                    word.replace(inside, str(outside)) if inside != "/tmp" else word
+                    for word in argv
+                ]
             return Process("log", argv, folder, {**image.env, **env})
         script = self._script(image.root, mounts, pod, {**image.env, **env}, folder)
         return Process("log", [*ENTER, "sh", "-eu", str(script), *argv], folder)
@@ -248,7 +257,9 @@ class Kubelet:
                 place.mkdir(parents=True)
                 place.chmod(0o777)
                 if "configMap" in volume:
-                    config = self.api.get(path_of("ConfigMap", self.ns, volume["configMap"]["name"]))
+                    config = self.api.get(
+                        path_of("ConfigMap", self.ns, volume["configMap"]["name"])
+                    )
                     for key, text in config["data"].items():
                         (place / key).write_text(text)
             mounts[mount["mountPath"]] = place
@@ -272,7 +283,10 @@ class Kubelet:
         here.mkdir()
         lines = [f"mount --bind {root} {here}"]
         lines += ["mount -o remount,ro,bind " + str(here)]
-        lines += [f"mount -t tmpfs tmpfs {here}/run", f"mkdir -p {here}/run/secrets/kubernetes.io/serviceaccount"]
+        lines += [
+            f"mount -t tmpfs tmpfs {here}/run",
+            f"mkdir -p {here}/run/secrets/kubernetes.io/serviceaccount",
+        ]
         for inside, outside in mounts.items():
             place = str(here) + inside.replace("/var/run", "/run")
             lines += [f"mount --bind {outside} {place}"]

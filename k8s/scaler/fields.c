@@ -59,6 +59,55 @@ static int set_number(const struct field *f, void *at, struct json_val v, struct
     return 0;
 }
 
+/* A text without NUL, which ends strings here. */
+static int get_text(struct arena *a, const struct field *f, struct json_val v, struct slice *ret_s,
+                    struct err *e)
+{
+    int r = json_string_z(a, v, ret_s);
+
+    if (r == -ENOMEM)
+        return r;
+    if (r || ret_s->len == 0 || memchr(ret_s->p, '\0', ret_s->len))
+        return wrong(f, v, "a text", e);
+    return 0;
+}
+
+static int set_text(const struct field *f, char **at, struct json_val v, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct slice s;
+    char *copy;
+    int r = a ? get_text(a, f, v, &s, e) : -ENOMEM;
+
+    if (r)
+        return r;
+    copy = slice_dup(s);
+    if (!copy)
+        return -ENOMEM;
+    free(*at);
+    *at = copy;
+    return 0;
+}
+
+static int set_list(const struct field *f, struct strv *at, struct json_val v, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct json_iter it;
+    int r = a ? 0 : -ENOMEM;
+
+    if (v.kind != JSON_K_ARRAY || (double)json_len(v) > f->max || json_len(v) == 0)
+        return err_set(e, -EINVAL, "\"%s\" is no list of 1 to %g texts", f->name, f->max);
+    strv_deinit(at);
+    for (json_iter_init(&it, v); r == 0 && json_next(&it);) {
+        struct slice s;
+
+        r = get_text(a, f, it.val, &s, e);
+        if (r == 0)
+            r = strv_add(at, s.p);
+    }
+    return r;
+}
+
 int field_set(const struct field *f, void *target, struct json_val v, struct err *e)
 {
     void *at = (char *)target + f->offset;
@@ -71,6 +120,10 @@ int field_set(const struct field *f, void *target, struct json_val v, struct err
         return 0;
     case FIELD_WORD:
         return set_word(f, at, v, e);
+    case FIELD_TEXT:
+        return set_text(f, at, v, e);
+    case FIELD_LIST:
+        return set_list(f, at, v, e);
     case FIELD_TIME:
         if (json_is_null(v)) {
             *(int64_t *)at = DECIDE_NEVER;
@@ -126,6 +179,20 @@ int fields_read(const struct field *table, void *target, struct json_val object,
     return 0;
 }
 
+void fields_clear(const struct field *table, void *target)
+{
+    for (const struct field *f = table; f->name; f++) {
+        void *at = (char *)target + f->offset;
+
+        if (f->kind == FIELD_TEXT) {
+            free(*(char **)at);
+            *(char **)at = NULL;
+        } else if (f->kind == FIELD_LIST) {
+            strv_deinit(at);
+        }
+    }
+}
+
 void field_write(struct buf *dst, const struct field *f, const void *target)
 {
     const void *at = (const char *)target + f->offset;
@@ -139,6 +206,16 @@ void field_write(struct buf *dst, const struct field *f, const void *target)
         return;
     case FIELD_NUM:
         json_write_f64(dst, *(const double *)at);
+        return;
+    case FIELD_TEXT:
+        json_write_string_or_null(dst, slice_str(*(char *const *)at));
+        return;
+    case FIELD_LIST:
+        for (size_t i = 0; i < ((const struct strv *)at)->n; i++) {
+            buf_append_str(dst, i ? ", " : "[");
+            json_write_string(dst, slice_str(((const struct strv *)at)->v[i]));
+        }
+        buf_append_str(dst, ((const struct strv *)at)->n ? "]" : "[]");
         return;
     case FIELD_TIME:
         if (*(const int64_t *)at == DECIDE_NEVER) {

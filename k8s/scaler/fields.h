@@ -15,6 +15,8 @@ enum field_kind {
     FIELD_BOOL, /* bool */
     FIELD_WORD, /* an enum (int): place in words */
     FIELD_TIME, /* int64_t, seconds; null or absent: DECIDE_NEVER */
+    FIELD_TEXT, /* char *, owned; not empty */
+    FIELD_LIST, /* struct strv of texts, at most max */
 };
 
 struct field {
@@ -37,6 +39,9 @@ int field_set(const struct field *f, void *target, struct json_val v, struct err
 /* Every member of an object; one that the table does not have is an error that names the nearest. */
 int fields_read(const struct field *table, void *target, struct json_val object,
                 struct err *e) WARN_UNUSED;
+
+/* Frees the texts and lists. */
+void fields_clear(const struct field *table, void *target);
 
 void field_write(struct buf *dst, const struct field *f, const void *target);
 /* "a": 1, "b": null, ...: the members of an object, without braces. */

@@ -91,11 +91,15 @@ CREATE TABLE IF NOT EXISTS scatter_outcome (
     message       text,
     attempts      integer NOT NULL DEFAULT 1,
     worker        text,
-    resolved_by   text,                     -- the plan that did it later
+    driven_by     text,                     -- the re-drive that has it, and where in it
+    driven_batch  bigint,
+    driven_position bigint,
+    resolved_by   text,                     -- the plan that did it later; 'gone': there is no such row any more
     at            timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (plan, batch, position),
     FOREIGN KEY (plan, batch) REFERENCES scatter_batch (plan, batch) ON DELETE CASCADE
 );
+CREATE INDEX IF NOT EXISTS scatter_outcome_driven ON scatter_outcome (driven_by) WHERE driven_by IS NOT NULL;
 -- Records finished by each worker of each batch: who did how much, also across a takeover.
 CREATE TABLE IF NOT EXISTS scatter_share (
     plan          text NOT NULL,
@@ -126,6 +130,7 @@ CREATE TABLE IF NOT EXISTS scatter_outbox (
     kwargs        text NOT NULL,
     task_id       text NOT NULL UNIQUE,
     created_at    timestamptz NOT NULL DEFAULT now(),
+    tried_at      timestamptz,              -- taken by a sender
     sent_at       timestamptz,
     attempts      integer NOT NULL DEFAULT 0,
     error         text

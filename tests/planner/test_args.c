@@ -98,7 +98,7 @@ static const struct {
      "no store: give --store or set SCATTER_STORE"},
     {"create --database-url d --migration m --query q --store s",
      "no broker: give -b or set CELERY_BROKER_URL"},
-    {"enqueue --database-url d", "--plan is missing: which plan?"},
+    {"enqueue --database-url d", "the plan's id is missing: which plan?"},
     {"enqueue --database-url d --plan p", "no broker: give -b or set CELERY_BROKER_URL"},
     {"status --plan p",
      "no database: give --database-url or set SCATTER_DATABASE (or SCATTER_DATABASE_<ALIAS> for "

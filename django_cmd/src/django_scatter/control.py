@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
+from django_scatter import outbox
 from django_scatter.errors import ScatterError
 from django_scatter.orders import OVER, SOURCES, Orders, orders_of
 
@@ -187,6 +188,8 @@ class Control(ABC):
     LOCK_B: str
     SKIP_B: str
     LOCK_P: str
+    OUTBOX_AGE: str  # seconds since o was tried, or made
+    SKIP_O: str
 
     def __init__(self, connection: BaseDatabaseWrapper, lease_ms: int) -> None:
         self.connection = connection
@@ -262,6 +265,9 @@ class Control(ABC):
             (to, reason, plan),
         )
         self.note_event(plan, None, who, to, reason or "")
+        outbox.put_plan(self, plan, to, who)
+        if to in OVER:
+            outbox.resolve(self, plan)
         return True
 
     def settle_drain(self, plan: str) -> None:
@@ -572,6 +578,7 @@ class Control(ABC):
                     "WHERE plan = %s AND batch = %s AND lease_token = %s",
                     (plan, batch, token),
                 )
+                outbox.put_batch(self, plan, batch, "done", None)
                 finished = self.end_plan(plan)
                 self.settle_drain(plan)
         return BatchEnd(plan_finished=finished, duration_s=float(age or 0.0))
@@ -591,7 +598,10 @@ class Control(ABC):
         end = "failed" if failed else "finished"
         return self.set_plan_state(plan, end, "", sources=("running", "draining", "paused"))
 
-    def release(self, plan: str, batch: int, token: int, how: Release, error: str | None) -> bool:
+    def release(
+        self, plan: str, batch: int, token: int, how: Release, error: str | None,
+        parts: Mapping[str, Any] | None = None,
+    ) -> bool:  # fmt: skip
         """Gives the lease up; a paused or draining plan's batch is parked, a cancelled one's cancelled. True when a failed batch
         was the plan's last."""
         plan_state = "(SELECT p.state FROM scatter_plan p WHERE p.plan = scatter_batch.plan)"
@@ -613,6 +623,7 @@ class Control(ABC):
             ended = False
             if how is Release.FAILED:
                 self.note_event(plan, batch, "", "failed", error or "")
+                outbox.put_batch(self, plan, batch, "failed", parts)
                 ended = self.end_plan(plan)
             self.settle_drain(plan)
             return ended

@@ -34,6 +34,8 @@ class PostgresControl(Control):
     LOCK_B = "FOR UPDATE OF b"
     SKIP_B = "FOR UPDATE OF b SKIP LOCKED"
     LOCK_P = "FOR NO KEY UPDATE OF p"
+    OUTBOX_AGE = "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"
+    SKIP_O = "FOR UPDATE OF o SKIP LOCKED"
 
     sql = ""
     target: Target

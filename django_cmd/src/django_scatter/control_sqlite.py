@@ -37,6 +37,8 @@ class SqliteControl(Control):
     LOCK_B = ""
     SKIP_B = ""
     LOCK_P = ""
+    OUTBOX_AGE = "(julianday('now') - julianday(coalesce(o.tried_at, o.created_at))) * 86400.0"
+    SKIP_O = ""
 
     target: Target
     table = ""

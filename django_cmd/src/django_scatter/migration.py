@@ -78,6 +78,15 @@ class Migration:
     def process(self, record: Record) -> Change:
         raise NotImplementedError
 
+    @property
+    def guards(self) -> Sequence[str]:
+        """The columns read that are compared with the table before it is changed."""
+        return self.reads
+
+    def of_file(self, columns: Sequence[str]) -> Migration:  # noqa: ARG002
+        """The migration for a batch file with these columns."""
+        return self
+
     def __init__(self) -> None:
         if self.model is not None:
             options = self.model._meta  # noqa: SLF001  Django's documented Meta API
@@ -125,6 +134,10 @@ def register(cls: M) -> M:
             f"migration {migration.name!r} is registered twice: "
             f"{type(before).__qualname__} and {cls.__qualname__}"
         )
+    if not _registered:
+        from django_scatter.restore import Restore
+
+        make_task(Restore())  # whoever migrates can undo
     _registered[migration.name] = migration
     if before is None:
         make_task(migration)

@@ -34,7 +34,10 @@ class PlanRequest:
     key: str | None = None
     columns: Sequence[str] = ()
     params: Sequence[str] = ()
+    on_planned: str | None = None
     on_batch: str | None = None
+    on_paused: str | None = None
+    on_failed: str | None = None
     on_finish: str | None = None
     retry_on: str | None = None
     plan: str | None = None
@@ -77,7 +80,10 @@ def create_arguments(request: PlanRequest) -> list[str]:
         ("--table", request.table),
         ("--key", request.key),
         ("--columns", ",".join(request.columns)),
+        ("--on-planned", request.on_planned),
         ("--on-batch", request.on_batch),
+        ("--on-paused", request.on_paused),
+        ("--on-failed", request.on_failed),
         ("--on-finish", request.on_finish),
         ("--retry-on", request.retry_on),
         ("--plan", request.plan),

@@ -51,7 +51,6 @@ QUICK_RETRIES = 3  # inside the task, before the message waits
 MAX_ATTEMPTS = 20  # claims of one batch before a failure that could pass is final
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
-MAX_FAILURES = 100
 STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
 
 
@@ -135,8 +134,7 @@ class Ended:
     position: int = 0
     duration_s: float = 0.0
     plan_finished: bool = False
-    on_batch: str | None = None
-    on_finish: str | None = None
+    found_done: bool = False  # by an earlier delivery, whose callbacks may have been lost with it
     failure: Failure | None = None  # of a failed batch: raised after the callbacks were sent
     records_per_second: float = 0.0
 
@@ -184,6 +182,7 @@ def run_batch(migration: Migration, request: Request, control: Control) -> Ended
     control.ensure_schema()
     try:
         batch = load(migration, request)
+        migration = migration.of_file(batch.columns)
     except ScatterError as e:
         failure = failure_of(e)
         if failure.transient:
@@ -242,19 +241,14 @@ def claimed(
 ) -> Ended:  # fmt: skip
     ended = Ended(
         claim.state.value,
-        on_batch=claim.on_batch,
-        on_finish=claim.on_finish,
         position=claim.position,
         counts=claim_counts(claim, batch.count if batch else claim.position),
     )
     if claim.state is ClaimState.BUSY:
         raise RetryLater(claim.retry_after_s + 0.05, f"batch is held by {claim.owner}")
     if claim.state is ClaimState.DONE:
-        # The callbacks may have been lost with the worker that finished the batch.
-        if request.redelivered:
-            ended.plan_finished = claim.plan_finished
-        else:
-            ended.on_batch = ended.on_finish = None
+        ended.found_done = True
+        ended.plan_finished = claim.plan_finished
         return ended
     if claim.state is not ClaimState.OURS:
         return ended
@@ -326,7 +320,7 @@ class Run:
             self.places = [0, *(batch.columns.index(c) + 1 for c in migration.reads)]
             self.names = [batch.key, *migration.reads]
             self.target = Target(
-                batch.table, batch.key, tuple(migration.reads), tuple(migration.writes)
+                batch.table, batch.key, tuple(migration.guards), tuple(migration.writes)
             )
 
     def run(self, ended: Ended) -> Ended:
@@ -536,8 +530,13 @@ class Run:
             failure.text = f"given up after {MAX_ATTEMPTS} attempts: {failure.text}"
         try:
             ended.plan_finished = self.control.release(
-                self.request.plan, self.request.batch, self.token, Release.FAILED, str(failure)
-            )
+                self.request.plan, self.request.batch, self.token, Release.FAILED, str(failure),
+                {
+                    "error_class": failure.error_class,
+                    "sqlstate": failure.sqlstate or None,
+                    "message": failure.text,
+                },
+            )  # fmt: skip
         except Fenced:
             raise RetryLater(
                 self.control.lease_ms / 1000, "another worker has the batch now"

@@ -14,13 +14,11 @@ from celery.exceptions import Reject
 from django.db import DatabaseError, connections
 from django.utils.connection import ConnectionDoesNotExist
 
-from django_scatter import conf
-from django_scatter.control import Control, open_control
+from django_scatter import conf, outbox
+from django_scatter.control import open_control
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Migration
 from django_scatter.runtime import (
-    MAX_FAILURES,
-    Ended,
     Request,
     RetryLater,
     Stopping,
@@ -35,11 +33,6 @@ logger = logging.getLogger("django_scatter")
 def batch_task_id(plan: str, batch: int) -> str:
     """The id of a batch's message: the same for every sender, in any language."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"scatter:{plan}:{batch}"))
-
-
-def callback_task_id(plan: str, batch: int | None, kind: str) -> str:
-    where = plan if batch is None else f"{plan}:{batch}"
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"scatter:{where}:{kind}"))
 
 
 def make_task(migration: Migration) -> None:
@@ -109,8 +102,8 @@ def run_task(
             raise
         later = retry_for(request, failure)
         raise task.retry(countdown=later.seconds, exc=e, max_retries=None) from e
-    if ended.state in ("done", "failed"):
-        send_callbacks(task, migration, request, control, ended)
+    again = request.batch if ended.found_done and request.redelivered else None
+    outbox.send_due(task.app, control, plan, again)
     if ended.failure is not None:
         raise ended.failure.error
     return {
@@ -122,46 +115,3 @@ def run_task(
         "records_per_second": round(ended.records_per_second, 1),
         "worker": request.worker,
     }
-
-
-def send_callbacks(
-    task: Task[Any, Any], migration: Migration, request: Request, control: Control, ended: Ended
-) -> None:
-    """on_batch, and on_finish after the plan's last batch. Fixed ids make a second sending harmless; a broker that is
-    away makes the delivery fail and come again, which finds the batch done and sends them then."""
-    common = {
-        "plan": request.plan,
-        "migration": migration.name,
-        "worker": request.worker,
-    }
-    if ended.on_batch:
-        failures = control.failures(request.plan, request.batch, MAX_FAILURES)
-        if ended.failure is not None:
-            failures.insert(0, {
-                "batch": request.batch,
-                "key": None,
-                "outcome": "failed",
-                "error_class": ended.failure.error_class,
-                "sqlstate": ended.failure.sqlstate or None,
-                "message": ended.failure.text,
-            })  # fmt: skip
-        kwargs = {
-            **common,
-            "batch": request.batch,
-            "state": ended.state,
-            "counts": ended.counts,
-            "duration": ended.duration_s,
-            "failures": failures,
-        }
-        task_id = callback_task_id(request.plan, request.batch, "on_batch")
-        task.app.send_task(ended.on_batch, kwargs=kwargs, task_id=task_id)
-    if ended.plan_finished and ended.on_finish:
-        kwargs = {
-            **common,
-            "state": control.plan_state(request.plan),
-            "counts": control.plan_counts(request.plan),
-            "duration": control.plan_seconds(request.plan),
-            "failures": control.failures(request.plan, None, MAX_FAILURES),
-        }
-        task_id = callback_task_id(request.plan, None, "on_finish")
-        task.app.send_task(ended.on_finish, kwargs=kwargs, task_id=task_id)

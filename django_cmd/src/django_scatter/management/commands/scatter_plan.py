@@ -16,6 +16,14 @@ from django_scatter.progress import Progress
 from django_scatter.status import read_status
 from django_scatter.watch import watch
 
+CALLBACKS = {
+    "planned": "when the plan is made",
+    "batch": "after each batch",
+    "paused": "when the plan is paused, by people or by a limit",
+    "failed": "when the plan has failed",
+    "finish": "after the last batch, whether the plan is finished or failed",
+}
+
 
 class Command(BaseCommand):
     help = "Plan a data migration: rows -> batch files -> one Celery task per batch."
@@ -41,10 +49,12 @@ class Command(BaseCommand):
         parser.add_argument("--table", help="table to change, when not the migration's own")
         parser.add_argument("--key", help="its unique key column")
         parser.add_argument("--columns", help="comma-separated columns to read and guard")
-        parser.add_argument(
-            "--on-batch", metavar="TASK", help="Celery task called after each batch"
-        )
-        parser.add_argument("--on-finish", metavar="TASK", help="Celery task called at the end")
+        for name, when in CALLBACKS.items():
+            parser.add_argument(
+                f"--on-{name}",
+                metavar="SIGNATURE",
+                help=f"callback {when}: a task's name, or a signature or canvas as JSON",
+            )
         parser.add_argument(
             "--retry-on", metavar="LIST", help="SQLSTATE classes and exception names to retry on"
         )
@@ -178,7 +188,10 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         key=options["key"],
         columns=[c.strip() for c in (options["columns"] or "").split(",") if c.strip()],
         params=options["param"],
+        on_planned=options["on_planned"],
         on_batch=options["on_batch"],
+        on_paused=options["on_paused"],
+        on_failed=options["on_failed"],
         on_finish=options["on_finish"],
         retry_on=options["retry_on"],
         plan=options["plan"],
