@@ -103,6 +103,10 @@ class Site:
             "SCATTER_DATABASE": self.database_url,
             "SCATTER_STORE": self.store,
             "CELERY_BROKER_URL": self.broker,
+            # No credentials but those of the test.
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             **self.env,
         }
 
@@ -427,7 +431,7 @@ def refused(site: Site, done: subprocess.CompletedProcess[str], *words: str) -> 
         ({"plan": "../up"}, ["plan id"]),
         ({"store": "file:///nowhere/at/all"}, ["/nowhere/at does not exist", "store URL"]),
         ({"store": "ftp://x"}, ["s3://bucket/prefix or file:///dir"]),
-        ({"store": "s3://bucket"}, ["needs AWS_ACCESS_KEY_ID"]),
+        ({"store": "s3://bucket"}, ["no AWS credentials", "set AWS_ACCESS_KEY_ID"]),
         ({"broker": "redis://127.0.0.1:1/0"}, ["127.0.0.1:1"]),
         ({"broker": "amqp://h"}, ["Redis"]),
         ({"database-url": "postgresql://postgres@127.0.0.1:1/x"}, ["127.0.0.1", "port 1"]),

@@ -8,21 +8,15 @@ import hashlib
 import json
 import os
 import subprocess
-import threading
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 import pytest
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from harness.parcels import MIGRATIONS, PLANNER, sqlite_database
 from harness.redis_server import free_port
 from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
+from harness.s3_verifying import VerifyingServer
 
 N_ROWS = 100
 TOKEN = "a/session+token=="
@@ -33,93 +27,6 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server = S3Server(tmp_path_factory.mktemp("s3"))
     yield server
     server.stop()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Stores objects by host and path; an unsigned or wrongly signed request is refused as S3 does it."""
-
-    protocol_version = "HTTP/1.1"
-    server: VerifyingServer
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-        pass
-
-    def answer(self, status: int, body: bytes = b"") -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def refuse(self, status: int, code: str) -> None:
-        self.server.refused.append(code)
-        self.answer(
-            status, f"<Error><Code>{code}</Code><Message>refused</Message></Error>".encode()
-        )
-
-    def verify(self, body: bytes) -> str | None:
-        """None, or S3's word for what is wrong. The signature is computed again from what arrived."""
-        given = self.headers.get("Authorization", "")
-        if f"/{self.server.region}/s3/aws4_request" not in given:
-            return "AuthorizationHeaderMalformed"
-        if self.headers.get("x-amz-content-sha256") != hashlib.sha256(body).hexdigest():
-            return "XAmzContentSHA256Mismatch"
-        if self.headers.get("x-amz-security-token") != self.server.token:
-            return "InvalidToken"
-        signed = given.split("SignedHeaders=")[1].split(",")[0].split(";")
-        if "host" not in signed or any(
-            h.lower() not in signed for h in self.headers if h.lower().startswith("x-amz-")
-        ):
-            return "AccessDenied"
-        request = AWSRequest(
-            method=self.command,
-            url=f"http://{self.headers['Host']}{self.path}",
-            headers={h: self.headers[h] for h in signed},
-        )
-        request.context["timestamp"] = self.headers["x-amz-date"]
-        auth = S3SigV4Auth(Credentials(ACCESS_KEY, SECRET_KEY), "s3", self.server.region)
-        text = auth.string_to_sign(request, auth.canonical_request(request))
-        return (
-            None
-            if given.endswith(f"Signature={auth.signature(text, request)}")
-            else "SignatureDoesNotMatch"
-        )
-
-    def handle_request(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        wrong = self.verify(body)
-        if wrong is not None:
-            self.refuse(400 if wrong.endswith(("Token", "Malformed")) else 403, wrong)
-            return
-        name = f"{self.headers['Host'].rsplit(':', 1)[0]}{unquote(self.path)}"
-        if self.command == "PUT":
-            self.server.objects[name] = body
-            self.answer(200)
-        elif self.command == "DELETE":
-            self.server.objects.pop(name, None)
-            self.answer(204)
-        elif name in self.server.objects:
-            self.answer(200, self.server.objects[name])
-        else:
-            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-
-    do_GET = do_PUT = do_DELETE = handle_request  # noqa: N815  found by these names
-
-
-class VerifyingServer(ThreadingHTTPServer):
-    def __init__(self, region: str = "us-east-1", token: str | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.region = region
-        self.token = token
-        self.objects: dict[str, bytes] = {}
-        self.refused: list[str] = []
-        self.port = self.server_address[1]
-        self.thread = threading.Thread(target=self.serve_forever)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
 
 
 @pytest.fixture
@@ -136,22 +43,24 @@ def database_url(tmp_path: Path) -> str:
     return database.url
 
 
-def plan(database_url: str, store: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def plan(
+    database_url: str, store: str, env: dict[str, str], name: str = "p1"
+) -> subprocess.CompletedProcess[str]:
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SCATTER_", "CELERY_"))
     }
     return subprocess.run(
         [
             str(PLANNER), "create", "--migration", "phones.vn_renumber", "-A", str(MIGRATIONS),
-            "--query", "SELECT id, phone FROM parcel", "--batch-size", "60", "--plan", "p1",
+            "--query", "SELECT id, phone FROM parcel", "--batch-size", "60", "--plan", name,
             "--store", store, "--database-url", database_url, "--no-enqueue", "--format", "json",
         ],
         env=inherited | env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
-def planned(database_url: str, store: str, env: dict[str, str]) -> None:
-    done = plan(database_url, store, env)
+def planned(database_url: str, store: str, env: dict[str, str], name: str = "p1") -> None:
+    done = plan(database_url, store, env, name)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["batches"] == 2
 

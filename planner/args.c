@@ -8,6 +8,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
+#include "planner/upload.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -18,8 +19,9 @@
 #define VERB     (COMMAND_PAUSE | COMMAND_RESUME | COMMAND_CANCEL | COMMAND_DRAIN)
 #define OPERATOR (VERB | COMMAND_SET | COMMAND_SWEEP | COMMAND_GOVERNOR)
 #define SENDING  (COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP) /* need the broker */
-#define CHILD    (COMMAND_REDRIVE | COMMAND_UNDO)                   /* plans made from a plan */
-#define MAKE     (COMMAND_CREATE | CHILD | COMMAND_VERIFY)          /* --top-up makes one */
+#define BROKER   (MAKE | COMMAND_ENQUEUE | COMMAND_SWEEP | VERB)
+#define CHILD    (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
+#define MAKE     (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
 #define ALL      (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS | OPERATOR)
 
 enum kind {
@@ -59,18 +61,21 @@ static const struct option options[] = {
      "name by which workers know that database (default: default)"},
     {"store", 0, KIND_TEXT, MAKE | COMMAND_REPORT | COMMAND_ENQUEUE, AT(store), "URL",
      "s3://bucket/prefix or file:///dir (environment: SCATTER_STORE)"},
-    {"broker", 'b', KIND_TEXT, MAKE | SENDING | VERB, AT(broker), "URL",
+    {"broker", 'b', KIND_TEXT, BROKER, AT(broker), "URL",
      "redis://... (environment: CELERY_BROKER_URL)"},
-    {"global-keyprefix", 0, KIND_TEXT, MAKE | SENDING | VERB, AT(key_prefix), "TEXT",
+    {"global-keyprefix", 0, KIND_TEXT, BROKER, AT(key_prefix), "TEXT",
      "Celery's global_keyprefix of the broker"},
     {"queue", 0, KIND_TEXT, MAKE | COMMAND_ENQUEUE, AT(queue), "NAME",
      "queue that gets the batches (default: celery; of a plan that is there: its own)"},
     {"batch-size", 0, KIND_COUNT, MAKE, AT(batch_size), "N",
      "records of one batch (default: 10000)"},
+    {"upload-parallel", 0, KIND_COUNT, MAKE, AT(uploads), "N",
+     "batches that are written to the store at a time, each held in memory (default: 8, at most "
+     "32)"},
     {"table", 0, KIND_TEXT, COMMAND_CREATE, AT(table), "TABLE",
      "table to change (default: the migration's)"},
     {"key", 0, KIND_TEXT, COMMAND_CREATE, AT(key), "COLUMN",
-     "its unique key column (default: the migration's, else id)"},
+     "its unique key column, or several as A,B (default: the migration's, else id)"},
     {"columns", 0, KIND_TEXT, COMMAND_CREATE | COMMAND_UNDO, AT(columns), "A,B",
      "columns whose old values are kept (default: what the migration reads)"},
     {"param", 0, KIND_LIST, COMMAND_CREATE, AT(params), "K=V",
@@ -345,6 +350,8 @@ static void fill_in(struct args *a)
         a->batch_size = DEFAULT_BATCH_SIZE;
     if (!a->after_s)
         a->after_s = 60;
+    if (!a->uploads)
+        a->uploads = 8;
     if (!a->format)
         a->format = "text";
     if (!a->progress)
@@ -376,6 +383,8 @@ static int check(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE,
                        "no database: give --database-url or set SCATTER_DATABASE (or "
                        "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
+    if (a->uploads > UPLOAD_THREADS_MAX)
+        return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
     if (!a->plan && !(a->command & (COMMAND_SWEEP | COMMAND_GOVERNOR)))

@@ -47,7 +47,7 @@ struct args {
     bool top_up, no_residue;
     bool add_columns; /* of a child: columns that a newer migration reads are added, not missed */
     struct args_list plugins, params;
-    int64_t batch_size;
+    int64_t batch_size, uploads;
     bool from_stdin, no_enqueue, dry_run;
 };
 

@@ -6,6 +6,7 @@
 
 #include "planner/builder.h"
 
+#include "celeryc/base/key.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json.h"
 #include "planner/stop.h"
@@ -15,15 +16,16 @@
 struct builder {
     struct builder_options o;
     struct batch_writer *writer;
-    struct batch_header header; /* plan, migration, table, key, columns are borrowed */
-    size_t width;               /* key and columns */
-    size_t *at;                 /* where each of them stands in a row */
+    struct key key;
+    size_t width; /* key and columns */
+    size_t *at;   /* where each of them stands in a row */
     size_t row_width;
     char **types; /* width, for the header */
     enum batch_kind *kinds, *row_kinds;
     struct slice *fields;
-    enum key_order order;
-    struct buf last_key, first_key;
+    enum key_order order[LIMIT_KEY_COLUMNS];
+    struct buf last_value[LIMIT_KEY_COLUMNS]; /* of the last key, column by column */
+    struct buf last_key, first_key;           /* as key_write writes them */
     int64_t total;
     struct manifest_batch *batches;
     size_t n_batches, cap_batches;
@@ -39,7 +41,8 @@ struct builder *builder_new(const struct builder_options *o)
     if (!b)
         return NULL;
     b->o = *o;
-    b->width = r->n_columns + 1;
+    ASSERT(key_parse(r->key, &b->key) == 0); /* the request was checked */
+    b->width = r->n_columns + b->key.n;
     b->writer = batch_writer_new();
     b->at = calloc(b->width, sizeof(*b->at));
     b->types = calloc(b->width, sizeof(*b->types));
@@ -63,6 +66,8 @@ struct builder *builder_free(struct builder *b)
     free(b->kinds);
     free(b->row_kinds);
     free(b->fields);
+    for (size_t i = 0; i < b->key.n; i++)
+        buf_deinit(&b->last_value[i]);
     buf_deinit(&b->last_key);
     buf_deinit(&b->first_key);
     for (size_t i = 0; i < b->n_batches; i++) {
@@ -79,15 +84,15 @@ struct builder *builder_free(struct builder *b)
 
 /* ---- columns ---- */
 
-static int missing(const char *what, const char *name, const char *const *names, size_t n,
+static int missing(const char *what, struct slice name, const char *const *names, size_t n,
                    struct err *e)
 {
     CLEANUP(buf_deinit) struct buf there = BUF_INIT;
 
     for (size_t i = 0; i < n; i++)
         buf_appendf(&there, "%s%s", i ? ", " : "", names[i]);
-    return err_set(e, -EINVAL, "the query has no %s \"%s\" (it gives %s): add it, or correct %s",
-                   what, name, there.len ? there.data : "nothing",
+    return err_set(e, -EINVAL, "the query has no %s \"%.*s\" (it gives %s): add it, or correct %s",
+                   what, (int)name.len, name.p, there.len ? there.data : "nothing",
                    str_eq(what, "column") ? "--columns" : "--key");
 }
 
@@ -97,16 +102,18 @@ struct row_columns {
 };
 
 /* Where the name stands, n when nowhere. */
-static int find_column(const struct row_columns *c, const char *name, size_t *ret_at, struct err *e)
+static int find_column(const struct row_columns *c, struct slice name, size_t *ret_at,
+                       struct err *e)
 {
     size_t found = c->n;
 
     for (size_t i = 0; i < c->n; i++) {
-        if (!str_eq(c->names[i], name))
+        if (!slice_eq_str(name, c->names[i]))
             continue;
         if (found < c->n)
-            return err_set(e, -EINVAL, "the query gives two columns named \"%s\": rename one (AS)",
-                           name);
+            return err_set(e, -EINVAL,
+                           "the query gives two columns named \"%.*s\": rename one (AS)",
+                           (int)name.len, name.p);
         found = i;
     }
     *ret_at = found;
@@ -124,7 +131,7 @@ static int set_type(struct builder *b, size_t k, const char *type)
     return b->types[k] ? 0 : -ENOMEM;
 }
 
-static int place(struct builder *b, size_t k, const char *what, const char *name,
+static int place(struct builder *b, size_t k, const char *what, struct slice name,
                  const struct row_columns *c, struct err *e)
 {
     size_t at = 0;
@@ -139,16 +146,19 @@ static int place(struct builder *b, size_t k, const char *what, const char *name
 }
 
 int builder_columns(struct builder *b, const char *const *names, const char *const *types, size_t n,
-                    enum key_order order, struct err *e)
+                    const enum key_order *order, struct err *e)
 {
     const struct request *r = b->o.request;
     const struct row_columns c = {names, types, n};
-    int code = place(b, 0, "key column", r->key, &c, e);
+    int code = 0;
 
+    for (size_t i = 0; i < b->key.n && !code; i++) {
+        code = place(b, i, "key column", b->key.column[i], &c, e);
+        b->order[i] = order ? order[i] : KEY_DISTINCT;
+    }
     for (size_t i = 0; i < r->n_columns && !code; i++)
-        code = place(b, i + 1, "column", r->columns[i], &c, e);
+        code = place(b, b->key.n + i, "column", slice_str(r->columns[i]), &c, e);
     b->row_width = n;
-    b->order = order;
     return code;
 }
 
@@ -191,40 +201,80 @@ static bool is_integer(struct slice s)
     return true;
 }
 
-static int bad_key(const struct builder *b, struct slice key, const char *what, struct err *e)
+/* The key of the present row as people are told it, cut to a line. */
+static int bad_key(const struct builder *b, const char *what, struct err *e)
 {
+    CLEANUP(buf_deinit) struct buf key = BUF_INIT;
+
+    key_write(&key, b->fields, b->key.n);
+    if (buf_ok(&key))
+        return -ENOMEM;
     return err_set(e, -EINVAL, "record %lld: key \"%.*s\" %s: %s", (long long)b->total + 1,
-                   (int)MIN(key.len, 80), key.p ? key.p : "", what, b->o.fix_order);
+                   (int)MIN(key.len, 80), key.data ? key.data : "", what, b->o.fix_order);
 }
 
-static int check_key(struct builder *b, struct slice key, enum batch_kind kind, struct err *e)
+static int check_value(struct builder *b, size_t i, struct err *e)
 {
-    int c;
+    struct slice name = b->key.column[i];
 
-    if (!key.p)
-        return err_set(e, -EINVAL, "record %lld: the key \"%s\" is NULL: add WHERE %s IS NOT NULL",
-                       (long long)b->total + 1, b->o.request->key, b->o.request->key);
-    if (b->order == KEY_BY_VALUE)
-        b->order = kind == BATCH_NUMBER ? KEY_INTEGER : KEY_BYTES;
-    if (b->order == KEY_INTEGER && !is_integer(key))
-        return bad_key(b, key, "is no integer as the others are", e);
+    if (!b->fields[i].p)
+        return err_set(e, -EINVAL,
+                       "record %lld: the key \"%.*s\" is NULL: add WHERE %.*s IS NOT NULL",
+                       (long long)b->total + 1, (int)name.len, name.p, (int)name.len, name.p);
+    if (b->order[i] == KEY_BY_VALUE)
+        b->order[i] = b->row_kinds[i] == BATCH_NUMBER ? KEY_INTEGER : KEY_BYTES;
+    if (b->order[i] == KEY_INTEGER && !is_integer(b->fields[i]))
+        return bad_key(b, "is no integer as the others are", e);
+    return 0;
+}
+
+/* The last key's column beside this one's: below 0 in order, 0 the same. */
+static int compare_value(const struct builder *b, size_t i)
+{
+    struct slice last = buf_slice(&b->last_value[i]), now = b->fields[i];
+
+    if (b->order[i] == KEY_INTEGER)
+        return compare_integers(last, now);
+    if (b->order[i] == KEY_BYTES)
+        return compare_bytes(last, now);
+    return slice_eq(last, now) ? 0 : -1;
+}
+
+static int check_key(struct builder *b, struct err *e)
+{
+    int c = 0;
+
+    for (size_t i = 0; i < b->key.n; i++) {
+        int code = check_value(b, i, e);
+
+        if (code)
+            return code;
+    }
     if (b->total == 0)
         return 0;
-    if (b->order == KEY_INTEGER)
-        c = compare_integers(buf_slice(&b->last_key), key);
-    else if (b->order == KEY_BYTES)
-        c = compare_bytes(buf_slice(&b->last_key), key);
-    else
-        c = slice_eq(buf_slice(&b->last_key), key) ? 0 : -1;
+    for (size_t i = 0; i < b->key.n && c == 0; i++)
+        c = compare_value(b, i);
     if (c == 0)
-        return bad_key(b, key, "comes twice", e);
-    return c < 0 ? 0 : bad_key(b, key, "comes after a greater one", e);
+        return bad_key(b, "comes twice", e);
+    return c < 0 ? 0 : bad_key(b, "comes after a greater one", e);
 }
 
-static void remember(struct buf *b, struct slice key)
+static int remember_key(struct builder *b)
 {
-    buf_reset(b);
-    buf_append_slice(b, key);
+    int code = 0;
+
+    for (size_t i = 0; i < b->key.n; i++) {
+        buf_reset(&b->last_value[i]);
+        buf_append_slice(&b->last_value[i], b->fields[i]);
+        code = code ? code : buf_ok(&b->last_value[i]);
+    }
+    buf_reset(&b->last_key);
+    key_write(&b->last_key, b->fields, b->key.n);
+    if (batch_writer_len(b->writer) == 1) {
+        buf_reset(&b->first_key);
+        buf_append_slice(&b->first_key, buf_slice(&b->last_key));
+    }
+    return code || buf_ok(&b->last_key) || buf_ok(&b->first_key) ? -ENOMEM : 0;
 }
 
 /* ---- rows and batches ---- */
@@ -247,18 +297,22 @@ static int add_sample(struct builder *b)
 
 static int add_record(struct builder *b, struct err *e)
 {
+    CLEANUP(buf_deinit) struct buf key = BUF_INIT;
     int code = batch_writer_add(b->writer, b->fields, b->row_kinds, b->width);
 
+    if (code != -EILSEQ && code != -E2BIG)
+        return code;
+    key_write(&key, b->fields, b->key.n);
+    if (buf_ok(&key))
+        return -ENOMEM;
     if (code == -EILSEQ)
         return err_set(
             e, -EINVAL,
             "the record with key \"%.*s\" holds a NUL character or a text that is not UTF-8: "
             "leave it out of the query or mend it",
-            (int)MIN(b->fields[0].len, 80), b->fields[0].p);
-    if (code == -E2BIG)
-        return err_set(e, -EINVAL, "the record with key \"%.*s\" is larger than %u MiB",
-                       (int)MIN(b->fields[0].len, 80), b->fields[0].p, LIMIT_BATCH_LINE >> 20);
-    return code;
+            (int)MIN(key.len, 80), key.data ? key.data : "");
+    return err_set(e, -EINVAL, "the record with key \"%.*s\" is larger than %u MiB",
+                   (int)MIN(key.len, 80), key.data ? key.data : "", LIMIT_BATCH_LINE >> 20);
 }
 
 /* The finished batch's entry; the batch counts only once it is complete. */
@@ -329,7 +383,7 @@ int builder_row(struct builder *b, const struct slice *values, const enum batch_
         b->fields[i] = values[b->at[i]];
         b->row_kinds[i] = kinds ? kinds[b->at[i]] : b->kinds[i];
     }
-    code = check_key(b, b->fields[0], b->row_kinds[0], e);
+    code = check_key(b, e);
     if (!code)
         code = add_record(b, e);
     if (!code && b->o.dry_run && b->n_sample < BUILDER_SAMPLE)
@@ -337,11 +391,9 @@ int builder_row(struct builder *b, const struct slice *values, const enum batch_
     if (code)
         return code;
     b->total++;
-    remember(&b->last_key, b->fields[0]);
-    if (batch_writer_len(b->writer) == 1)
-        remember(&b->first_key, b->fields[0]);
-    if (buf_ok(&b->last_key) || buf_ok(&b->first_key))
-        return -ENOMEM;
+    code = remember_key(b);
+    if (code)
+        return code;
     if ((b->total & 1023) == 0)
         progress_update(b->o.progress, b->total, (int64_t)b->n_batches, -1);
     if ((int64_t)batch_writer_len(b->writer) == b->o.request->args->batch_size)

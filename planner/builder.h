@@ -32,10 +32,11 @@ struct builder *builder_new(const struct builder_options *o);
 struct builder *builder_free(struct builder *b);
 DEFINE_CLEANUP(struct builder, builder_free)
 
-/* The columns that rows will have. types may be NULL. 0; -EINVAL when the key or a column is missing, with the names
+/* The columns that rows will have, and how the key's columns are ordered (one each; NULL: KEY_DISTINCT). types
+ * may be NULL. 0; -EINVAL when the key or a column is missing, with the names
  * that are there; -ENOMEM. */
 int builder_columns(struct builder *b, const char *const *names, const char *const *types, size_t n,
-                    enum key_order order, struct err *e) WARN_UNUSED;
+                    const enum key_order *order, struct err *e) WARN_UNUSED;
 /* kinds NULL: by the columns' types. -EINVAL: the key is NULL, out of order or repeated, or a value fits no batch file;
  * -EINTR: a signal asked to stop; on_batch's errors. */
 int builder_row(struct builder *b, const struct slice *values, const enum batch_kind *kinds,

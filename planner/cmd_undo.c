@@ -250,7 +250,7 @@ static int add(struct undo *u, struct builder *b, const struct places *p,
     memcpy(fields, rec->field, u->n_keys * sizeof(*fields));
     for (size_t i = 0; i < n_reads; i++)
         fields[u->n_keys + i] = rec->field[p->reads[i]];
-    r = migrate_compute(p->m, u->parent.params, fields, u->group, &answer);
+    r = migrate_compute(p->m, u->parent.plan.key, u->parent.params, fields, u->group, &answer);
     if (r || answer.outcome == DB_O_UNCHANGED)
         return r;
     if (answer.outcome != DB_O_CHANGED)
@@ -344,7 +344,7 @@ static int prepare(void *arg, struct builder *b, struct err *e)
         if (i >= u->n_keys)
             u->types[i + u->n_guard] = u->types[i];
     }
-    return builder_columns(b, u->names, u->types, u->n_keys + 2 * u->n_guard, KEY_DISTINCT, e);
+    return builder_columns(b, u->names, u->types, u->n_keys + 2 * u->n_guard, NULL, e);
 }
 
 /* ---- the command ---- */

@@ -22,9 +22,9 @@
 #include <strings.h>
 #include <unistd.h>
 
-/* Batches are uploaded by so many threads, so a killed planner's objects may have gaps shorter than twice that. */
-#define UPLOADS  4
-#define GAP_MAX  (2 * UPLOADS)
+/* Batches are uploaded by several threads, so a killed planner's objects may have gaps, each no longer than there were
+ * threads. */
+#define GAP_MAX  ((int)UPLOAD_THREADS_MAX)
 #define CHECK_MS 5000
 
 struct creation {
@@ -204,29 +204,44 @@ static int read_records(struct creation *c, struct err *e)
     return final(code);
 }
 
-/* Deletes a killed planner's batches above ours, as far as they can be found without a listing. */
+static char *batch_name(const struct creation *c, int64_t batch)
+{
+    char object[40];
+
+    batch_object_name(batch, object);
+    return plan_object(c->request.plan, object);
+}
+
+static int batch_is_there(struct creation *c, int64_t batch, bool *ret_found, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf bytes = BUF_INIT;
+    CLEANUP(mem_free) char *name = batch_name(c, batch);
+    struct err why = ERR_INIT;
+    int code = name ? store_get(c->servers.store, name, 0, &bytes, &why) : -ENOMEM;
+
+    *ret_found = code == 0;
+    if (code == 0 || code == STORE_E_NOT_FOUND)
+        return 0;
+    return err_set(e, final(code), "%s", err_text(&why, code));
+}
+
+/* Deletes a killed planner's batches above ours, as far as they can be found without a listing; from the last one down,
+ * so that a kill in between leaves none behind a gap. */
 static int delete_leftovers(struct creation *c, int64_t above, struct err *e)
 {
-    int missing = 0, code = 0;
+    int64_t last = above;
+    int code = 0;
 
-    for (int64_t i = above + 1; missing < GAP_MAX && !code; i++) {
-        CLEANUP(buf_deinit) struct buf bytes = BUF_INIT;
-        CLEANUP(mem_free) char *name = NULL;
-        struct err why = ERR_INIT;
-        char object[40];
+    for (int64_t i = above + 1; i - last <= GAP_MAX && !code; i++) {
+        bool found = false;
 
-        batch_object_name(i, object);
-        name = plan_object(c->request.plan, object);
-        if (!name)
-            return -ENOMEM;
-        code = store_get(c->servers.store, name, 0, &bytes, &why);
-        missing = code == STORE_E_NOT_FOUND ? missing + 1 : 0;
-        if (code == STORE_E_NOT_FOUND)
-            code = 0;
-        else if (code)
-            (void)err_set(e, code, "%s", err_text(&why, code));
-        else
-            code = store_delete(c->servers.store, name, 0, e);
+        code = batch_is_there(c, i, &found, e);
+        last = found ? i : last;
+    }
+    for (int64_t i = last; i > above && !code; i--) {
+        CLEANUP(mem_free) char *name = batch_name(c, i);
+
+        code = name ? store_delete(c->servers.store, name, 0, e) : -ENOMEM;
     }
     return final(code);
 }
@@ -252,11 +267,8 @@ static void take_back(struct creation *c)
     if (c->builder)
         (void)builder_batches(c->builder, &n);
     for (size_t i = n; i > 0 && !code; i--) {
-        CLEANUP(mem_free) char *name = NULL;
-        char object[40];
+        CLEANUP(mem_free) char *name = batch_name(c, (int64_t)i);
 
-        batch_object_name((int64_t)i, object);
-        name = plan_object(c->request.plan, object);
         code = name ? store_delete(c->servers.store, name, 2000, NULL) : -ENOMEM;
     }
     if (!code && c->marked)
@@ -486,7 +498,7 @@ static int make_objects(struct creation *c, struct manifest *ret_m, struct err *
         c->marked = code == 0;
     }
     if (!code)
-        code = final(upload_new(c->args->store, UPLOADS, &c->upload, e));
+        code = final(upload_new(c->args->store, (unsigned)c->args->uploads, &c->upload, e));
     if (!code)
         code = read_records(c, e);
     if (code)

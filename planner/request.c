@@ -6,6 +6,7 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
+#include "celeryc/base/key.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json.h"
 #include "celeryc/migrate/registry.h"
@@ -161,14 +162,34 @@ static int set_columns(struct request *r, const struct scatter_migration *m, str
     return code;
 }
 
+/* Without the blanks. */
+static const char *key_text(struct request *r, const struct key *key)
+{
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+
+    for (size_t i = 0; i < key->n; i++) {
+        buf_append_str(&b, i ? "," : "");
+        buf_append_slice(&b, key->column[i]);
+    }
+    return buf_ok(&b) ? NULL : arena_strdup(r->arena, buf_slice(&b));
+}
+
 static int set_migration(struct request *r, struct err *e)
 {
+    struct key key;
     const struct scatter_migration *m = migrate_find(r->args->migration);
 
     if (!m && !(r->args->table && r->args->key && r->args->columns))
         return unknown_migration(r, e);
     r->table = r->args->table ? r->args->table : m->table;
     r->key = r->args->key ? r->args->key : m->key ? m->key : "id";
+    if (key_parse(r->key, &key))
+        return err_set(e, -EINVAL,
+                       "--key %s: one column, or up to %d different ones separated by commas",
+                       r->key, LIMIT_KEY_COLUMNS);
+    r->key = key_text(r, &key);
+    if (!r->key)
+        return -ENOMEM;
     if (!r->table)
         return err_set(e, -EINVAL, "migration \"%s\" names no table: give --table",
                        r->args->migration);

@@ -2,6 +2,7 @@
 #pragma once
 /* Where records come from: a query of the target database, or NDJSON on a file descriptor. */
 
+#include "celeryc/base/limits.h"
 #include "celeryc/db/db.h"
 #include "planner/builder.h"
 
@@ -10,7 +11,7 @@
 
 struct query_source {
     struct buf sql; /* the ordered query */
-    enum key_order order;
+    enum key_order order[LIMIT_KEY_COLUMNS];
     /* Columns behind those of the record, and who looks at every row: 0 takes it, 1 leaves it out. NULL: all. */
     const char *const *extra;
     size_t n_extra;
@@ -25,7 +26,8 @@ int query_source_run(struct query_source *q, struct db *db, struct builder *b,
 
 /* Standard input: the first line is {"columns": [names], "types": [PostgreSQL type names or null] or null,
  * "trailer": true or absent}, then one array a row. A line {"rows": n} ends the rows; with "trailer": true it must
- * come, so that a sender that died is not taken for one that had no more. */
+ * come, so that a sender that died is not taken for one that had no more. Keys come in order: integers by their value,
+ * everything else byte by byte; or, with "order": "database", as a database sorts them, which puts equal ones together. */
 struct stdin_source {
     int fd;
     struct buf text;

@@ -6,16 +6,19 @@
 
 #include "planner/source.h"
 
+#include "celeryc/base/key.h"
+
 #include <errno.h>
 #include <strings.h>
 
 struct probe {
     struct builder *builder;
     const struct request *request;
+    struct key key;
     bool sqlite;
     bool seen;
-    enum key_order order;
-    const char *order_by; /* what is put around the quoted key: %s */
+    enum key_order order[LIMIT_KEY_COLUMNS];
+    const char *order_by[LIMIT_KEY_COLUMNS]; /* what is put behind the quoted column */
     struct err err;
 };
 
@@ -27,26 +30,27 @@ static bool is_one_of(const char *type, const char *const *names)
     return false;
 }
 
-/* How the key sorts, and what its rows must therefore show. */
-static void choose_order(struct probe *p, const char *type)
+/* How a column of the key sorts, and what its rows must therefore show. Texts are sorted byte by byte: only that order
+ * can be checked here, and a collation may call different texts equal. Every other type has an order of its own, in which
+ * equal values are neighbours. */
+static void choose_order(struct probe *p, size_t i, const char *type)
 {
-    static const char *const own[] = {"numeric",   "float4",      "float8", "date",
-                                      "timestamp", "timestamptz", "time",   NULL};
+    static const char *const texts[] = {"text", "varchar", "bpchar", "char",
+                                        "name", "citext",  NULL};
 
-    p->order_by = "%s";
     if (type && batch_kind_of_type(type) == BATCH_NUMBER) {
-        p->order = KEY_INTEGER;
+        p->order[i] = KEY_INTEGER;
     } else if (p->sqlite) {
         /* Any column may hold anything: SQLite sorts numbers before texts and puts equal ones together. */
-        p->order = KEY_DISTINCT;
-        p->order_by = "%s COLLATE BINARY";
-    } else if (type && strcasecmp(type, "uuid") == 0) {
-        p->order = KEY_BYTES;
-    } else if (type && is_one_of(type, own)) {
-        p->order = KEY_DISTINCT;
+        p->order[i] = KEY_DISTINCT;
+        p->order_by[i] = " COLLATE BINARY";
+    } else if (type && (strcasecmp(type, "uuid") == 0 || strcasecmp(type, "bytea") == 0)) {
+        p->order[i] = KEY_BYTES;
+    } else if (!type || is_one_of(type, texts)) {
+        p->order[i] = KEY_BYTES;
+        p->order_by[i] = "::text COLLATE \"C\"";
     } else {
-        p->order = KEY_BYTES;
-        p->order_by = "%s::text COLLATE \"C\"";
+        p->order[i] = KEY_DISTINCT;
     }
 }
 
@@ -55,9 +59,10 @@ static int on_probe_columns(const char *const *names, const char *const *types, 
     struct probe *p = arg;
 
     p->seen = true;
-    for (size_t i = 0; i < n; i++)
-        if (str_eq(names[i], p->request->key))
-            choose_order(p, types ? types[i] : NULL);
+    for (size_t k = 0; k < p->key.n; k++)
+        for (size_t i = 0; i < n; i++)
+            if (slice_eq_str(p->key.column[k], names[i]))
+                choose_order(p, k, types ? types[i] : NULL);
     return builder_columns(p->builder, names, types, n, p->order, &p->err);
 }
 
@@ -69,13 +74,13 @@ static int on_probe_row(const struct slice *values, size_t n, void *arg)
     return 0; /* LIMIT 0 */
 }
 
-static void quote_name(struct buf *b, const char *name)
+static void quote_name(struct buf *b, struct slice name)
 {
     buf_append_char(b, '"');
-    for (; *name; name++) {
-        if (*name == '"')
+    for (size_t i = 0; i < name.len; i++) {
+        if (name.p[i] == '"')
             buf_append_char(b, '"');
-        buf_append_char(b, *name);
+        buf_append_char(b, name.p[i]);
     }
     buf_append_char(b, '"');
 }
@@ -86,28 +91,33 @@ static void from_query(struct buf *b, const struct request *r)
     buf_appendf(b, " FROM (%s\n) AS scatter_source", r->query);
 }
 
-static int ordered_sql(struct query_source *q, const struct request *r, const char *order_by)
+static int ordered_sql(struct query_source *q, const struct request *r, const struct probe *p)
 {
-    CLEANUP(buf_deinit) struct buf key = BUF_INIT;
-    const char *at = strstr(order_by, "%s");
     struct buf *sql = &q->sql;
+    size_t at;
 
-    quote_name(&key, r->key);
-    if (buf_ok(&key))
-        return -ENOMEM;
-    buf_appendf(sql, "SELECT %s", key.data);
+    buf_append_str(sql, "SELECT ");
+    for (size_t i = 0; i < p->key.n; i++) {
+        buf_append_str(sql, i ? ", " : "");
+        quote_name(sql, p->key.column[i]);
+    }
     for (size_t i = 0; i < r->n_columns; i++) {
-        if (str_eq(r->columns[i], r->key))
+        if (key_find(r->key, r->columns[i], &at))
             continue;
         buf_append_str(sql, ", ");
-        quote_name(sql, r->columns[i]);
+        quote_name(sql, slice_str(r->columns[i]));
     }
     for (size_t i = 0; i < q->n_extra; i++) {
         buf_append_str(sql, ", ");
-        quote_name(sql, q->extra[i]);
+        quote_name(sql, slice_str(q->extra[i]));
     }
     from_query(sql, r);
-    buf_appendf(sql, " ORDER BY %s%s", key.data, at + 2);
+    buf_append_str(sql, " ORDER BY ");
+    for (size_t i = 0; i < p->key.n; i++) {
+        buf_append_str(sql, i ? ", " : "");
+        quote_name(sql, p->key.column[i]);
+        buf_append_str(sql, p->order_by[i]);
+    }
     return buf_ok(sql);
 }
 
@@ -127,16 +137,16 @@ static int stream(struct db *db, const char *sql, const struct db_stream *s, con
 int query_source_prepare(struct query_source *q, struct db *db, const struct request *r,
                          struct builder *b, struct err *e)
 {
-    struct probe p = {.builder = b,
-                      .request = r,
-                      .sqlite = db_is_sqlite(db),
-                      .order_by = "%s",
-                      .order = KEY_BYTES,
-                      .err = ERR_INIT};
+    struct probe p = {.builder = b, .request = r, .sqlite = db_is_sqlite(db), .err = ERR_INIT};
     const struct db_stream s = {on_probe_columns, on_probe_row, &p};
     CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
     int code;
 
+    ASSERT(key_parse(r->key, &p.key) == 0); /* the request was checked */
+    for (size_t i = 0; i < p.key.n; i++) {
+        p.order[i] = KEY_BYTES;
+        p.order_by[i] = "";
+    }
     buf_append_str(&sql, "SELECT *");
     from_query(&sql, r);
     buf_append_str(&sql, " LIMIT 0");
@@ -147,14 +157,14 @@ int query_source_prepare(struct query_source *q, struct db *db, const struct req
         return code;
     if (!p.seen)
         return err_set(e, -EINVAL, "the query gives no columns: write a SELECT");
-    q->order = p.order;
-    return ordered_sql(q, r, p.order_by);
+    memcpy(q->order, p.order, sizeof(q->order));
+    return ordered_sql(q, r, &p);
 }
 
 struct rows {
     struct builder *builder;
     const struct query_source *source;
-    enum key_order order;
+    const enum key_order *order;
     struct err err;
 };
 

@@ -105,6 +105,19 @@ static int read_names(struct arena *a, struct json_val v, const char **texts, bo
     return 0;
 }
 
+/* How the sender has sorted: as the first key shows, or as a database sorts that key. */
+static int read_order(struct json_val v, enum key_order order[LIMIT_KEY_COLUMNS], struct err *e)
+{
+    struct json_val said = json_get(v, "order");
+    bool database = !json_is_null(said);
+
+    if (database && !slice_eq_str(said.raw, "\"database\""))
+        return err_set(e, -EINVAL, "standard input: line 1: order must be \"database\" or absent");
+    for (size_t i = 0; i < LIMIT_KEY_COLUMNS; i++)
+        order[i] = database ? KEY_DISTINCT : KEY_BY_VALUE;
+    return 0;
+}
+
 static int read_header(struct stdin_source *s, struct arena *a, struct json_val v,
                        struct builder *b, struct err *e)
 {
@@ -112,6 +125,7 @@ static int read_header(struct stdin_source *s, struct arena *a, struct json_val 
     size_t n = columns.kind == JSON_K_ARRAY ? json_len(columns) : 0;
     const char **names = arena_alloc_array(a, n + 1, sizeof(*names));
     const char **type_names = arena_alloc_array(a, n + 1, sizeof(*type_names));
+    enum key_order order[LIMIT_KEY_COLUMNS];
     int code;
 
     if (!names || !type_names)
@@ -128,13 +142,16 @@ static int read_header(struct stdin_source *s, struct arena *a, struct json_val 
         code = read_names(a, types, type_names, true, e);
     if (code)
         return code;
+    code = read_order(v, order, e);
+    if (code)
+        return code;
     s->trailer = json_get(v, "trailer").kind == JSON_K_TRUE;
     s->width = n;
     s->fields = calloc(n, sizeof(*s->fields));
     s->kinds = calloc(n, sizeof(*s->kinds));
     if (!s->fields || !s->kinds)
         return -ENOMEM;
-    return builder_columns(b, names, type_names, n, KEY_BY_VALUE, e);
+    return builder_columns(b, names, type_names, n, order, e);
 }
 
 int stdin_source_prepare(struct stdin_source *s, struct builder *b, struct err *e)

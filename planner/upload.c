@@ -13,8 +13,6 @@
 #include <pthread.h>
 #include <signal.h>
 
-#define THREADS_MAX 8
-
 struct slot {
     struct upload *owner;
     pthread_t thread;
@@ -32,7 +30,7 @@ struct upload {
     int code; /* the first failure */
     struct err err;
     size_t n;
-    struct slot slots[THREADS_MAX];
+    struct slot slots[UPLOAD_THREADS_MAX];
 };
 
 /* Called with the mutex held; gives it up while the store works. */
@@ -96,7 +94,7 @@ int upload_new(const char *store_url, unsigned threads, struct upload **ret_u, s
         return -ENOMEM;
     (void)pthread_mutex_init(&u->mutex, NULL);
     (void)pthread_cond_init(&u->changed, NULL);
-    for (unsigned i = 0; i < MIN(threads, THREADS_MAX); i++) {
+    for (unsigned i = 0; i < MIN(MAX(threads, 1u), UPLOAD_THREADS_MAX); i++) {
         struct slot *s = &u->slots[i];
         int code;
 
@@ -176,7 +174,7 @@ struct upload *upload_free(struct upload *u)
     u->ending = true;
     (void)pthread_cond_broadcast(&u->changed);
     (void)pthread_mutex_unlock(&u->mutex);
-    for (size_t i = 0; i < THREADS_MAX; i++) {
+    for (size_t i = 0; i < UPLOAD_THREADS_MAX; i++) {
         if (u->slots[i].started)
             (void)pthread_join(u->slots[i].thread, NULL);
         store_close(u->slots[i].store);

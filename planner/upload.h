@@ -5,9 +5,11 @@
 #include "celeryc/base/buf.h"
 #include "celeryc/base/err.h"
 
+#define UPLOAD_THREADS_MAX 32u
+
 struct upload;
 
-/* threads (1..8), each with its own store of that URL. 0; store_open's errors; -ENOMEM. */
+/* threads (1..UPLOAD_THREADS_MAX), each with its own store of that URL. 0; store_open's errors; -ENOMEM. */
 int upload_new(const char *store_url, unsigned threads, struct upload **ret_u,
                struct err *e) WARN_UNUSED;
 /* Takes the bytes (b is empty afterwards, also on failure). Waits while every thread is busy, so that at most

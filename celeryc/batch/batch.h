@@ -7,7 +7,8 @@
  *    "columns": ["phone"], "key_type": "int8", "column_types": ["text"], "count": 10000, "total_batches": null}
  * (key_type, column_types with its entries and total_batches may be null or absent: not known), then one array per
  * record: [key, old value, ...], each value a JSON string (the database's text form), number, true/false or null; the
- * key is never null. Integers and booleans of the database are numbers and true/false, everything else its text form.
+ * key is never null. A key of several columns is named "a,b" (and typed "int8,text"); each record then starts with as
+ * many values. Integers and booleans of the database are numbers and true/false, everything else its text form.
  * Rule for change: a reader refuses a higher "format"; fields may be added without a new number when a reader that
  * does not know them still does the right thing. */
 
@@ -26,7 +27,7 @@ struct batch_header {
     char *key;
     char **columns; /* names, n_columns */
     char **
-        types; /* PostgreSQL type names: key first, then columns; n_columns + 1 entries that may be NULL; NULL: none known */
+        types; /* PostgreSQL type names: of the key, then of the columns; entries may be NULL; NULL: none known */
     size_t n_columns;
     int64_t count;
     int64_t total_batches; /* 0 unknown */
@@ -34,6 +35,8 @@ struct batch_header {
 
 void batch_header_deinit(struct batch_header *h);
 DEFINE_CLEANUP_VALUE(struct batch_header, batch_header_deinit)
+/* How many values a record has: the key's, then the columns'. */
+size_t batch_width(const struct batch_header *h);
 
 /* How a value stands in the file. */
 enum batch_kind {
@@ -45,8 +48,8 @@ enum batch_kind {
 /* One field of a record in text form: strings decoded, numbers with their exact text, "true"/"false"; p NULL is SQL
  * NULL. Each is followed by a NUL byte in memory and holds none itself. */
 struct batch_record {
-    size_t n;            /* n_columns + 1 */
-    struct slice *field; /* field[0] is the key */
+    size_t n;            /* batch_width */
+    struct slice *field; /* the key first */
 };
 
 /* Reading: the whole object in memory (bounded by LIMIT_OBJECT_BYTES / LIMIT_BATCH_BYTES). */
@@ -92,7 +95,7 @@ struct manifest_batch {
     int64_t batch;
     char *object; /* name relative to the plan's directory */
     int64_t count;
-    char *first_key, *last_key;
+    char *first_key, *last_key; /* as key_write writes them */
     char sha256[65];
 };
 

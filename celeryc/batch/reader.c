@@ -5,6 +5,7 @@
  * (frame size, count, columns) is believed only as far as the bytes that are really there support it, so that a small
  * object can never make us reserve much. Never gives out a batch of which a single line was not understood. */
 
+#include "celeryc/base/key.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/batch/batch_priv.h"
 
@@ -127,7 +128,8 @@ static int reserve(struct batch *b, size_t rest, size_t width, struct err *e)
 
 static int read_records(struct batch *b, size_t pos, struct err *e)
 {
-    size_t width = b->header.n_columns + 1, count = (size_t)b->header.count, len, got;
+    size_t n_keys = key_width(b->header.key), width = batch_width(&b->header);
+    size_t count = (size_t)b->header.count, len, got;
     char *line;
     int code = reserve(b, b->text.len - pos, width, e);
 
@@ -148,8 +150,9 @@ static int read_records(struct batch *b, size_t pos, struct err *e)
         if (got != width)
             return err_set(e, -EBADMSG, "line %zu: %zu values for %zu columns", b->n + 2, got,
                            width);
-        if (!fields[0].p)
-            return err_set(e, -EBADMSG, "line %zu: the key is null", b->n + 2);
+        for (size_t i = 0; i < n_keys; i++)
+            if (!fields[i].p)
+                return err_set(e, -EBADMSG, "line %zu: the key is null", b->n + 2);
         b->records[b->n++] = (struct batch_record){width, fields};
     }
     if (b->n != count)

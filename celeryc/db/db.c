@@ -179,6 +179,35 @@ int db_cell_dup(const struct db_rows *r, size_t row, size_t col, char **ret_s)
     return 0;
 }
 
+/* ---- keys ---- */
+
+int db_row_key(const struct db_chunk *c, const struct db_row *row, struct arena *a,
+               struct slice *ret_s)
+{
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+    size_t n = key_width(c->target->key);
+
+    if (n == 1) {
+        *ret_s = row->old[0].p ? row->old[0] : SLICE_LIT("");
+        return 0;
+    }
+    key_write(&b, row->old, n);
+    const char *text = buf_ok(&b) ? NULL : arena_strdup(a, buf_slice(&b));
+
+    if (!text)
+        return -ENOMEM;
+    *ret_s = (struct slice){text, b.len};
+    return 0;
+}
+
+int db_target_key(struct db *db, const struct db_target *t, struct key *ret_k, struct err *e)
+{
+    if (!key_parse(t->key, ret_k))
+        return 0;
+    return err_set(e, db_fail(db, "42601"), "the key \"%s\" of %s has an empty or repeated column",
+                   t->key, t->table);
+}
+
 /* ---- shared SQL ---- */
 
 int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst)

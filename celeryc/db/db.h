@@ -202,14 +202,14 @@ enum db_outcome {
 struct db_row {
     enum db_outcome outcome;
     int64_t position;          /* in the file, 0.. */
-    const struct slice *old;   /* key, then the read columns; p NULL is NULL */
+    const struct slice *old;   /* the key's columns, then the read ones; p NULL is NULL */
     const struct slice *fresh; /* DB_O_CHANGED: one per write column; p NULL is NULL */
     const bool *set;           /* DB_O_CHANGED: which write columns are set; NULL: all */
     const char *error_class, *sqlstate, *message; /* skipped (message), quarantined */
 };
 
 struct db_target {
-    const char *table, *key;
+    const char *table, *key; /* key: several columns are separated by commas (base/key.h) */
     const char *const *reads;
     size_t n_reads;
     const char *const *writes;

@@ -2,6 +2,7 @@
 #pragma once
 /* Inside db/: the table of functions that each kind of database fills, and small results. */
 
+#include "celeryc/base/key.h"
 #include "celeryc/db/db.h"
 #include "celeryc/db/rows.h"
 
@@ -108,3 +109,10 @@ int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst) WARN_U
 /* exec with the tokens replaced. */
 int db_exec(struct db *db, const char *sql, const struct db_val *v, size_t n, struct db_rows *ret_r,
             struct err *e) WARN_UNUSED;
+
+/* The key of a row as the control tables keep it: a single column's own text, or an array in the arena. -ENOMEM. */
+int db_row_key(const struct db_chunk *c, const struct db_row *row, struct arena *a,
+               struct slice *ret_s) WARN_UNUSED;
+/* Parses the key of a target. DB_E_SCHEMA with a text. */
+int db_target_key(struct db *db, const struct db_target *t, struct key *ret_k,
+                  struct err *e) WARN_UNUSED;

@@ -93,6 +93,16 @@ int pg_target_get(struct pg *pg, const char *table, const struct pg_target **ret
 /* DB_E_SCHEMA naming the columns that there are. */
 int pg_target_column(struct pg *pg, const struct pg_target *t, const char *name,
                      const struct pg_column **ret_c, struct err *e) WARN_UNUSED;
+
+/* The key's columns in the catalogue. */
+struct pg_key {
+    size_t n;
+    const struct pg_column *column[LIMIT_KEY_COLUMNS];
+};
+
+/* DB_E_SCHEMA as above. */
+int pg_target_key(struct pg *pg, const struct pg_target *t, const struct db_target *asked,
+                  struct pg_key *ret_k, struct err *e) WARN_UNUSED;
 void pg_target_forget(struct pg *pg);
 
 int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r, struct err *e);

@@ -47,6 +47,7 @@ DEFINE_CLEANUP_VALUE(struct statement, statement_deinit)
 #define OUTCOME_ARRAYS 6
 
 struct outcomes {
+    struct arena *arena;
     struct pg_array a[OUTCOME_ARRAYS];
     size_t n;
 };
@@ -84,17 +85,22 @@ static void outcomes_deinit(struct outcomes *o)
 
 DEFINE_CLEANUP_VALUE(struct outcomes, outcomes_deinit)
 
-static void add_outcome(struct outcomes *o, const struct db_row *row, const char *outcome)
+static int add_outcome(struct outcomes *o, const struct db_chunk *c, const struct db_row *row,
+                       const char *outcome)
 {
     bool stale = str_eq(outcome, "stale");
+    struct slice key;
 
+    if (db_row_key(c, row, o->arena, &key))
+        return -ENOMEM;
     pg_array_add_int(&o->a[0], row->position);
-    pg_array_add(&o->a[1], row->old[0].p ? row->old[0] : SLICE_LIT(""));
+    pg_array_add(&o->a[1], key);
     pg_array_add(&o->a[2], slice_str(outcome));
     pg_array_add(&o->a[3], slice_str(stale ? NULL : row->error_class));
     pg_array_add(&o->a[4], slice_str(stale ? NULL : row->sqlstate));
     pg_array_add(&o->a[5], slice_str(stale ? NULL : row->message));
     o->n++;
+    return 0;
 }
 
 static int outcome_values(struct outcomes *o, const char **values)
@@ -231,18 +237,21 @@ static int set_clause(struct statement *s, const struct db_chunk *c, const struc
 
 /* FROM unnest(keys, old values, new values, flags), numbered from 1 in file order. */
 static int from_clause(struct statement *s, const struct db_chunk *c, const struct counts *n,
-                       const struct pg_column *key)
+                       const struct pg_key *key)
 {
     CLEANUP(buf_deinit) struct buf names = BUF_INIT;
-    int r;
+    int r = 0;
 
-    buf_appendf(&s->sql, " FROM unnest($%zu::%s[]", s->n + 1, key->type);
-    buf_append_str(&names, "k");
-    r = add_array(s, c, pick_old, 0);
+    buf_append_str(&s->sql, " FROM unnest(");
+    for (size_t i = 0; !r && i < key->n; i++) {
+        buf_appendf(&s->sql, "%s$%zu::%s[]", i ? ", " : "", s->n + 1, key->column[i]->type);
+        buf_appendf(&names, "%sk%zu", i ? ", " : "", i);
+        r = add_array(s, c, pick_old, i);
+    }
     for (size_t i = 0; !r && i < c->target->n_reads; i++) {
         buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
         buf_appendf(&names, ", o%zu", i);
-        r = add_array(s, c, pick_old, i + 1);
+        r = add_array(s, c, pick_old, key->n + i);
     }
     for (size_t i = 0; !r && i < c->target->n_writes; i++) {
         buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
@@ -264,20 +273,23 @@ static int update_part(struct statement *s, const struct db_chunk *c, const stru
                        struct pg *pg, struct err *e)
 {
     const struct pg_target *target;
-    const struct pg_column *key, *col;
+    const struct pg_column *col;
+    struct pg_key key;
     int r = pg_target_get(pg, c->target->table, &target, e);
 
     if (!r)
-        r = pg_target_column(pg, target, c->target->key, &key, e);
+        r = pg_target_key(pg, target, c->target, &key, e);
     if (!r)
         r = set_clause(s, c, n, pg, target, e);
     if (!r)
-        r = from_clause(s, c, n, key);
+        r = from_clause(s, c, n, &key);
     if (r)
         return r;
-    buf_append_str(&s->sql, " WHERE t.");
-    db_quote_name(&s->sql, slice_str(key->name));
-    buf_append_str(&s->sql, " = v.k");
+    for (size_t i = 0; i < key.n; i++) {
+        buf_append_str(&s->sql, i ? " AND t." : " WHERE t.");
+        db_quote_name(&s->sql, slice_str(key.column[i]->name));
+        buf_appendf(&s->sql, " = v.k%zu", i);
+    }
     for (size_t i = 0; i < c->target->n_reads; i++) {
         r = pg_target_column(pg, target, c->target->reads[i], &col, e);
         if (r)
@@ -313,11 +325,11 @@ static int build(struct statement *s, const struct db_chunk *c, const struct cou
 {
     int r = fixed_params(s, c, n);
 
-    for (size_t i = 0; i < c->n_rows; i++) {
+    for (size_t i = 0; !r && i < c->n_rows; i++) {
         if (c->rows[i].outcome == DB_O_SKIPPED)
-            add_outcome(o, &c->rows[i], "skipped");
+            r = add_outcome(o, c, &c->rows[i], "skipped");
         else if (c->rows[i].outcome == DB_O_QUARANTINED)
-            add_outcome(o, &c->rows[i], "quarantined");
+            r = add_outcome(o, c, &c->rows[i], "quarantined");
     }
     if (!r && o->n)
         r = outcome_part(s, o);
@@ -329,7 +341,7 @@ static int build(struct statement *s, const struct db_chunk *c, const struct cou
 /* ---- running it ---- */
 
 /* "3,17" are the third and the seventeenth changed row. */
-static int64_t list_stale(const struct db_chunk *c, const char *numbers, struct outcomes *o)
+static int list_stale(const struct db_chunk *c, const char *numbers, struct outcomes *o)
 {
     size_t row = 0, seen = 0;
 
@@ -338,25 +350,30 @@ static int64_t list_stale(const struct db_chunk *c, const char *numbers, struct 
         size_t want = strtoul(numbers, &end, 10);
 
         for (; row < c->n_rows && seen < want; row++)
-            if (c->rows[row].outcome == DB_O_CHANGED && ++seen == want)
-                add_outcome(o, &c->rows[row], "stale");
+            if (c->rows[row].outcome == DB_O_CHANGED && ++seen == want &&
+                add_outcome(o, c, &c->rows[row], "stale"))
+                return -ENOMEM;
         numbers = *end ? end + 1 : end;
     }
-    return (int64_t)o->n;
+    return 0;
 }
 
 /* The second round trip: stale rows, if any, and COMMIT. */
 static int settle(struct pg *pg, const struct db_chunk *c, const char *stale_numbers,
                   int64_t *ret_stale, struct err *e)
 {
-    CLEANUP(outcomes_deinit) struct outcomes o = {0};
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(outcomes_deinit) struct outcomes o = {.arena = a};
     struct pg_stmt stmts[3];
     PGresult *res[3] = {0};
     char batch[24], count[24];
     const char *outcome_params[3 + OUTCOME_ARRAYS] = {c->plan, batch, c->worker};
     const char *count_params[] = {c->plan, batch, count};
-    int64_t stale = list_stale(c, stale_numbers, &o);
     size_t n = 0;
+
+    if (!a || list_stale(c, stale_numbers, &o))
+        return -ENOMEM;
+    int64_t stale = (int64_t)o.n;
 
     (void)snprintf(batch, sizeof(batch), "%lld", (long long)c->batch);
     (void)snprintf(count, sizeof(count), "%lld", (long long)stale);
@@ -433,13 +450,14 @@ int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *re
     struct pg *pg = pg_of(db);
     struct counts n = count_rows(c);
     CLEANUP(arena_free) struct arena *a = arena_new();
-    CLEANUP(outcomes_deinit) struct outcomes o = {0};
+    CLEANUP(outcomes_deinit) struct outcomes o = {.arena = a};
     CLEANUP(statement_deinit) struct statement s = {.arena = a, .sql = BUF_INIT};
     int r;
 
     if (!a)
         return -ENOMEM;
-    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + 1 + c->target->n_reads + 2 * c->target->n_writes;
+    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads +
+            2 * c->target->n_writes;
     s.values = arena_alloc_array(a, s.cap, sizeof(*s.values));
     if (!s.values)
         return -ENOMEM;

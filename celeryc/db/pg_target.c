@@ -137,20 +137,40 @@ int pg_target_get(struct pg *pg, const char *table, const struct pg_target **ret
     return 0;
 }
 
-int pg_target_column(struct pg *pg, const struct pg_target *t, const char *name,
-                     const struct pg_column **ret_c, struct err *e)
+static int find_column(struct pg *pg, const struct pg_target *t, struct slice name,
+                       const struct pg_column **ret_c, struct err *e)
 {
     CLEANUP(buf_deinit) struct buf all = BUF_INIT;
 
     for (size_t i = 0; i < t->n; i++) {
-        if (str_eq(t->column[i].name, name)) {
+        if (slice_eq_str(name, t->column[i].name)) {
             *ret_c = &t->column[i];
             return 0;
         }
         buf_appendf(&all, "%s%s", i ? ", " : "", t->column[i].name);
     }
-    return err_set(e, db_fail(&pg->db, "42703"), "table %s has no column %s (it has %s)", t->table,
-                   name, buf_ok(&all) ? "" : all.data);
+    return err_set(e, db_fail(&pg->db, "42703"), "table %s has no column %.*s (it has %s)",
+                   t->table, (int)name.len, name.p, buf_ok(&all) ? "" : all.data);
+}
+
+int pg_target_column(struct pg *pg, const struct pg_target *t, const char *name,
+                     const struct pg_column **ret_c, struct err *e)
+{
+    return find_column(pg, t, slice_str(name), ret_c, e);
+}
+
+int pg_target_key(struct pg *pg, const struct pg_target *t, const struct db_target *asked,
+                  struct pg_key *ret_k, struct err *e)
+{
+    struct pg_key out = {0};
+    struct key key;
+    int r = db_target_key(&pg->db, asked, &key, e);
+
+    for (size_t i = 0; !r && i < key.n; i++)
+        r = find_column(pg, t, key.column[i], &out.column[out.n++], e);
+    if (!r)
+        *ret_k = out;
+    return r;
 }
 
 /* ---- checks before anything is made ---- */
@@ -159,13 +179,15 @@ static int check_columns(struct pg *pg, const struct db_target *t, struct err *e
 {
     const struct pg_target *target;
     const struct pg_column *c = NULL;
+    struct pg_key key = {0};
     int r = pg_target_get(pg, t->table, &target, e);
 
     if (!r)
-        r = pg_target_column(pg, target, t->key, &c, e);
-    if (!r && c && c->array)
-        r = err_set(e, db_fail(&pg->db, "42804"), "the key column %s of %s is an array", t->key,
-                    t->table);
+        r = pg_target_key(pg, target, t, &key, e);
+    for (size_t i = 0; !r && i < key.n; i++)
+        if (key.column[i] && key.column[i]->array)
+            r = err_set(e, db_fail(&pg->db, "42804"), "the key column %s of %s is an array",
+                        key.column[i]->name, t->table);
     for (size_t i = 0; !r && i < t->n_reads; i++)
         r = pg_target_column(pg, target, t->reads[i], &c, e);
     for (size_t i = 0; !r && i < t->n_writes; i++) {

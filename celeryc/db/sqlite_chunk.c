@@ -2,7 +2,8 @@
 /* SQLite: the fenced chunk, streaming a query, and the checks of a target.
  *
  * Values are compared and told in text form, CAST(col AS TEXT), which is also what a stream gives. A column that is
- * declared as boolean holds 1 and 0 where the batch file says true and false: both directions are translated. */
+ * declared as boolean holds 1 and 0 where the batch file says true and false: both directions are translated. The text
+ * form of a blob is PostgreSQL's, \\x and hexadecimal digits; it is written as a blob again where the column is one. */
 
 #include "celeryc/db/sqlite.h"
 
@@ -12,11 +13,12 @@
 #include <errno.h>
 #include <strings.h>
 
-enum column_kind { COLUMN_OTHER, COLUMN_TEXT, COLUMN_BOOL };
+enum column_kind { COLUMN_OTHER, COLUMN_TEXT, COLUMN_BOOL, COLUMN_BLOB };
 
 struct target {
     enum column_kind *reads, *writes;
-    enum column_kind key;
+    struct key key;
+    enum column_kind key_kind[LIMIT_KEY_COLUMNS];
 };
 
 /* ---- columns ---- */
@@ -34,26 +36,28 @@ static enum column_kind kind_of(struct slice declared)
     else if (!strcasestr(type, "int") &&
              (strcasestr(type, "char") || strcasestr(type, "clob") || strcasestr(type, "text")))
         kind = COLUMN_TEXT;
+    else if (!strcasestr(type, "int") && strcasestr(type, "blob"))
+        kind = COLUMN_BLOB;
     free(type);
     return kind;
 }
 
 static int find_column(struct db *db, const struct db_rows *info, const char *table,
-                       const char *column, enum column_kind *ret_kind, struct err *e)
+                       struct slice column, enum column_kind *ret_kind, struct err *e)
 {
     CLEANUP(buf_deinit) struct buf all = BUF_INIT;
 
     for (size_t i = 0; i < info->n_rows; i++) {
         struct slice name = db_cell(info, i, 0);
 
-        if (name.p && strcasecmp(name.p, column) == 0) {
+        if (name.p && name.len == column.len && strncasecmp(name.p, column.p, column.len) == 0) {
             *ret_kind = kind_of(db_cell(info, i, 1));
             return 0;
         }
         buf_appendf(&all, "%s%s", i ? ", " : "", name.p ? name.p : "");
     }
-    return err_set(e, db_fail(db, "42703"), "table %s has no column %s (it has %s)", table, column,
-                   buf_ok(&all) ? "" : all.data);
+    return err_set(e, db_fail(db, "42703"), "table %s has no column %.*s (it has %s)", table,
+                   (int)column.len, column.p, buf_ok(&all) ? "" : all.data);
 }
 
 /* The plain name of the table for the catalogue: quotes and a schema in front are left out. */
@@ -83,11 +87,13 @@ static int resolve(struct db *db, const struct db_target *t, struct arena *a, st
     if (info.n_rows == 0)
         return err_set(e, db_fail(db, "42P01"),
                        "there is no table %s in the target database (check --table)", t->table);
-    r = find_column(db, &info, t->table, t->key, &out.key, e);
+    r = db_target_key(db, t, &out.key, e);
+    for (size_t i = 0; !r && i < out.key.n; i++)
+        r = find_column(db, &info, t->table, out.key.column[i], &out.key_kind[i], e);
     for (size_t i = 0; !r && i < t->n_reads; i++)
-        r = find_column(db, &info, t->table, t->reads[i], &out.reads[i], e);
+        r = find_column(db, &info, t->table, slice_str(t->reads[i]), &out.reads[i], e);
     for (size_t i = 0; !r && i < t->n_writes; i++)
-        r = find_column(db, &info, t->table, t->writes[i], &out.writes[i], e);
+        r = find_column(db, &info, t->table, slice_str(t->writes[i]), &out.writes[i], e);
     if (!r)
         *ret_t = out;
     return r;
@@ -102,7 +108,35 @@ struct update {
     sqlite3_stmt *stmt;
     const bool *set; /* the columns that stmt writes; NULL all */
     bool *set_copy;
+    struct arena *arena; /* of the chunk */
 };
+
+/* A column in text form, as a stream gives it. */
+static void append_text_form(struct buf *dst, struct slice name)
+{
+    buf_append_str(dst, "CASE typeof(");
+    db_quote_name(dst, name);
+    buf_append_str(dst, ") WHEN 'blob' THEN '\\x' || lower(hex(");
+    db_quote_name(dst, name);
+    buf_append_str(dst, ")) ELSE CAST(");
+    db_quote_name(dst, name);
+    buf_append_str(dst, " AS TEXT) END");
+}
+
+/* " WHERE key = ? AND ... AND old value IS ?" */
+static void append_where(const struct update *u, struct buf *dst)
+{
+    for (size_t i = 0; i < u->kinds.key.n; i++) {
+        buf_append_str(dst, i ? " AND " : " WHERE ");
+        db_quote_name(dst, u->kinds.key.column[i]);
+        buf_append_str(dst, " = ?");
+    }
+    for (size_t i = 0; i < u->t->n_reads; i++) {
+        buf_append_str(dst, " AND ");
+        append_text_form(dst, slice_str(u->t->reads[i]));
+        buf_append_str(dst, " IS ?");
+    }
+}
 
 /* Parameters in order: the new values, the key, the old values. Columns that are not set keep their value. */
 static int update_text(const struct update *u, struct buf *dst)
@@ -120,14 +154,7 @@ static int update_text(const struct update *u, struct buf *dst)
         buf_append_str(dst, " = ?");
         first = false;
     }
-    buf_append_str(dst, " WHERE ");
-    db_quote_name(dst, slice_str(u->t->key));
-    buf_append_str(dst, " = ?");
-    for (size_t i = 0; i < u->t->n_reads; i++) {
-        buf_append_str(dst, " AND CAST(");
-        db_quote_name(dst, slice_str(u->t->reads[i]));
-        buf_append_str(dst, " AS TEXT) IS ?");
-    }
+    append_where(u, dst);
     return buf_ok(dst);
 }
 
@@ -188,22 +215,81 @@ static int bind_text(struct update *u, int at, struct slice s, struct err *e)
     return r ? sqlite_fail(u->q, e) : 0;
 }
 
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The bytes of "\x0a1b" in the arena; *ret_is false: s is no such text. */
+static int blob_of(struct arena *a, struct slice s, bool *ret_is, struct slice *ret_bytes)
+{
+    *ret_is = s.p && s.len >= 2 && s.len % 2 == 0 && s.p[0] == '\\' && s.p[1] == 'x';
+    char *bytes = *ret_is ? arena_alloc(a, s.len / 2) : NULL;
+
+    if (!*ret_is)
+        return 0;
+    if (!bytes)
+        return -ENOMEM;
+    for (size_t i = 2; i < s.len; i += 2) {
+        int high = hex_digit(s.p[i]), low = hex_digit(s.p[i + 1]);
+
+        if (high < 0 || low < 0) {
+            *ret_is = false;
+            return 0;
+        }
+        bytes[i / 2 - 1] = (char)(high << 4 | low);
+    }
+    *ret_bytes = (struct slice){bytes, s.len / 2 - 1};
+    return 0;
+}
+
+/* A value as the column stores it: a blob's bytes, 1 and 0 for true and false, else its text. */
+static int bind_stored(struct update *u, int at, struct slice s, enum column_kind kind,
+                       struct err *e)
+{
+    struct slice bytes;
+    bool blob = false;
+
+    if (kind == COLUMN_BLOB && blob_of(u->arena, s, &blob, &bytes))
+        return -ENOMEM;
+    if (!blob)
+        return bind_text(u, at, stored_form(s, kind), e);
+    return sqlite3_bind_blob64(u->stmt, at, bytes.p, bytes.len, SQLITE_STATIC)
+               ? sqlite_fail(u->q, e)
+               : 0;
+}
+
+/* Key and old values, from parameter `at` on. */
+static int bind_where(struct update *u, int at, const struct db_row *row, struct err *e)
+{
+    size_t n_keys = u->kinds.key.n;
+    int r = 0;
+
+    for (size_t i = 0; !r && i < n_keys; i++) {
+        struct db_val key = key_value(row->old[i], u->kinds.key_kind[i]);
+
+        if (key.kind == DB_V_INT)
+            r = sqlite3_bind_int64(u->stmt, at++, key.i) ? sqlite_fail(u->q, e) : 0;
+        else
+            r = bind_stored(u, at++, key.s, u->kinds.key_kind[i], e);
+    }
+    for (size_t i = 0; !r && i < u->t->n_reads; i++)
+        r = bind_text(u, at++, stored_form(row->old[n_keys + i], u->kinds.reads[i]), e);
+    return r;
+}
+
 static int bind_row(struct update *u, const struct db_row *row, struct err *e)
 {
-    struct db_val key = key_value(row->old[0], u->kinds.key);
     int at = 1, r = 0;
 
     for (size_t i = 0; !r && i < u->t->n_writes; i++)
         if (!u->set || u->set[i])
-            r = bind_text(u, at++, stored_form(row->fresh[i], u->kinds.writes[i]), e);
-    if (!r && key.kind == DB_V_INT)
-        r = sqlite3_bind_int64(u->stmt, at, key.i) ? sqlite_fail(u->q, e) : 0;
-    else if (!r)
-        r = bind_text(u, at, key.s, e);
-    at++;
-    for (size_t i = 0; !r && i < u->t->n_reads; i++)
-        r = bind_text(u, at++, stored_form(row->old[i + 1], u->kinds.reads[i]), e);
-    return r;
+            r = bind_stored(u, at++, row->fresh[i], u->kinds.writes[i], e);
+    return r ? r : bind_where(u, at, row, e);
 }
 
 static int apply_row(struct update *u, const struct db_row *row, bool *ret_hit, struct err *e)
@@ -245,10 +331,15 @@ static int move_checkpoint(struct db *db, const struct db_chunk *c, struct err *
 static int add_outcome(struct db *db, sqlite3_stmt **s, const struct db_chunk *c,
                        const struct db_row *row, const char *outcome, struct err *e)
 {
+    CLEANUP(arena_free) struct arena *a = arena_new();
     struct sqlite *q = sqlite_of(db);
+    struct slice key;
+
+    if (!a || db_row_key(c, row, a, &key))
+        return -ENOMEM;
     const struct db_val v[] = {
         db_text(c->plan),       db_int(c->batch),      db_int(row->position),
-        db_slice(row->old[0]),  db_text(outcome),      db_text(row->error_class),
+        db_slice(key),          db_text(outcome),      db_text(row->error_class),
         db_text(row->sqlstate), db_text(row->message), db_text(c->worker)};
     int r = *s ? 0
                : sqlite_prepare(q,
@@ -342,6 +433,7 @@ static int chunk_body(struct db *db, const struct db_chunk *c, struct update *u,
     u->set_copy = arena_alloc_array(a, c->target->n_writes + 1, sizeof(bool));
     if (!u->set_copy)
         return -ENOMEM;
+    u->arena = a;
     r = move_checkpoint(db, c, e);
     if (!r)
         r = resolve(db, c->target, a, &u->kinds, e);
@@ -393,12 +485,42 @@ static int stream_columns(sqlite3_stmt *stmt, size_t n, struct arena *a, const s
     return s->on_columns(names, types, n, s->arg);
 }
 
+/* Text form of one value; a blob's in the arena. */
+static int stream_value(sqlite3_stmt *stmt, int at, struct arena *a, struct slice *ret_s)
+{
+    static const char digits[] = "0123456789abcdef";
+
+    if (sqlite3_column_type(stmt, at) != SQLITE_BLOB) {
+        const char *p = (const char *)sqlite3_column_text(stmt, at);
+
+        if (!p && sqlite3_column_type(stmt, at) != SQLITE_NULL)
+            return -ENOMEM;
+        *ret_s = (struct slice){p, p ? (size_t)sqlite3_column_bytes(stmt, at) : 0};
+        return 0;
+    }
+    const unsigned char *bytes = sqlite3_column_blob(stmt, at);
+    size_t n = (size_t)sqlite3_column_bytes(stmt, at);
+    char *text = arena_alloc(a, 2 * n + 3);
+
+    if (!text)
+        return -ENOMEM;
+    text[0] = '\\';
+    text[1] = 'x';
+    for (size_t i = 0; i < n; i++) {
+        text[2 + 2 * i] = digits[bytes[i] >> 4];
+        text[3 + 2 * i] = digits[bytes[i] & 15];
+    }
+    *ret_s = (struct slice){text, 2 * n + 2};
+    return 0;
+}
+
 static int stream_rows(struct sqlite *q, sqlite3_stmt *stmt, const struct db_stream *s,
                        struct err *e)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(arena_free) struct arena *row = arena_new();
     size_t n = (size_t)sqlite3_column_count(stmt);
-    struct slice *fields = a ? arena_alloc_array(a, n, sizeof(*fields)) : NULL;
+    struct slice *fields = a && row ? arena_alloc_array(a, n, sizeof(*fields)) : NULL;
     int r, step;
 
     if (!fields)
@@ -407,14 +529,11 @@ static int stream_rows(struct sqlite *q, sqlite3_stmt *stmt, const struct db_str
     while (!r && (step = sqlite3_step(stmt)) != SQLITE_DONE) {
         if (step != SQLITE_ROW)
             return sqlite_fail(q, e);
-        for (size_t i = 0; i < n; i++) {
-            const char *p = (const char *)sqlite3_column_text(stmt, (int)i);
-
-            if (!p && sqlite3_column_type(stmt, (int)i) != SQLITE_NULL)
-                p = ""; /* an empty blob */
-            fields[i] = (struct slice){p, p ? (size_t)sqlite3_column_bytes(stmt, (int)i) : 0};
-        }
-        r = s->on_row(fields, n, s->arg);
+        for (size_t i = 0; !r && i < n; i++)
+            r = stream_value(stmt, (int)i, row, &fields[i]);
+        if (!r)
+            r = s->on_row(fields, n, s->arg);
+        arena_reset(row);
     }
     return r;
 }

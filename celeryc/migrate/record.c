@@ -8,6 +8,7 @@
 
 #include "celeryc/migrate/runtime.h"
 
+#include "celeryc/base/key.h"
 #include "celeryc/base/num.h"
 
 #include <errno.h>
@@ -50,7 +51,12 @@ static int not_declared(struct scatter_change *c, const char *column, const char
 
 const char *scatter_key(const struct scatter_record *r)
 {
-    return r->fields[0].p;
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+
+    if (r->n_keys == 1)
+        return r->fields[0].p;
+    key_write(&b, r->fields, r->n_keys);
+    return buf_ok(&b) ? NULL : arena_strdup(r->arena, buf_slice(&b));
 }
 
 static const struct slice *field(const struct scatter_record *r, const char *column)
@@ -58,7 +64,9 @@ static const struct slice *field(const struct scatter_record *r, const char *col
     size_t i;
 
     if (find(r->migration->reads, column, &i))
-        return &r->fields[i + 1];
+        return &r->fields[r->n_keys + i];
+    if (key_find(r->key, column, &i))
+        return &r->fields[i];
     (void)not_declared(r->change, column, "reads");
     return NULL;
 }
@@ -185,7 +193,7 @@ static bool differ(struct slice a, struct slice b)
 }
 
 /* Only what is another value is a change; columns that were not read may always be. all: every write column is set. */
-static bool changes(const struct scatter_migration *m, const struct slice *fields,
+static bool changes(const struct scatter_migration *m, const struct slice *reads,
                     const struct scatter_change *c, bool *ret_all)
 {
     bool any = false;
@@ -198,12 +206,12 @@ static bool changes(const struct scatter_migration *m, const struct slice *field
             *ret_all = false;
             continue;
         }
-        any = any || !find(m->reads, m->writes[i], &k) || differ(fields[k + 1], c->fresh[i]);
+        any = any || !find(m->reads, m->writes[i], &k) || differ(reads[k], c->fresh[i]);
     }
     return any;
 }
 
-int migrate_compute(const struct scatter_migration *m, struct json_val params,
+int migrate_compute(const struct scatter_migration *m, const char *key, struct json_val params,
                     const struct slice *fields, struct arena *a, struct db_row *ret_row)
 {
     struct scatter_change c;
@@ -211,8 +219,13 @@ int migrate_compute(const struct scatter_migration *m, struct json_val params,
 
     if (new_change(m, a, &c))
         return -ENOMEM;
-    const struct scatter_record r = {
-        .migration = m, .fields = fields, .params = params, .arena = a, .change = &c};
+    const struct scatter_record r = {.migration = m,
+                                     .fields = fields,
+                                     .key = key,
+                                     .n_keys = key_width(key),
+                                     .params = params,
+                                     .arena = a,
+                                     .change = &c};
     int rc = m->record(&r, &c);
 
     if (rc == OUT_OF_MEMORY)
@@ -222,7 +235,7 @@ int migrate_compute(const struct scatter_migration *m, struct json_val params,
         return -ENOMEM;
     if (c.mistake)
         c.outcome = DB_O_QUARANTINED;
-    if (c.outcome == DB_O_CHANGED && !changes(m, fields, &c, &all))
+    if (c.outcome == DB_O_CHANGED && !changes(m, fields + r.n_keys, &c, &all))
         c.outcome = DB_O_UNCHANGED;
     ret_row->outcome = c.outcome;
     ret_row->old = fields;

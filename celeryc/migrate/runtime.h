@@ -14,7 +14,9 @@
 
 struct scatter_record {
     const struct scatter_migration *migration;
-    const struct slice *fields;    /* key, then `reads` in the migration's order */
+    const struct slice *fields; /* key's columns, then `reads` in the migration's order */
+    const char *key;            /* the names of the key's columns */
+    size_t n_keys;
     struct json_val params;        /* of the plan, an object or nothing */
     struct arena *arena;           /* of the chunk */
     struct scatter_change *change; /* where a mistake of the function is noted */
@@ -32,7 +34,7 @@ struct scatter_change {
 
 size_t migrate_columns(const char *const *names); /* entries of reads or writes */
 /* Calls the function for one record and turns its answer into a row. -ENOMEM. */
-int migrate_compute(const struct scatter_migration *m, struct json_val params,
+int migrate_compute(const struct scatter_migration *m, const char *key, struct json_val params,
                     const struct slice *fields, struct arena *a,
                     struct db_row *ret_row) WARN_UNUSED;
 

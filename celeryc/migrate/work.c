@@ -7,6 +7,7 @@
  * of the record that had it; what was done before is committed. */
 
 #include "celeryc/base/clock.h"
+#include "celeryc/base/key.h"
 #include "celeryc/migrate/pace.h"
 #include "celeryc/task/run.h"
 
@@ -25,7 +26,7 @@ struct work {
     struct failure *f;
     struct arena *arena; /* of the chunk */
     size_t *read_field;  /* place of each read column in a record */
-    size_t n_reads;
+    size_t n_keys, n_reads;
     struct db_target target;
     int64_t chunk_ms;
     struct db_row *rows;
@@ -70,13 +71,14 @@ static void learn_timeout(struct connection *c)
 static struct slice *fields_of(struct work *w, size_t at)
 {
     const struct batch_record *rec = batch_at(w->j->batch, at);
-    struct slice *fields = arena_alloc_array(w->arena, w->n_reads + 1, sizeof(*fields));
+    struct slice *fields = arena_alloc_array(w->arena, w->n_keys + w->n_reads, sizeof(*fields));
 
     if (!fields)
         return NULL;
-    fields[0] = rec->field[0];
+    for (size_t i = 0; i < w->n_keys; i++)
+        fields[i] = rec->field[i];
     for (size_t i = 0; i < w->n_reads; i++)
-        fields[i + 1] = rec->field[w->read_field[i]];
+        fields[w->n_keys + i] = rec->field[w->read_field[i]];
     return fields;
 }
 
@@ -99,7 +101,7 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
         struct slice *fields = fields_of(w, from + i);
         struct db_row *row = &w->rows[i];
 
-        if (!fields || migrate_compute(j->m, j->params, fields, w->arena, row))
+        if (!fields || migrate_compute(j->m, w->target.key, j->params, fields, w->arena, row))
             return -ENOMEM;
         row->position = (int64_t)(from + i);
         if (row->outcome == DB_O_QUARANTINED && may_retry(w) &&
@@ -241,6 +243,7 @@ static int prepare(struct work *w)
     struct job *j = w->j;
     const struct batch_header *h = batch_get_header(j->batch);
 
+    w->n_keys = key_width(h->key);
     w->n_reads = migrate_columns(j->m->reads);
     w->read_field = arena_alloc_array(j->arena, w->n_reads + 1, sizeof(*w->read_field));
     w->rows = arena_alloc_array(j->arena, CHUNK_MAX, sizeof(*w->rows));
@@ -249,7 +252,7 @@ static int prepare(struct work *w)
     for (size_t i = 0; i < w->n_reads; i++)
         for (size_t k = 0; k < h->n_columns; k++)
             if (str_eq(h->columns[k], j->m->reads[i]))
-                w->read_field[i] = k + 1;
+                w->read_field[i] = w->n_keys + k;
     w->target = (struct db_target){.table = h->table,
                                    .key = h->key,
                                    .reads = j->m->reads,

@@ -91,8 +91,8 @@ def test_python_values_as_postgresql_writes_them(postgresql: str, value: Any) ->
 
 
 def test_value_without_a_text_form_is_refused() -> None:
-    with pytest.raises(ScatterError, match="type dict"):
-        rows.as_text({})
+    with pytest.raises(ScatterError, match="type complex"):
+        rows.as_text(1j)
 
 
 @pytest.mark.parametrize(

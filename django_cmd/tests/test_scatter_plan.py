@@ -42,7 +42,7 @@ def arguments_of(call: dict[str, Any]) -> dict[str, list[str]]:
 
 def test_query_outside_of_a_transaction(sqlite: str, planner: StubPlanner, tmp_path: Path) -> None:
     out, _ = scatter_plan(
-        "--migration", "phones.x", "--query", QUERY, "--batch-size", "500", "--queue", "q",
+        "--migration", "phones.x", "--query", QUERY, "--batch-size", "500", "--upload-parallel", "3", "--queue", "q",
         "--param", "a=1", "--param", "b=x=y", "--on-batch", "t.batch", "--on-finish", "t.end",
         "--retry-on", "40,OSError",
     )  # fmt: skip
@@ -50,7 +50,7 @@ def test_query_outside_of_a_transaction(sqlite: str, planner: StubPlanner, tmp_p
     found = arguments_of(call)
     assert found[""] == ["create"]
     wanted = {
-        "--migration": ["phones.x"], "--query": [QUERY], "--batch-size": ["500"], "--queue": ["q"],
+        "--migration": ["phones.x"], "--query": [QUERY], "--batch-size": ["500"], "--upload-parallel": ["3"], "--queue": ["q"],
         "--param": ["a=1", "b=x=y"], "--on-batch": ["t.batch"], "--on-finish": ["t.end"],
         "--retry-on": ["40,OSError"], "--database": ["default"], "--store": [f"file://{tmp_path}/store"],
         "--format": ["json"], "--progress": ["json"],
@@ -225,6 +225,7 @@ def test_planners_own_words_are_shown(sqlite: str, planner: StubPlanner) -> None
     [
         (["--query", QUERY], "--migration is missing"),
         (["--migration", "x", "--query", QUERY, "--batch-size", "0"], "less than 1"),
+        (["--migration", "x", "--query", QUERY, "--upload-parallel", "33"], "not within 1 and 32"),
         (["--migration", "x", "--query", QUERY, "--param", "novalue"], "not of the form k=v"),
         (["--migration", "x", "--query", QUERY, "--database", "other"], "there are default"),
         (["--migration", "x"], "--query --queryset --enqueue"),

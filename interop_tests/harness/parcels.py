@@ -82,6 +82,21 @@ class Database:
         connection.commit()
         connection.close()
 
+    def count_changes(self, table: str, column: str) -> None:
+        """A trigger that counts in `changes` how often the column was written."""
+        if self.postgres is not None:
+            self.run(
+                f"CREATE FUNCTION counted_{table}() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$BEGIN NEW.changes := OLD.changes + 1; RETURN NEW; END$$",
+                f"CREATE TRIGGER counted_{table} BEFORE UPDATE OF {column} ON {table} "
+                f"FOR EACH ROW EXECUTE FUNCTION counted_{table}()",
+            )
+            return
+        self.run(
+            f"CREATE TRIGGER counted_{table} AFTER UPDATE OF {column} ON {table} BEGIN "
+            f"UPDATE {table} SET changes = changes + 1 WHERE rowid = OLD.rowid; END"
+        )
+
     def batches(self, plan: str) -> dict[str, int]:
         """How many batches are in each state."""
         rows = self.query(

@@ -39,6 +39,33 @@ from harness.phones import renumbered  # noqa: E402
 app = Celery("scatter_app")
 
 
+TYPES = (
+    "flag small big exact real word padded folded day moment zoned span bytes doc docb list words ident mood"
+).split()
+
+
+@register
+class CopyTypes(Migration):
+    name = "interop.copy_types"
+    table = "sample"
+    reads = TYPES
+    writes = tuple(f"{name}_new" for name in TYPES)
+
+    def process(self, record: Record) -> Mapping[str, Any]:
+        return {f"{name}_new": record[name] for name in TYPES}
+
+
+@register
+class Upper(Migration):
+    name = "interop.upper"
+    table = "sample"
+    reads = ("word",)
+    writes = ("word",)
+
+    def process(self, record: Record) -> Mapping[str, Any]:
+        return {"word": record["word"].upper()}
+
+
 @register
 class Renumber(Migration):
     name = "phones.vn_renumber"

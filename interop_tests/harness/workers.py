@@ -124,6 +124,7 @@ class WorkerFactory:
         queues: Sequence[str] = ("celery",),
         concurrency: int = 2,
         pool: str = "prefork",
+        host: str = "interop",
         settings: Mapping[str, Any] | None = None,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -136,7 +137,7 @@ class WorkerFactory:
     ) -> Worker:
         self.counter += 1
         name = f"{kind}{self.counter}"
-        node = f"{name}@interop"
+        node = f"{name}@{host}"
         folder = self.folder / name
         folder.mkdir(parents=True)
         common = [

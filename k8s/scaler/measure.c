@@ -102,6 +102,8 @@ static int measure_pods(const struct view *v, const struct memory *memory, struc
         m->classes[i] = classify(v, memory, &v->pods->v[i], &h);
         m->n[m->classes[i]]++;
         m->nodes += h.nodes;
+        if (m->classes[i] == POD_TERMINATING)
+            continue; /* what it finishes is nothing for the others; a Python worker is silent by then */
         s->active += h.active;
         s->processed += h.processed;
     }

@@ -235,7 +235,7 @@ static int broker_open(struct scaler *s, struct broker *b, struct err *e)
 static bool is_anybody_to_hear(const struct job *jobs, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (jobs[i].read && jobs[i].target->heartbeats && jobs[i].pods.n)
+        if (jobs[i].loaded && jobs[i].target->heartbeats && jobs[i].pods.n)
             return true;
     return false;
 }

@@ -23,7 +23,7 @@ static struct db_row compute(const struct scatter_migration *m, struct arena *a,
         fields[i + 1] = slice_str(values[i]);
     if (params)
         cr_assert_eq(json_scan(slice_str(params), &p, &e), 0);
-    cr_assert_eq(migrate_compute(m, p, fields, a, &row), 0);
+    cr_assert_eq(migrate_compute(m, m->key, p, fields, a, &row), 0);
     return row;
 }
 

@@ -52,6 +52,7 @@ Test(args, forms_and_defaults)
     cr_assert(a.no_enqueue);
     cr_assert_not(a.dry_run);
     cr_assert_eq(a.batch_size, 10000);
+    cr_assert_eq(a.uploads, 8);
     cr_assert_str_eq(a.queue, "celery");
     cr_assert_str_eq(a.database, "default");
     cr_assert_str_eq(a.format, "text");
@@ -90,6 +91,8 @@ static const struct {
     {FULL "--batch-size 0", "--batch-size: \"0\" is not a positive number"},
     {FULL "--batch-size 1e3", "--batch-size: \"1e3\" is not a positive number"},
     {FULL "--batch-size 1000001", "--batch-size: at most 1000000"},
+    {FULL "--upload-parallel 33", "--upload-parallel: at most 32"},
+    {FULL "--upload-parallel -1", "--upload-parallel: \"-1\" is not a positive number"},
     {FULL "--format xml", "--format: \"xml\" is none of text|json"},
     {FULL "--stdin", "--query and --stdin exclude each other"},
     {"create --database-url d", "--migration is missing: which migration is to run?"},

@@ -167,7 +167,7 @@ Test(builder, keys_that_the_database_sorted_must_only_differ)
                               {SLICE_LIT("10.5"), SLICE_LIT("c")}};
     struct err e = ERR_INIT;
 
-    cr_assert_eq(builder_columns(b, names, types, 2, KEY_DISTINCT, &e), 0);
+    cr_assert_eq(builder_columns(b, names, types, 2, &(enum key_order){KEY_DISTINCT}, &e), 0);
     cr_assert_eq(builder_row(b, rows[0], NULL, 2, &e), 0);
     cr_assert_eq(builder_row(b, rows[1], NULL, 2, &e), 0);
     cr_assert_eq(builder_row(b, rows[2], NULL, 2, &e), -EINVAL);
@@ -183,7 +183,7 @@ Test(builder, text_that_fits_no_batch_is_named)
     struct slice row[] = {SLICE_LIT("7"), SLICE_LIT("\xff")};
     struct err e = ERR_INIT;
 
-    cr_assert_eq(builder_columns(b, names, NULL, 2, KEY_INTEGER, &e), 0);
+    cr_assert_eq(builder_columns(b, names, NULL, 2, &(enum key_order){KEY_INTEGER}, &e), 0);
     cr_assert_eq(builder_row(b, row, NULL, 2, &e), -EINVAL);
     cr_assert_eq(
         strncmp(e.text,

@@ -89,19 +89,33 @@ class Batch:
     source: str = ""
     sha256: str = ""
 
+    def __post_init__(self) -> None:
+        self.keys = key_columns(self.key)
+
     def record(self, position: int) -> list[Any]:
-        """[key, old value, ...] of record `position`, 0 being the first."""
+        """[key, ..., old value, ...] of record `position`, 0 being the first."""
         try:
             found = DECODER.decode(self.lines[position].decode("utf-8"))
         except (ValueError, UnicodeDecodeError) as e:
             raise BadBatch(f"{self.source}: line {position + 2} is not JSON: {e}") from e
-        if not isinstance(found, list) or len(found) != len(self.columns) + 1:
-            raise BadBatch(
-                f"{self.source}: line {position + 2} is not an array of {len(self.columns) + 1} values"
-            )
-        if found[0] is None:
+        width = len(self.keys) + len(self.columns)
+        if not isinstance(found, list) or len(found) != width:
+            raise BadBatch(f"{self.source}: line {position + 2} is not an array of {width} values")
+        if None in found[: len(self.keys)]:
             raise BadBatch(f"{self.source}: line {position + 2} has no key")
         return found
+
+
+def key_columns(key: str) -> list[str]:
+    """The columns of a key, of which there may be several: "region,number"."""
+    return [c.strip() for c in key.split(",")]
+
+
+def key_text(values: Sequence[str | None]) -> str:
+    """A key as the control tables keep it: the text of a single column, or a JSON array of them."""
+    if len(values) == 1:
+        return values[0] or ""
+    return json.dumps(list(values), ensure_ascii=False)
 
 
 def parse(data: bytes, source: str, sha256: str | None = None) -> Batch:
@@ -162,6 +176,8 @@ def from_header(header: dict[str, Any], lines: list[bytes], source: str, digest:
         )
     except (KeyError, TypeError) as e:
         raise BadBatch(f"{source}: the header's {e.args[0]} is missing or of the wrong type") from e
+    if "" in batch.keys or len(set(batch.keys)) != len(batch.keys):
+        raise BadBatch(f"{source}: the header's key has an empty or repeated name")
     if not all(isinstance(c, str) for c in batch.columns):
         raise BadBatch(f"{source}: the header's columns are not all names")
     if len(lines) != batch.count:

@@ -21,6 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
 from django_scatter import outbox
+from django_scatter.batchfile import key_text
 from django_scatter.errors import ScatterError
 from django_scatter.orders import OVER, SOURCES, Orders, orders_of
 
@@ -131,7 +132,8 @@ class Outcome(enum.Enum):
 
 @dataclass
 class Row:
-    """One processed record. old: key and read columns in text form; fresh: only the columns that were set."""
+    """One processed record. old: the key's and the read columns in text form; fresh: only the columns that were
+    set."""
 
     outcome: Outcome
     position: int
@@ -145,7 +147,7 @@ class Row:
 @dataclass
 class Target:
     table: str
-    key: str
+    keys: Sequence[str]
     reads: Sequence[str]
     writes: Sequence[str]
 
@@ -158,6 +160,7 @@ class Chunk:
     position: int
     rows: Sequence[Row]
     worker: str
+    keys: int = 1  # columns of the key
 
     def count(self, outcome: Outcome) -> int:
         return sum(1 for r in self.rows if r.outcome is outcome)
@@ -480,8 +483,8 @@ class Control(ABC):
         did not move."""
 
     @abstractmethod
-    def value(self, value: Any) -> str | None:
-        """What process returned, in the text form that is sent to the database."""
+    def value(self, column: str, value: Any) -> str | None:
+        """What process returned for a column, in the text form that is sent to the database."""
 
     def apply(self, chunk: Chunk) -> Orders:
         """One transaction: change, checkpoint, outcomes, share. What to obey is read on the way."""
@@ -537,7 +540,7 @@ class Control(ABC):
                 "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome, error_class, "
                 "sqlstate, message, worker) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
-                    (chunk.plan, chunk.batch, r.position, r.old[0], outcome, r.error_class, r.sqlstate,
+                    (chunk.plan, chunk.batch, r.position, key_text(r.old[: chunk.keys]), outcome, r.error_class, r.sqlstate,
                      r.message, chunk.worker)
                     for r, outcome in found
                 ],

@@ -9,7 +9,7 @@ from typing import Any
 from django_scatter.batchfile import text_of
 from django_scatter.control import Chunk, Control, Row, Target, Unknown
 from django_scatter.errors import ScatterError
-from django_scatter.rows import as_text
+from django_scatter.rows import array_text, as_text
 from django_scatter.schema import schema_sql
 
 LOCK_LIMIT_MS = 2000
@@ -67,12 +67,13 @@ class PostgresControl(Control):
         }
         if not found:
             raise ScatterError(f"there is no table {target.table} in the target database")
-        for column in (target.key, *target.reads, *target.writes):
+        for column in (*target.keys, *target.reads, *target.writes):
             if column not in found:
                 raise ScatterError(
                     f"table {target.table} has no column {column} (it has {', '.join(found)})"
                 )
         self.target = target
+        self.array_columns = {c for c, kind in found.items() if kind.endswith("[]")}
         self.sql = self.chunk_sql(target, found)
 
     def quoted_table(self, table: str) -> str:
@@ -83,8 +84,9 @@ class PostgresControl(Control):
         return '"' + name.strip('"').replace('"', '""').replace("%", "%%") + '"'
 
     def chunk_sql(self, target: Target, types: dict[str, str]) -> str:
-        """v: ordinal, key, old values, then for each written column the new value and whether it is set."""
-        names = ["k", *(f"o{i}" for i in range(len(target.reads)))]
+        """v: ordinal, key's columns, old values, then for each written column the new value and whether it is set."""
+        names = [f"k{i}" for i in range(len(target.keys))]
+        names += [f"o{i}" for i in range(len(target.reads))]
         for i in range(len(target.writes)):
             names += [f"n{i}", f"s{i}"]
         arrays = ", ".join(
@@ -94,6 +96,9 @@ class PostgresControl(Control):
             f"{self.quote(c)} = CASE WHEN v.s{i} THEN v.n{i}::{types[c]} ELSE t.{self.quote(c)} END"
             for i, c in enumerate(target.writes)
         )
+        where = " AND ".join(
+            f"t.{self.quote(c)} = v.k{i}::{types[c]}" for i, c in enumerate(target.keys)
+        )
         guard = "".join(
             f' AND t.{self.quote(c)}::text COLLATE "C" IS NOT DISTINCT FROM v.o{i}'
             for i, c in enumerate(target.reads)
@@ -102,7 +107,7 @@ class PostgresControl(Control):
             f"WITH ck AS ({self.checkpoint_sql} RETURNING 1), "
             f"u AS (UPDATE {self.quoted_table(target.table)} t SET {sets} "
             f"FROM unnest({arrays}) WITH ORDINALITY v({', '.join(names)}, i) "
-            f"WHERE t.{self.quote(target.key)} = v.k::{types[target.key]}{guard} "
+            f"WHERE {where}{guard} "
             "AND EXISTS (SELECT 1 FROM ck) RETURNING v.i) "
             "SELECT (SELECT count(*) FROM ck), (SELECT array_agg(i) FROM u)"
         )
@@ -123,14 +128,17 @@ class PostgresControl(Control):
 
     def arrays(self, changed: Sequence[Row]) -> list[Any]:
         columns: list[list[Any]] = [
-            [row.old[i] for row in changed] for i in range(len(self.target.reads) + 1)
+            [row.old[i] for row in changed]
+            for i in range(len(self.target.keys) + len(self.target.reads))
         ]
         for name in self.target.writes:
             columns.append([row.fresh.get(name) for row in changed])
             columns.append([name in row.fresh for row in changed])
         return columns
 
-    def value(self, value: Any) -> str | None:
+    def value(self, column: str, value: Any) -> str | None:
+        if isinstance(value, (list, tuple)) and column in self.array_columns:
+            value = array_text(value)
         text = text_of(as_text(value))
         if text is not None and "\0" in text:
             raise ValueError("PostgreSQL cannot store a NUL character in text")

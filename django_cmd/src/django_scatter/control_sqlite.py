@@ -2,7 +2,7 @@
 """SQLite: BEGIN IMMEDIATE, the fenced checkpoint, one guarded UPDATE per record, COMMIT.
 
 Values are compared and written in text form, as celeryc does; a column declared as boolean holds 1 and 0 where the
-batch file says true and false.
+batch file says true and false, a blob is told as PostgreSQL tells bytea.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from datetime import timedelta
 from typing import Any
 
 from django.db.utils import OperationalError
@@ -24,6 +25,16 @@ BUSY_LIMIT_S = 20.0
 SECONDS_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 TEXT_TYPE = re.compile(r"(?!.*int)(.*char|.*clob|.*text)", re.IGNORECASE)
 INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,18})\Z")
+BLOB = re.compile(r"\\x([0-9a-fA-F]{2})*\Z")
+
+
+def kind_of(declared: str) -> str:
+    """How a column keeps its values, by SQLite's own affinity rule as far as it matters here."""
+    if declared.lower().startswith("bool"):
+        return "bool"
+    if TEXT_TYPE.match(declared):
+        return "text"
+    return "blob" if "blob" in declared.lower() and "int" not in declared.lower() else ""
 
 
 class SqliteControl(Control):
@@ -79,19 +90,28 @@ class SqliteControl(Control):
         }
         if not types:
             raise ScatterError(f"there is no table {target.table} in the target database")
-        for column in (target.key, *target.reads, *target.writes):
+        for column in (*target.keys, *target.reads, *target.writes):
             if column.lower() not in types:
                 raise ScatterError(
                     f"table {target.table} has no column {column} (it has {', '.join(types)})"
                 )
         self.target = target
         self.table = ".".join(self.quote(part) for part in target.table.split("."))
-        self.text_key = TEXT_TYPE.match(types[target.key.lower()]) is not None
-        self.booleans = {
-            c
-            for c in (*target.reads, *target.writes)
-            if types[c.lower()].lower().startswith("bool")
+        self.kinds = {
+            c: kind_of(types[c.lower()]) for c in (*target.keys, *target.reads, *target.writes)
         }
+        self.where = " AND ".join(
+            [f"{self.quote(c)} = %s" for c in target.keys]
+            + [f"{self.text_form(c)} IS %s" for c in target.reads]
+        )
+
+    def text_form(self, column: str) -> str:
+        """A column as the batch file has it."""
+        name = self.quote(column)
+        return (
+            f"CASE typeof({name}) WHEN 'blob' THEN '\\x' || lower(hex({name})) "
+            f"ELSE CAST({name} AS TEXT) END"
+        )
 
     def quote(self, name: str) -> str:
         # A percent sign would be taken for a parameter.
@@ -105,22 +125,33 @@ class SqliteControl(Control):
     def change_row(self, row: Row) -> bool:
         names = list(row.fresh)
         sets = ", ".join(f"{self.quote(name)} = %s" for name in names)
-        guard = "".join(f" AND CAST({self.quote(c)} AS TEXT) IS %s" for c in self.target.reads)
-        sql = f"UPDATE {self.table} SET {sets} WHERE {self.quote(self.target.key)} = %s{guard}"
+        sql = f"UPDATE {self.table} SET {sets} WHERE {self.where}"
         params = [self.stored(name, row.fresh[name]) for name in names]
-        params.append(self.key_value(row.old[0]))
-        params += [self.stored(c, v) for c, v in zip(self.target.reads, row.old[1:])]
-        return self.execute(sql, params) > 0
+        return self.execute(sql, params + self.where_params(row)) > 0
 
-    def key_value(self, text: str | None) -> Any:
+    def where_params(self, row: Row) -> list[Any]:
+        keys, reads = self.target.keys, self.target.reads
+        params = [self.key_value(c, v) for c, v in zip(keys, row.old)]
+        return params + [self.compared(c, v) for c, v in zip(reads, row.old[len(keys) :])]
+
+    def key_value(self, column: str, text: str | None) -> Any:
         """An integer key is bound as one, so that a column without a type finds it too; "007" stays text."""
-        return int(text) if text and not self.text_key and INTEGER.match(text) else text
+        if text and self.kinds[column] != "text" and INTEGER.match(text):
+            return int(text)
+        return self.stored(column, text)
 
-    def stored(self, column: str, text: str | None) -> str | None:
-        if column in self.booleans:
+    def compared(self, column: str, text: str | None) -> str | None:
+        if self.kinds[column] == "bool":
             return {"true": "1", "false": "0"}.get(text or "", text)
         return text
 
-    def value(self, value: Any) -> str | None:
-        """Django keeps aware times as UTC without a zone; so does this."""
+    def stored(self, column: str, text: str | None) -> Any:
+        if self.kinds[column] == "blob" and text and BLOB.match(text):
+            return bytes.fromhex(text[2:])
+        return self.compared(column, text)
+
+    def value(self, column: str, value: Any) -> str | None:
+        """Django keeps aware times as UTC without a zone, and durations as microseconds; so does this."""
+        if isinstance(value, timedelta) and not self.kinds[column]:
+            return str(value // timedelta(microseconds=1))
         return text_of(as_text(utc_naive(value)))

@@ -28,6 +28,7 @@ from typing import Any, TypeVar, Union
 
 from django.db import models
 
+from django_scatter.batchfile import key_columns
 from django_scatter.errors import ScatterError
 
 
@@ -39,7 +40,7 @@ class Skip:
 
 
 class Record(Mapping[str, Any]):
-    """The planned values of one row by column name, the key included. Integers and booleans are Python's own,
+    """The planned values of one row by column name, the key included (a tuple when it has several columns). Integers and booleans are Python's own,
     everything else is the database's text form, NULL is None."""
 
     __slots__ = ("_values", "key", "params")
@@ -63,6 +64,12 @@ class Record(Mapping[str, Any]):
 
 
 Change = Union[Mapping[str, Any], Skip, None]
+
+
+def pk_columns(model: type[models.Model]) -> list[str]:
+    """The columns of a model's primary key, several for a CompositePrimaryKey."""
+    options: Any = model._meta  # noqa: SLF001  Django's documented Meta API
+    return [str(f.column) for f in getattr(options, "pk_fields", [options.pk])]
 
 
 class Migration:
@@ -90,9 +97,8 @@ class Migration:
     def __init__(self) -> None:
         if self.model is not None:
             options = self.model._meta  # noqa: SLF001  Django's documented Meta API
-            assert options.pk is not None
             self.table = self.table or options.db_table
-            self.key = self.key or str(options.pk.column)
+            self.key = self.key or ",".join(pk_columns(self.model))
         self.key = self.key or "id"
         self.check()
 
@@ -111,10 +117,16 @@ class Migration:
                 raise ScatterError(f"{who}.{label} names a column twice")
         if not self.writes:
             raise ScatterError(f"{who}.writes is empty: it could change nothing")
-        if self.key in self.writes:
-            raise ScatterError(f"{who}.writes holds the key {self.key!r}, which must not change")
+        self.check_key(who)
         if type(self).process is Migration.process:
             raise ScatterError(f"{who} has no process(record)")
+
+    def check_key(self, who: str) -> None:
+        for key in key_columns(self.key):
+            if not key:
+                raise ScatterError(f"{who}.key {self.key!r} has an empty column name")
+            if key in self.writes:
+                raise ScatterError(f"{who}.writes holds the key {key!r}, which must not change")
 
 
 _registered: dict[str, Migration] = {}

@@ -10,7 +10,7 @@ import getpass
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -29,6 +29,7 @@ class PlanRequest:
     database: str
     queue: str
     batch_size: int | None = None
+    upload_parallel: int | None = None
     query: str | None = None
     table: str | None = None
     key: str | None = None
@@ -77,6 +78,7 @@ def create_arguments(request: PlanRequest) -> list[str]:
     argv += common_arguments(request.database, request.queue)
     for option, value in (
         ("--batch-size", request.batch_size),
+        ("--upload-parallel", request.upload_parallel),
         ("--table", request.table),
         ("--key", request.key),
         ("--columns", ",".join(request.columns)),
@@ -183,12 +185,15 @@ def run(
 
 def feed(stdin: IO[bytes], rows: Iterable[bytes]) -> None:
     """Writes rows until the planner stops reading; why it did is in its own message."""
-    iterator = iter(rows)
-    for row in iterator:
-        try:
+    try:
+        for row in rows:
             stdin.write(row)
-        except BrokenPipeError:
-            return
+    except BrokenPipeError:
+        return
+    finally:
+        # Its transaction ends here, not whenever the generator is collected.
+        if isinstance(rows, Generator):
+            rows.close()
     try:
         stdin.close()
     except BrokenPipeError:

@@ -317,10 +317,14 @@ class Run:
         if batch is not None:
             self.batch = batch
             # Where the columns that the migration reads stand in a record; others may have been planned as well.
-            self.places = [0, *(batch.columns.index(c) + 1 for c in migration.reads)]
-            self.names = [batch.key, *migration.reads]
+            n_keys = len(batch.keys)
+            self.places = [
+                *range(n_keys),
+                *(batch.columns.index(c) + n_keys for c in migration.reads),
+            ]
+            self.names = [*batch.keys, *migration.reads]
             self.target = Target(
-                batch.table, batch.key, tuple(migration.guards), tuple(migration.writes)
+                batch.table, batch.keys, tuple(migration.guards), tuple(migration.writes)
             )
 
     def run(self, ended: Ended) -> Ended:
@@ -397,7 +401,9 @@ class Run:
         found = self.batch.record(position)
         values = [found[i] for i in self.places]
         old = [batchfile.text_of(v) for v in values]
-        record = Record(values[0], dict(zip(self.names, values)), self.request.params)
+        n_keys = len(self.batch.keys)
+        key = values[0] if n_keys == 1 else tuple(values[:n_keys])
+        record = Record(key, dict(zip(self.names, values)), self.request.params)
         try:
             change = self.migration.process(record)
             if isinstance(change, Skip):
@@ -427,7 +433,7 @@ class Run:
         for name, value in (change or {}).items():
             if name not in self.migration.writes:
                 raise KeyError(f"{name} is not in writes of {self.migration.name}")
-            fresh[name] = self.control.value(value)
+            fresh[name] = self.control.value(name, value)
         same = all(name in old and old[name] == value for name, value in fresh.items())
         return {} if same else fresh
 
@@ -450,6 +456,7 @@ class Run:
             self.position,
             rows,
             self.request.worker,
+            len(self.batch.keys),
         )
         try:
             orders = self.control.apply(chunk)

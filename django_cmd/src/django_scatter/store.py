@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches a batch object: file:///dir/name or s3://bucket/name (boto3, configured by the AWS_* variables)."""
+"""Fetches a batch object: file:///dir/name or s3://bucket/name (boto3, configured as the AWS tools are)."""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,10 @@ from urllib.parse import unquote, urlsplit
 from django_scatter.errors import ScatterError
 
 MAX_OBJECT_BYTES = 1 << 30
+EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+
+_lock = threading.Lock()
+_made: dict[str, Any] = {}
 
 
 class StoreUnavailable(ScatterError):
@@ -47,51 +52,106 @@ def fetch_s3(url: str) -> bytes:
         import botocore.exceptions
     except ImportError:
         raise ScatterError("batch source is in S3: install boto3 beside this worker") from None
-    parts = urlsplit(url)
-    bucket, key = parts.netloc, parts.path.lstrip("/")
     try:
-        body = client().get_object(Bucket=bucket, Key=key)["Body"]
-        data: bytes = body.read(MAX_OBJECT_BYTES + 1)
+        return bounded(get_object(url), url)
     except botocore.exceptions.ClientError as e:
-        status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        code = e.response.get("Error", {}).get("Code", "?")
-        if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
-            raise StoreUnavailable(f"{url}: {code}") from e
-        raise ScatterError(
-            f"{url} cannot be fetched: {code}; check the key and AWS_* settings"
-        ) from e
+        raise refused(url, e) from e
     except (
+        botocore.exceptions.ConfigNotFound,
+        botocore.exceptions.ConfigParseError,
+        botocore.exceptions.InvalidConfigError,
         botocore.exceptions.NoCredentialsError,
         botocore.exceptions.PartialCredentialsError,
+        botocore.exceptions.ProfileNotFound,
+        botocore.exceptions.UnknownCredentialError,
     ) as e:
         raise ScatterError(
-            f"{url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"{url}: {e}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, or give "
+            "this pod or machine a role"
         ) from e
     except (botocore.exceptions.BotoCoreError, OSError) as e:
         raise StoreUnavailable(f"{url}: {e}") from e
-    return bounded(data, url)
+
+
+def get_object(url: str) -> bytes:
+    """The bytes. Credentials that have expired before their time are found anew, once."""
+    import botocore.exceptions
+
+    parts = urlsplit(url)
+    for attempt in (1, 2):
+        try:
+            body = client().get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"]
+            data: bytes = body.read(MAX_OBJECT_BYTES + 1)
+            return data
+        except botocore.exceptions.ClientError as e:
+            if attempt == 2 or error_code(e) not in EXPIRED:
+                raise
+            forget_client()
+    raise AssertionError
+
+
+def error_code(e: Any) -> str:
+    return str(e.response.get("Error", {}).get("Code", "?"))
+
+
+def refused(url: str, e: Any) -> ScatterError:
+    status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = error_code(e)
+    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
+        return StoreUnavailable(f"{url}: {code}")
+    return ScatterError(f"{url} cannot be fetched: {code}; check the credentials and their rights")
 
 
 def client() -> Any:
-    """An S3 client with the settings that celeryc reads too; path style when an endpoint is given."""
+    """This process's S3 client: what gives credentials is not asked for every batch. One that was made before a fork, or
+    under other settings, is not used."""
+    settings = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "SCATTER_S3_"))}
+    made_for = (os.getpid(), settings)
+    with _lock:
+        if _made.get("for") != made_for:
+            _made["client"] = new_client()
+            _made["for"] = made_for
+        return _made["client"]
+
+
+def forget_client() -> None:
+    with _lock:
+        _made.clear()
+
+
+def new_client() -> Any:
+    """An S3 client with the settings that celeryc reads too."""
     import boto3
+    import botocore.session
     from botocore.config import Config
 
+    # A session of its own: boto3's default one is shared and not safe among threads.
+    core = botocore.session.get_session()
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    style = os.environ.get("SCATTER_S3_ADDRESSING", "auto")
-    if style == "auto":
-        style = "path" if endpoint else "auto"
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    region = os.environ.get("AWS_REGION") or core.get_config_variable("region") or "us-east-1"
+    try:
+        profile: dict[str, Any] = core.get_scoped_config()
+    except botocore.exceptions.ProfileNotFound:
+        profile = {}  # matters only when credentials are looked for in it
     config = Config(
-        s3=cast("Any", {"addressing_style": style}),
+        s3=cast("Any", {"addressing_style": addressing_style(endpoint, profile)}),
         retries={"max_attempts": 6, "mode": "standard"},
         connect_timeout=10,
         read_timeout=60,
     )
-    # A session of its own: boto3's default one is shared and not safe among threads.
-    return boto3.session.Session().client(
+    return boto3.session.Session(botocore_session=core).client(
         "s3", endpoint_url=endpoint or None, region_name=region, config=config
     )
+
+
+def addressing_style(endpoint: str | None, profile: dict[str, Any]) -> str:
+    """As celeryc chooses: path style when an endpoint is given."""
+    style = os.environ.get("SCATTER_S3_ADDRESSING")
+    if style is None and isinstance(profile.get("s3"), dict):
+        style = profile["s3"].get("addressing_style")
+    if style in (None, "auto"):
+        style = "path" if endpoint or "endpoint_url" in profile or "services" in profile else "auto"
+    return str(style)
 
 
 def bounded(data: bytes, url: str) -> bytes:

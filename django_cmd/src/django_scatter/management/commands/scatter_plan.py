@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from django_scatter import conf, planner, report, rows
 from django_scatter.errors import ScatterError
-from django_scatter.migration import find_migration
+from django_scatter.migration import find_migration, pk_columns
 from django_scatter.progress import Progress
 from django_scatter.status import read_status
 from django_scatter.watch import watch
@@ -41,13 +41,16 @@ class Command(BaseCommand):
         )
         parser.add_argument("--migration", help="name of a registered migration")
         parser.add_argument("--batch-size", type=int, help="records per batch (10,000)")
+        parser.add_argument(
+            "--upload-parallel", type=int, metavar="N", help="batches written at a time (8)"
+        )
         parser.add_argument("--queue", help="the workers' queue")
         parser.add_argument(
             "--param", action="append", default=[], metavar="K=V", help="parameter of the migration"
         )
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="alias in DATABASES")
         parser.add_argument("--table", help="table to change, when not the migration's own")
-        parser.add_argument("--key", help="its unique key column")
+        parser.add_argument("--key", help="its unique key column, or several as a,b")
         parser.add_argument("--columns", help="comma-separated columns to read and guard")
         for name, when in CALLBACKS.items():
             parser.add_argument(
@@ -86,7 +89,7 @@ class Command(BaseCommand):
         if options["queryset"]:
             queryset = rows.load_queryset(options["queryset"])
             request.table = request.table or queryset.model._meta.db_table  # noqa: SLF001
-            request.key = request.key or queryset.model._meta.pk.column  # noqa: SLF001
+            request.key = request.key or ",".join(pk_columns(queryset.model))
             source = rows.stream(queryset, request.key, request.columns)
         phases = Phases(self)
         result = planner.create(request, source, phases.update)
@@ -112,6 +115,10 @@ class Command(BaseCommand):
             raise ScatterError("--migration is missing: the name of a registered migration")
         if options["batch_size"] is not None and options["batch_size"] < 1:
             raise ScatterError(f"--batch-size {options['batch_size']} is less than 1")
+        if options["upload_parallel"] is not None and not 1 <= options["upload_parallel"] <= 32:
+            raise ScatterError(
+                f"--upload-parallel {options['upload_parallel']} is not within 1 and 32"
+            )
         for param in options["param"]:
             if "=" not in param:
                 raise ScatterError(f"--param {param!r} is not of the form k=v")
@@ -183,6 +190,7 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         database=options["database"],
         queue=queue,
         batch_size=options["batch_size"],
+        upload_parallel=options["upload_parallel"],
         query=options["query"],
         table=options["table"],
         key=options["key"],
