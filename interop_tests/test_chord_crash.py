@@ -146,6 +146,46 @@ def gate(redis_server: RedisServer, tmp_path: Path) -> Iterator[RedisGate]:
     g.close()
 
 
+@pytest.mark.parametrize("claim", ["stands", "has run out"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_duplicate_between_claim_and_errback(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: MakeClient,
+    gate: RedisGate,
+    kind: str,
+    claim: str,
+) -> None:
+    """One member is delivered once more, to another worker, while the one that has completed the chord is about to call
+    the errback. One of the two calls it: while the claim stands the first one, else who takes it over."""
+    url = redis_server.socket_url()
+    r = redis_server.client()
+    gid, body, errback = (str(uuid.uuid4()) for _ in range(3))
+    members = [fail("boom", queue="first"), fail("bang", queue="first")]
+    errbacks = [echo(task_id=errback, queue="errors")]
+    make_client(url).apply(chord(members, echo(task_id=body, errbacks=errbacks), task_id=gid))
+    copy = r.lindex("first", 0)
+    workers.start("celeryc", gate.url(), queues=["first"])
+    second = workers.start(kind, url, queues=["again"])
+    wait_until(gate.shut.is_set, "the chord is claimed")
+    if claim == "stands":
+        r.expire(base(gid) + ".c", 60)
+    else:
+        r.delete(base(gid) + ".c")
+    r.lpush("again", copy)
+    second.process.wait_for_log("raised", 15)
+    nothing_left(redis_server, queue="again")
+    if claim == "has run out":
+        wait_until(lambda: r.llen("errors") == 1, "the second worker has called it")
+    else:
+        assert r.llen("errors") == 0
+    gate.open()
+    wait_until(lambda: not r.hlen("celeryc:fire"), "the note is gone")
+    assert not r.exists(base(gid) + ".s")
+    nothing_left(redis_server, queue="first")
+    assert r.llen("errors") == 1
+
+
 @pytest.mark.parametrize("backend_db", [0, 1], ids=["one database", "backend of its own"])
 @pytest.mark.parametrize("failing", [False, True], ids=["success", "failure"])
 def test_death_between_claim_and_body(

@@ -33,6 +33,13 @@ def scheduled(url: str, node: str | None = None) -> list[dict[str, Any]]:
     return [dict(entry) for reply in (replies or {}).values() for entry in reply]
 
 
+def queried(url: str, *task_ids: str) -> dict[str, str]:
+    """Of all workers together, the lists that `celery inspect query_task` finds them in."""
+    with Celery("inspect", broker=url) as app:
+        replies = app.control.inspect(timeout=2.0).query_task(*task_ids) or {}
+    return {task_id: found[0] for reply in replies.values() for task_id, found in reply.items()}
+
+
 def delayed(server: RedisServer) -> int:
     n = server.client().zcard("celeryc:delayed")
     assert server.client().hlen("celeryc:delayed:messages") in (n, n + 1, n - 1)
@@ -51,6 +58,8 @@ def test_far_etas_are_seen_and_outlive_their_worker(
     seen = scheduled(url)
     assert [entry["request"]["id"] for entry in seen] == [near, *far]
     assert seen[1]["request"]["args"] == [0]
+    last = list(far)[-1]
+    assert queried(url, near, last, "nobody") == {near: "scheduled", last: "scheduled"}
     eta = datetime.fromisoformat(seen[1]["eta"])
     assert abs(eta - datetime.now(timezone.utc) - timedelta(seconds=FAR_S)) < timedelta(seconds=60)
 

@@ -92,6 +92,20 @@ static const struct option options[] = {
     {"retry-on", 0, KIND_TEXT, COMMAND_CREATE, AT(retry_on), "LIST",
      "SQLSTATEs, their classes or exception names that put a batch back for later, separated by "
      "commas"},
+    {"on-error", 0, KIND_TEXT, COMMAND_CREATE, AT(on_error), "NAME=ACTION,...",
+     "what becomes of failures, the first that matches: NAME a SQLSTATE (23505), its first two "
+     "letters "
+     "or an exception (ValueError); ACTION retry, retry:N, quarantine, skip, fail-batch or "
+     "fail-plan"},
+    {"max-quarantine", 0, KIND_TEXT, COMMAND_CREATE, AT(max_quarantine), "N|P%",
+     "records that may be set aside, in all or of a hundred; one more pauses the plan"},
+    {"max-quarantine-batch", 0, KIND_TEXT, COMMAND_CREATE, AT(max_quarantine_batch), "N|P%",
+     "the same for a batch"},
+    {"max-failure-rate", 0, KIND_TEXT, COMMAND_CREATE, AT(max_failure_rate), "P%|off",
+     "part of the last 1,000 records tried that may be set aside; more pauses the plan (default: "
+     "5%)"},
+    {"canary", 0, KIND_COUNT, COMMAND_CREATE, AT(canary), "N",
+     "the first N records alone, then the plan pauses until scatter-plan resume"},
     {"plan", 0, KIND_TEXT, ALL, AT(plan), "ID",
      "id of the plan (create: a fresh one by default; an interrupted one is finished)"},
     {"as", 0, KIND_TEXT, CHILD | COMMAND_VERIFY, AT(child), "ID",
@@ -100,9 +114,8 @@ static const struct option options[] = {
      "only records with this error class"},
     {"sqlstate", 0, KIND_TEXT, COMMAND_REDRIVE, AT(sqlstate), "CODE",
      "only records with this SQLSTATE, or of this class of two characters"},
-    {"outcome", 0, KIND_CHOICE, COMMAND_REDRIVE, AT(outcome), "quarantined|stale|skipped|failed",
-     "only records with this outcome (default: quarantined and stale ones); failed: what is left "
-     "of batches that failed"},
+    {"outcome", 0, KIND_CHOICE, COMMAND_REDRIVE, AT(outcome), "quarantined|stale|skipped",
+     "only records with this outcome (default: quarantined and stale ones)"},
     {"limit", 0, KIND_COUNT, COMMAND_REDRIVE, AT(limit), "N", "the first N of them"},
     {"batch", 0, KIND_COUNT, COMMAND_UNDO, AT(batch), "N", "only this batch"},
     {"check", 0, KIND_TEXT, COMMAND_VERIFY, AT(check), "SQL",

@@ -33,7 +33,8 @@ struct args_list {
 struct args {
     enum command command;
     const char *migration, *query, *database_url, *database, *store, *broker, *key_prefix, *queue;
-    const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *plan, *created_by;
+    const char *table, *key, *columns, *on_batch, *on_finish, *retry_on, *on_error, *plan,
+        *created_by;
     const char *on_planned, *on_paused, *on_failed;
     const char *format, *progress;
     /* control */
@@ -47,7 +48,8 @@ struct args {
     bool top_up, no_residue;
     bool add_columns; /* of a child: columns that a newer migration reads are added, not missed */
     struct args_list plugins, params;
-    int64_t batch_size, uploads;
+    const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
+    int64_t batch_size, canary, uploads;
     bool from_stdin, no_enqueue, dry_run;
 };
 

@@ -396,7 +396,9 @@ int builder_row(struct builder *b, const struct slice *values, const enum batch_
         return code;
     if ((b->total & 1023) == 0)
         progress_update(b->o.progress, b->total, (int64_t)b->n_batches, -1);
-    if ((int64_t)batch_writer_len(b->writer) == b->o.request->args->batch_size)
+    /* The canary's last record ends a batch, so that its batches hold nothing else. */
+    if ((int64_t)batch_writer_len(b->writer) == b->o.request->args->batch_size ||
+        b->total == b->o.request->args->canary)
         return finish_batch(b, e);
     return 0;
 }

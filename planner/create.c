@@ -14,6 +14,8 @@
 #include "planner/child.h"
 #include "planner/marker.h"
 #include "planner/outbox.h"
+#include "planner/plan.h"
+#include "planner/settings.h"
 #include "planner/source.h"
 #include "planner/stop.h"
 #include "planner/upload.h"
@@ -38,9 +40,10 @@ struct creation {
     struct query_source query;
     struct stdin_source input;
     struct upload *upload;
-    bool leftovers;  /* of a killed planner, under this id */
-    bool marked;     /* our marker stands */
-    bool committing; /* the manifest may be there */
+    struct buf settings; /* as the manifest keeps them */
+    bool leftovers;      /* of a killed planner, under this id */
+    bool marked;         /* our marker stands */
+    bool committing;     /* the manifest may be there */
     char nonce[33];
 };
 
@@ -49,6 +52,7 @@ static void creation_deinit(struct creation *c)
     upload_free(c->upload);
     builder_free(c->builder);
     buf_deinit(&c->query.sql);
+    buf_deinit(&c->settings);
     stdin_source_deinit(&c->input);
     request_deinit(&c->request);
     servers_deinit(&c->servers);
@@ -328,10 +332,13 @@ static int insert_rows(struct creation *c, const struct manifest *m, struct err 
     CLEANUP(arena_free) struct arena *a = arena_new();
     CLEANUP(buf_deinit) struct buf columns = BUF_INIT;
     struct db_batch_row *rows = NULL;
+    struct settings settings;
     int code = a ? columns_text(m, &columns) : -ENOMEM;
 
     if (!code)
         code = batch_rows(c, a, m, &rows);
+    if (!code)
+        code = settings_read(&settings, m->settings_json, a, e);
     if (code)
         return code;
     struct db_plan p = {.plan = m->plan,
@@ -351,6 +358,8 @@ static int insert_rows(struct creation *c, const struct manifest *m, struct err 
                         .on_failed = m->on_failed,
                         .on_finish = m->on_finish,
                         .retry_on = m->retry_on,
+                        .settings = settings.list,
+                        .n_settings = settings.n,
                         .kind = m->kind,
                         .parent = m->parent,
                         .batch_size = c->args->batch_size,
@@ -472,6 +481,7 @@ static struct manifest describe(const struct creation *c)
                          .columns = r->columns,
                          .n_columns = r->n_columns,
                          .params_json = (char *)r->params_json,
+                         .settings_json = c->settings.data,
                          .on_planned = (char *)a->on_planned,
                          .on_batch = (char *)a->on_batch,
                          .on_paused = (char *)a->on_paused,
@@ -488,6 +498,15 @@ static struct manifest describe(const struct creation *c)
     return m;
 }
 
+static int keep_settings(struct creation *c, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct settings s;
+    int code = a ? settings_from_args(&s, c->args, builder_total(c->builder), a, e) : -ENOMEM;
+
+    return code ? code : settings_write(&s, &c->settings);
+}
+
 /* Everything up to the commit point; a failure leaves nothing. */
 static int make_objects(struct creation *c, struct manifest *ret_m, struct err *e)
 {
@@ -501,6 +520,9 @@ static int make_objects(struct creation *c, struct manifest *ret_m, struct err *
         code = final(upload_new(c->args->store, (unsigned)c->args->uploads, &c->upload, e));
     if (!code)
         code = read_records(c, e);
+    if (code)
+        return code;
+    code = keep_settings(c, e);
     if (code)
         return code;
     *ret_m = describe(c);

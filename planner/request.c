@@ -4,6 +4,8 @@
 
 #include "planner/request.h"
 
+#include "planner/settings.h"
+
 #include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
 #include "celeryc/base/key.h"
@@ -264,8 +266,10 @@ static int set_query(struct request *r)
 
 static int complete(struct request *r, struct err *e)
 {
-    int code = load_plugins(r, e);
+    int code = settings_check(r->args, e);
 
+    if (!code)
+        code = load_plugins(r, e);
     if (!code)
         code = set_migration(r, e);
     if (!code)

@@ -100,7 +100,7 @@ struct manifest_batch {
 };
 
 /* JSON object: {"format": 1, "plan", "migration", "table", "key", "columns", "query", "store", "queue", "database",
- * "created_by", "created": ISO 8601, "params": {...}, "total": n, "batches": [{"batch", "object", "count",
+ * "created_by", "created": ISO 8601, "params": {...}, "settings": {...}, "total": n, "batches": [{"batch", "object", "count",
  * "first_key", "last_key", "sha256"}, ...]}. Written last: the commit point of a plan. */
 struct manifest {
     char *plan;
@@ -108,7 +108,8 @@ struct manifest {
     char *table, *key, *query, *store, *queue, *database, *created_by;
     char **columns;
     size_t n_columns;
-    char *params_json;                                                          /* object text */
+    char *params_json;   /* object text */
+    char *settings_json; /* likewise: columns of the plan's row */
     char *on_planned, *on_batch, *on_paused, *on_failed, *on_finish, *retry_on; /* NULL */
     char *kind, *parent; /* of a plan that was made from another one; NULL */
     int64_t total;

@@ -25,6 +25,7 @@ void manifest_deinit(struct manifest *m)
     free(m->created_by);
     strings_free(m->columns, m->n_columns);
     free(m->params_json);
+    free(m->settings_json);
     free(m->on_planned);
     free(m->on_batch);
     free(m->on_paused);
@@ -101,8 +102,9 @@ int manifest_write(struct buf *dst, const struct manifest *m)
             buf_append_str(dst, ", ");
         json_write_string(dst, slice_str(m->columns[i]));
     }
-    buf_appendf(dst, "],\n \"params\": %s,\n \"total\": %lld,\n \"batches\": [",
-                m->params_json ? m->params_json : "{}", (long long)m->total);
+    buf_appendf(dst, "],\n \"params\": %s,\n \"settings\": %s,\n \"total\": %lld,\n \"batches\": [",
+                m->params_json ? m->params_json : "{}", m->settings_json ? m->settings_json : "{}",
+                (long long)m->total);
     for (size_t i = 0; i < m->n_batches; i++) {
         buf_append_str(dst, i ? ",\n" : "\n");
         write_batch(dst, &m->batches[i]);
@@ -190,14 +192,14 @@ static int read_created(const struct member *m, struct manifest *ret_m)
     return 0;
 }
 
-static int read_params(const struct member *m, struct manifest *ret_m)
+static int read_object(const struct member *m, const char *key, char **ret_text)
 {
-    struct json_val v = json_get(m->object, "params");
+    struct json_val v = json_get(m->object, key);
 
     if (!json_is_null(v) && v.kind != JSON_K_OBJECT)
-        return err_set(m->err, -EBADMSG, "manifest: \"params\" is not an object");
-    ret_m->params_json = slice_dup(json_is_null(v) ? SLICE_LIT("{}") : v.raw);
-    return ret_m->params_json ? 0 : -ENOMEM;
+        return err_set(m->err, -EBADMSG, "manifest: \"%s\" is not an object", key);
+    *ret_text = slice_dup(json_is_null(v) ? SLICE_LIT("{}") : v.raw);
+    return *ret_text ? 0 : -ENOMEM;
 }
 
 static int read_members(const struct member *m, struct manifest *r)
@@ -237,7 +239,9 @@ static int read_members(const struct member *m, struct manifest *r)
     if (!code)
         code = read_created(m, r);
     if (!code)
-        code = read_params(m, r);
+        code = read_object(m, "params", &r->params_json);
+    if (!code)
+        code = read_object(m, "settings", &r->settings_json);
     return code ? code : read_batches(m, r);
 }
 

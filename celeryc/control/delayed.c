@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `inspect scheduled` tells of what waits at the broker, too. All workers share it, so one of them lists it, the earliest
+/* `inspect scheduled` and `query_task` tell of what waits at the broker, too. All workers share it, so one of them lists it, the earliest
  * messages only: the list is read first, in one bounded call, and the command runs when it is there. */
 
 #include "celeryc/control/io_priv.h"
@@ -21,6 +21,7 @@ bool delayed_wanted(const struct control *c, const struct mailbox_message *m)
     return c->o->delayed_page && m->wants_reply && h->lists_delayed &&
            redis_conn_is_up(c->commands) &&
            (slice_eq_str(m->method.raw, "\"scheduled\"") ||
+            slice_eq_str(m->method.raw, "\"query_task\"") ||
             slice_eq_str(m->method.raw, "\"dump_schedule\"")) &&
            h->lists_delayed(h->arg);
 }

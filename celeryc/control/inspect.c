@@ -185,6 +185,8 @@ static void query_task(struct call *c)
     struct query q = {c, ids, 0};
     buf_append_char(&c->out, '{');
     c->p->host->each_task(query_one, &q, c->p->host->arg);
+    for (size_t i = 0; i < c->p->n_delayed; i++)
+        query_one(CONTROL_SCHEDULED, &(struct control_task){.m = &c->p->delayed[i].m}, &q);
     buf_append_char(&c->out, '}');
 }
 

@@ -74,6 +74,33 @@ static int insert_plan(struct db *db, const struct db_plan *p, int64_t *ret_inse
     return r;
 }
 
+/* The columns that a planner may set, and their types. */
+static const struct {
+    const char *column, *type;
+} settable[] = {
+    {"policy", "text"},
+    {"max_quarantined", "bigint"},
+    {"max_quarantined_batch", "bigint"},
+    {"max_failure_rate", "double precision"},
+    {"canary", "bigint"},
+};
+
+static int apply_setting(struct db *db, const char *plan, const struct db_setting *s, struct err *e)
+{
+    const struct db_val v[] = {db_text(plan), db_text(s->value)};
+    char sql[160];
+
+    for (size_t i = 0; i < ARRAY_SIZE(settable); i++) {
+        if (!str_eq(settable[i].column, s->column))
+            continue;
+        (void)snprintf(sql, sizeof(sql),
+                       "UPDATE scatter_plan SET %s = CAST($2 AS %s) WHERE plan = $1",
+                       settable[i].column, settable[i].type);
+        return db_exec(db, sql, v, ARRAY_SIZE(v), NULL, e);
+    }
+    return err_set(e, -EINVAL, "plans have no setting \"%s\" in this version", s->column);
+}
+
 int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch_row *rows,
                    size_t n, struct err *e)
 {
@@ -85,6 +112,8 @@ int db_plan_insert(struct db *db, const struct db_plan *p, const struct db_batch
     r = insert_plan(db, p, &inserted, e);
     if (!r && inserted)
         r = db->ops->insert_batches(db, p->plan, rows, n, e);
+    for (size_t i = 0; !r && inserted && i < p->n_settings; i++)
+        r = apply_setting(db, p->plan, &p->settings[i], e);
     if (!r && inserted)
         r = db_note_event(db, p->plan, 0, or_empty(p->created_by), "planned", "", e);
     if (!r && inserted)
@@ -119,6 +148,7 @@ int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t la
 void db_claim_deinit(struct db_claim *c)
 {
     free(c->retry_on);
+    free(c->on_error);
     free(c->on_batch);
     free(c->on_finish);
     free(c->owner);
@@ -129,8 +159,9 @@ void db_claim_deinit(struct db_claim *c)
 #define CLAIM_COLUMNS                                                                             \
     "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, " \
     "b.attempts, @left@, b.owner, b.sha256, b.records, p.state, p.retry_on, p.on_batch, "         \
-    "p.on_finish, p.migration, p.max_workers, coalesce(p.window_ends < @clock@, 1 = 0) FROM "     \
-    "scatter_batch b JOIN scatter_plan p ON p.plan = b.plan WHERE b.plan = $1 AND b.batch = $2 "
+    "p.on_finish, p.migration, b.failed_at, b.failed_times, p.max_failure_rate, p.policy, "       \
+    "p.max_workers, coalesce(p.window_ends < @clock@, 1 = 0) FROM scatter_batch b JOIN "          \
+    "scatter_plan p ON p.plan = b.plan WHERE b.plan = $1 AND b.batch = $2 "
 
 enum {
     AT_STATE,
@@ -150,6 +181,10 @@ enum {
     AT_ON_BATCH,
     AT_ON_FINISH,
     AT_MIGRATION,
+    AT_FAILED_AT,
+    AT_FAILED_TIMES,
+    AT_MAX_FAILURE_RATE,
+    AT_POLICY,
     AT_MAX_WORKERS,
     AT_CLOSED,
 };
@@ -207,8 +242,15 @@ static int fill_claim(const struct db_rows *rows, struct db_claim *c)
     c->attempts = db_cell_i64(rows, 0, AT_ATTEMPTS);
     c->plan_finished = db_cell_is(rows, 0, AT_PLAN_STATE, "finished") ||
                        db_cell_is(rows, 0, AT_PLAN_STATE, "failed");
+    c->failed_at = db_cell(rows, 0, AT_FAILED_AT).p ? db_cell_i64(rows, 0, AT_FAILED_AT) : -1;
+    c->failed_times = db_cell_i64(rows, 0, AT_FAILED_TIMES);
+    c->max_failure_rate = db_cell(rows, 0, AT_MAX_FAILURE_RATE).p
+                              ? db_cell_f64(rows, 0, AT_MAX_FAILURE_RATE)
+                              : DB_MAX_FAILURE_RATE;
     int r = db_cell_dup(rows, 0, AT_RETRY_ON, &c->retry_on);
 
+    if (!r)
+        r = db_cell_dup(rows, 0, AT_POLICY, &c->on_error);
     if (!r)
         r = db_cell_dup(rows, 0, AT_ON_BATCH, &c->on_batch);
     if (!r)
@@ -358,8 +400,10 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
         c->state = DB_CLAIM_CANCELLED;
         return live && !q->takeover ? 0 : set_batch_state(db, q, "cancelled", e);
     }
+    /* In a plan that failed only a batch that failed with it may be tried again. */
     if (db_cell_is(rows, 0, AT_PLAN_STATE, "paused") ||
-        (db_cell_is(rows, 0, AT_PLAN_STATE, "draining") && !running))
+        (db_cell_is(rows, 0, AT_PLAN_STATE, "draining") && !running) ||
+        (db_cell_is(rows, 0, AT_PLAN_STATE, "failed") && !db_cell_is(rows, 0, AT_STATE, "failed")))
         return park(db, q, c, live, e);
     if (db_cell_true(rows, 0, AT_CLOSED)) {
         int r = db_close_window(db, q->plan->plan, e);
@@ -506,7 +550,8 @@ int db_fenced(struct db *db, const struct db_chunk *c, struct err *e)
 
 /* ---- the end of a batch ---- */
 
-/* The plan ends with its last open batch. Its row is locked first, so that of two last batches exactly one sees it. */
+/* The plan ends with its last open batch. Its row is locked first, so that of two last batches exactly one sees it. A plan
+ * whose numbers do not add up is never called finished. */
 static int end_plan(struct db *db, const char *plan, bool *ret_finished, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0}, left = {0};
@@ -524,12 +569,23 @@ static int end_plan(struct db *db, const char *plan, bool *ret_finished, struct 
         return r;
     if (rows.n_rows == 0 || db_cell_i64(&left, 0, 0) < db_cell_i64(&rows, 0, 0))
         return 0;
+    CLEANUP(buf_deinit) struct buf reason = BUF_INIT;
+    int64_t failed = db_cell_i64(&left, 0, 1);
+
+    if (failed)
+        buf_appendf(&reason, "%lld of %lld batches failed", (long long)failed,
+                    (long long)db_cell_i64(&rows, 0, 0));
+    else
+        r = db_audit_first(db, plan, &reason, e);
+    if (r || buf_ok(&reason))
+        return r ? r : -ENOMEM;
     return db_plan_move(db,
-                        &(struct db_plan_move){
-                            .plan = plan,
-                            .to = db_cell_i64(&left, 0, 1) ? DB_PLAN_FAILED : DB_PLAN_FINISHED,
-                            .from = DB_PLAN_MASK(DB_PLAN_RUNNING) | DB_PLAN_MASK(DB_PLAN_DRAINING) |
-                                    DB_PLAN_MASK(DB_PLAN_PAUSED)},
+                        &(struct db_plan_move){.plan = plan,
+                                               .to = reason.len ? DB_PLAN_FAILED : DB_PLAN_FINISHED,
+                                               .from = DB_PLAN_MASK(DB_PLAN_RUNNING) |
+                                                       DB_PLAN_MASK(DB_PLAN_DRAINING) |
+                                                       DB_PLAN_MASK(DB_PLAN_PAUSED),
+                                               .reason = reason.len ? reason.data : NULL},
                         ret_finished, e);
 }
 
@@ -570,6 +626,8 @@ static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
         r = db_outbox_batch(db, plan, batch, "done", NULL, e);
     if (!r)
         r = end_plan(db, plan, &f->plan_finished, e);
+    if (!r && !f->plan_finished)
+        r = db_check_canary(db, plan, e);
     return r ? r : db_settle_drain(db, plan, e);
 }
 
@@ -587,16 +645,44 @@ int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t toke
     return r;
 }
 
+/* A batch that failed, and what that means for its plan. */
+static int fail_plan_or_go_on(struct db *db, const char *plan, int64_t batch,
+                              struct db_release *rel, struct err *e)
+{
+    const struct db_plan_move m = {
+        .plan = plan,
+        .to = DB_PLAN_FAILED,
+        .from = DB_PLAN_MASK(DB_PLAN_QUEUED) | DB_PLAN_MASK(DB_PLAN_RUNNING) |
+                DB_PLAN_MASK(DB_PLAN_DRAINING) | DB_PLAN_MASK(DB_PLAN_PAUSED),
+        .reason = rel->error};
+    int r = db_note_event(db, plan, batch, "", "failed", or_empty(rel->error), e);
+
+    if (!r)
+        r = db_outbox_batch(db, plan, batch, "failed", rel->failure, e);
+    if (r)
+        return r;
+    if (rel->kind == DB_RELEASE_FAIL_PLAN)
+        return db_plan_move(db, &m, &rel->plan_finished, e);
+    r = end_plan(db, plan, &rel->plan_finished, e);
+    if (!r && !rel->plan_finished)
+        r = db_check_canary(db, plan, e);
+    if (!r && !rel->plan_finished)
+        r = db_check_failed_batches(db, plan, e);
+    return r;
+}
+
 static int give_back(struct db *db, const char *plan, int64_t batch, int64_t token,
                      struct db_release *rel, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    bool failed = rel->kind == DB_RELEASE_FAILED || rel->kind == DB_RELEASE_FAIL_PLAN;
     const struct db_val v[] = {db_text(plan),
                                db_int(batch),
                                db_int(token),
                                db_text(rel->error),
-                               db_text(rel->kind == DB_RELEASE_FAILED ? "failed" : "queued"),
-                               db_int(rel->kind == DB_RELEASE_CLEAN ? 1 : 0)};
+                               db_text(failed ? "failed" : "queued"),
+                               db_int(rel->kind == DB_RELEASE_CLEAN ? 1 : 0),
+                               db_int(rel->kind == DB_RELEASE_RETRY ? 1 : 0)};
     int r =
         db_exec(db,
                 "UPDATE scatter_batch SET state = CASE WHEN $5 = 'failed' THEN 'failed' WHEN "
@@ -604,7 +690,11 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
                 "'failed') THEN 'parked' WHEN (SELECT p.state FROM scatter_plan p WHERE p.plan = "
                 "$1) = 'cancelled' THEN "
                 "'cancelled' ELSE 'queued' END, lease_until = NULL, owner = NULL, error = $4, "
-                "attempts = attempts - CAST($6 AS integer) WHERE plan = $1 AND batch = $2 AND "
+                "attempts = attempts - CAST($6 AS integer), failed_times = CASE WHEN "
+                "CAST($7 AS integer) = 0 THEN failed_times WHEN failed_at = position THEN "
+                "failed_times + 1 ELSE 1 END, failed_at = CASE WHEN CAST($7 AS integer) = 1 THEN "
+                "position ELSE failed_at END, finished_at = CASE WHEN $5 = 'failed' THEN @now@ "
+                "END WHERE plan = $1 AND batch = $2 AND "
                 "lease_token = $3 AND state = 'running'",
                 v, ARRAY_SIZE(v), &rows, e);
 
@@ -613,13 +703,8 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
     if (rows.changed == 0)
         return err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
                        (long long)batch, plan);
-    if (rel->kind == DB_RELEASE_FAILED) {
-        r = db_note_event(db, plan, batch, "", "failed", or_empty(rel->error), e);
-        if (!r)
-            r = db_outbox_batch(db, plan, batch, "failed", rel->failure, e);
-        if (!r)
-            r = end_plan(db, plan, &rel->plan_finished, e);
-    }
+    if (failed)
+        r = fail_plan_or_go_on(db, plan, batch, rel, e);
     return r ? r : db_settle_drain(db, plan, e);
 }
 

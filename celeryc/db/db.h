@@ -33,10 +33,30 @@ bool db_is_sqlite(const struct db *db);
 const char *db_sqlstate(const struct db *db);
 const char *db_error_class(const struct db *db);
 
+/* What becomes of a record or a batch that failed. */
+enum db_action {
+    DB_ACT_RETRY,      /* the batch is tried again from there */
+    DB_ACT_QUARANTINE, /* the record is set aside */
+    DB_ACT_SKIP,       /* the record is left as it is and listed */
+    DB_ACT_FAIL_BATCH,
+    DB_ACT_FAIL_PLAN,
+};
+
+/* The default for a refusal of the database, or for an exception of the migration (sqlstate ""). */
+enum db_action db_default_action(const char *error_class, const char *sqlstate);
+const char *db_action_name(enum db_action action);
+/* Is the failure of this class, or of one above it, by Python's names? A module in front of a name is ignored. */
+bool db_error_is(const char *error_class, const char *sqlstate, struct slice name);
+
 /* Creates the control tables when they are missing (planner/schema/<dialect>.sql, embedded). */
 int db_ensure_schema(struct db *db, struct err *e) WARN_UNUSED;
 
 /* ---- plans and batches ---- */
+
+/* A column of the plan's row that says how it is to be run: one of those that db_plan_insert knows. */
+struct db_setting {
+    const char *column, *value;
+};
 
 struct db_plan {
     const char *plan, *migration, *table, *key, *store, *queue, *database, *query, *params_json,
@@ -44,6 +64,8 @@ struct db_plan {
     const char *columns_json; /* ["phone"] */
     const char *on_batch, *on_finish,
         *retry_on; /* NULL; retry_on: comma-separated SQLSTATE classes, names */
+    const struct db_setting *settings;
+    size_t n_settings;
     int64_t total, n_batches;
     const char *on_planned, *on_paused, *on_failed; /* NULL */
     /* Of a plan made from another one: "redrive", "undo" or "topup", and its id. It takes over the parent's rules
@@ -160,6 +182,8 @@ struct db_counts {
     int64_t unchanged, stale, skipped, quarantined; /* ok = position - their sum */
 };
 
+#define DB_MAX_FAILURE_RATE 0.05 /* of a plan that names none */
+
 struct db_claim {
     enum db_claim_state state;
     int64_t token;    /* fences every later statement */
@@ -167,7 +191,11 @@ struct db_claim {
     struct db_counts counts;
     int64_t attempts;       /* claims so far, this one included */
     int64_t retry_after_ms; /* DB_CLAIM_BUSY */
-    char *retry_on;         /* of the plan; NULL; freed by db_claim_deinit, as the next two */
+    int64_t failed_at;      /* position of the record that stopped the batch last; -1 */
+    int64_t failed_times;   /* how often in a row */
+    double max_failure_rate;
+    char *retry_on; /* of the plan; NULL; freed by db_claim_deinit, as the next three */
+    char *on_error; /* JSON, see migrate/policy.h */
     char *on_batch, *on_finish;
     char *owner;        /* who holds a live lease */
     bool plan_finished; /* the whole plan is finished or failed */
@@ -206,6 +234,7 @@ struct db_row {
     const struct slice *fresh; /* DB_O_CHANGED: one per write column; p NULL is NULL */
     const bool *set;           /* DB_O_CHANGED: which write columns are set; NULL: all */
     const char *error_class, *sqlstate, *message; /* skipped (message), quarantined */
+    int64_t attempts;                             /* at this record; 0 is 1 */
 };
 
 struct db_target {
@@ -270,9 +299,10 @@ struct db_failure {
 };
 
 enum db_release_kind {
-    DB_RELEASE_CLEAN,  /* pause, shutdown: does not count as an attempt */
-    DB_RELEASE_RETRY,  /* will be tried again, error says why */
-    DB_RELEASE_FAILED, /* given up; a message that comes again may claim it again */
+    DB_RELEASE_CLEAN,     /* pause, shutdown: does not count as an attempt */
+    DB_RELEASE_RETRY,     /* will be tried again, error says why */
+    DB_RELEASE_FAILED,    /* given up; a message that comes again may claim it again */
+    DB_RELEASE_FAIL_PLAN, /* likewise, and the plan fails with it: no record would fare better */
 };
 
 struct db_release {
@@ -282,7 +312,7 @@ struct db_release {
     bool plan_finished;               /* set: this failure was the end of the last open batch */
 };
 
-/* Gives the lease up: state queued (parked when the plan is paused or draining, cancelled when it is), or
+/* Gives the lease up: state queued (parked when the plan is paused, draining or failed, cancelled when it is), or
  * failed. */
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
                      struct db_release *rel, struct err *e) WARN_UNUSED;
@@ -308,6 +338,25 @@ struct db_lost {
 int db_sweep_take(struct db *db, const struct db_sweep *s, struct arena *a, struct db_lost *lost,
                   size_t *ret_n, struct err *e) WARN_UNUSED;
 
+/* Pauses the plan when more of its records were set aside, or of the batch's, than it allows. Asked after a chunk that set
+ * some aside. *ret_paused: the limit is passed. */
+int db_plan_check_limits(struct db *db, const char *plan, int64_t batch, const char *who,
+                         bool *ret_paused, struct err *e) WARN_UNUSED;
+
+/* What does not add up in the control tables (planner/schema/audit.sql); n 0: nothing. Texts are the arena's. */
+struct db_audit_line {
+    const char *violation;
+    int64_t batch; /* 0: the plan */
+    int64_t found, expected;
+};
+
+struct db_audit {
+    struct db_audit_line *lines;
+    size_t n;
+};
+
+int db_plan_audit(struct db *db, const char *plan, struct arena *a, struct db_audit *ret_x,
+                  struct err *e) WARN_UNUSED;
 /* ---- plans made from plans (child.c) ---- */
 
 /* Marks what re-drives of the plan, or the plan as a re-drive, have done as resolved, all the way up. Idempotent. */

@@ -16,7 +16,8 @@
  * outbox_age  seconds since o was tried, or made
  * clock     the current time as lease_until, window_ends, resume_at and beat_at are kept
  * silent    seconds since g.beat_at
- * created, started, finished   p.created_at... as microseconds since the epoch
+ * created, started, finished, b_started, b_finished, event_at   p.created_at..., b.started_at..., v.at as
+ *           microseconds since the epoch
  * lock_b, skip_b, lock_p, skip_o   row locks of an aliased table, without and with SKIP LOCKED
  * failures  the JSON array of the rows f (batch, record_key, outcome, error_class, sqlstate, message) */
 struct db_token {
@@ -103,6 +104,12 @@ int db_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 #define DB_ORDERS_CELLS  10
 #define DB_ORDERS_TABLES "scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
 int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUSED;
+
+/* Inside the transaction that ends a batch. */
+int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+int db_check_canary(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+/* Appends the first thing in the control tables that does not add up; nothing when all does. */
+int db_audit_first(struct db *db, const char *plan, struct buf *dst, struct err *e) WARN_UNUSED;
 
 /* Text with the dialect's words for its tokens. */
 int db_expand(const struct db_ops *ops, const char *sql, struct buf *dst) WARN_UNUSED;

@@ -1,88 +1,91 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What an SQLSTATE means: a code for the program and a class name for people (as Python's drivers name them). */
+/* What an SQLSTATE or an exception means: a code for the program, a class name for people (as Python's drivers name
+ * them), and what becomes of the record or batch unless the plan says otherwise. The table is planner/schema/errors.txt,
+ * which Python reads too. */
 
 #include "celeryc/db/db_priv.h"
 
-struct state_name {
-    const char *state, *name;
-};
+#include "errors_table.h"
 
-/* Whole codes first; a two-letter entry stands for the rest of its class. */
-static const struct state_name names[] = {
-    {"22001", "StringDataRightTruncation"},
-    {"22003", "NumericValueOutOfRange"},
-    {"22007", "InvalidDatetimeFormat"},
-    {"22008", "DatetimeFieldOverflow"},
-    {"22P02", "InvalidTextRepresentation"},
-    {"22", "DataError"},
-    {"23502", "NotNullViolation"},
-    {"23503", "ForeignKeyViolation"},
-    {"23505", "UniqueViolation"},
-    {"23514", "CheckViolation"},
-    {"23P01", "ExclusionViolation"},
-    {"23", "IntegrityError"},
-    {"25006", "ReadOnlySqlTransaction"},
-    {"40001", "SerializationFailure"},
-    {"40P01", "DeadlockDetected"},
-    {"40", "TransactionRollback"},
-    {"42501", "InsufficientPrivilege"},
-    {"42601", "SyntaxError"},
-    {"42703", "UndefinedColumn"},
-    {"42804", "DatatypeMismatch"},
-    {"42P01", "UndefinedTable"},
-    {"42", "ProgrammingError"},
-    {"53100", "DiskFull"},
-    {"53300", "TooManyConnections"},
-    {"55P03", "LockNotAvailable"},
-    {"57014", "QueryCanceled"},
-    {"57P01", "AdminShutdown"},
-    {"57P02", "CrashShutdown"},
-    {"57P03", "CannotConnectNow"},
-    {"P0001", "RaiseException"},
-    {"08", "ConnectionError"},
-    {"28", "InvalidAuthorizationSpecification"},
-    {"3D", "InvalidCatalogName"},
-    {"3F", "InvalidSchemaName"},
-    {"53", "OperationalError"},
-    {"55", "OperationalError"},
-    {"57", "OperationalError"},
-    {"58", "OperationalError"},
-    {"XX", "InternalError"},
-};
-
-/* Classes that another try may cure, and those that belong to one record's data. A trigger that raises (P0) judges a
- * record, and so does a program limit (an index row that is too long); the rest would meet every record alike. */
-static const char *const retry_states[] = {"08",    "40",    "53",    "55P03", "55006", "57014",
-                                           "57P01", "57P02", "57P03", "57P05", "58",    "25P03"};
-static const char *const data_states[] = {"21", "22", "23", "27", "44", "54", "P0"};
-
-static bool in_class(const char *state, const char *class)
+static bool starts_with(const char *s, const char *beginning)
 {
-    return strncmp(state, class, strlen(class)) == 0;
+    return strncmp(s, beginning, strlen(beginning)) == 0;
+}
+
+/* The last entry matches everything. */
+static size_t state_entry(const char *state)
+{
+    size_t i = 0;
+
+    while (i + 1 < ARRAY_SIZE(state_table) && !starts_with(state, state_table[i].beginning))
+        i++;
+    return i;
 }
 
 int db_code_of(const char *state)
 {
-    for (size_t i = 0; i < ARRAY_SIZE(retry_states); i++)
-        if (in_class(state, retry_states[i]))
-            return DB_E_RETRY;
-    for (size_t i = 0; i < ARRAY_SIZE(data_states); i++)
-        if (in_class(state, data_states[i]))
-            return DB_E_DATA;
+    switch (state_table[state_entry(state)].action) {
+    case DB_ACT_RETRY:
+        return DB_E_RETRY;
+    case DB_ACT_QUARANTINE:
+    case DB_ACT_SKIP:
+        return DB_E_DATA;
+    case DB_ACT_FAIL_BATCH:
+    case DB_ACT_FAIL_PLAN:
+        break;
+    }
     return DB_E_SCHEMA;
 }
 
 int db_fail(struct db *db, const char *sqlstate)
 {
-    const char *name = "DatabaseError";
-
     (void)snprintf(db->sqlstate, sizeof(db->sqlstate), "%s", sqlstate);
-    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        if (in_class(sqlstate, names[i].state)) {
-            name = names[i].name;
-            break;
-        }
-    }
-    (void)snprintf(db->error_class, sizeof(db->error_class), "%s", name);
+    (void)snprintf(db->error_class, sizeof(db->error_class), "%s",
+                   state_table[state_entry(sqlstate)].name);
     return db_code_of(sqlstate);
+}
+
+/* "psycopg.errors.UniqueViolation" is named by its last part. */
+static struct slice last_part(struct slice s)
+{
+    for (size_t i = s.len; i > 0; i--)
+        if (s.p[i - 1] == '.')
+            return (struct slice){s.p + i, s.len - i};
+    return s;
+}
+
+bool db_error_is(const char *error_class, const char *sqlstate, struct slice name)
+{
+    struct slice mine = last_part(slice_str(error_class));
+
+    name = last_part(name);
+    if (slice_eq(mine, name) || slice_eq_str(name, "Exception"))
+        return true;
+    for (size_t i = 0; sqlstate[0] && i < ARRAY_SIZE(above_table); i++)
+        if (slice_eq_str(name, above_table[i].name) &&
+            starts_with(sqlstate, above_table[i].beginning))
+            return true;
+    for (size_t i = 0; i < ARRAY_SIZE(is_table); i++)
+        if (slice_eq_str(mine, is_table[i].name) && slice_eq_str(name, is_table[i].parent))
+            return true;
+    return false;
+}
+
+enum db_action db_default_action(const char *error_class, const char *sqlstate)
+{
+    struct slice mine = last_part(slice_str(error_class));
+    size_t i = 0;
+
+    if (sqlstate[0])
+        return state_table[state_entry(sqlstate)].action;
+    while (i + 1 < ARRAY_SIZE(error_table) && !slice_eq_str(mine, error_table[i].name))
+        i++;
+    return error_table[i].action;
+}
+
+const char *db_action_name(enum db_action action)
+{
+    static const char *const names[] = {"retry", "quarantine", "skip", "fail-batch", "fail-plan"};
+
+    return names[action];
 }

@@ -43,8 +43,8 @@ static void statement_deinit(struct statement *s)
 
 DEFINE_CLEANUP_VALUE(struct statement, statement_deinit)
 
-/* Arrays of the outcomes: position, key, kind, class, state, message. */
-#define OUTCOME_ARRAYS 6
+/* Arrays of the outcomes: position, key, kind, class, state, message, attempts. */
+#define OUTCOME_ARRAYS 7
 
 struct outcomes {
     struct arena *arena;
@@ -99,6 +99,7 @@ static int add_outcome(struct outcomes *o, const struct db_chunk *c, const struc
     pg_array_add(&o->a[3], slice_str(stale ? NULL : row->error_class));
     pg_array_add(&o->a[4], slice_str(stale ? NULL : row->sqlstate));
     pg_array_add(&o->a[5], slice_str(stale ? NULL : row->message));
+    pg_array_add_int(&o->a[6], row->attempts ? row->attempts : 1);
     o->n++;
     return 0;
 }
@@ -113,8 +114,9 @@ static int outcome_values(struct outcomes *o, const char **values)
     return 0;
 }
 
-#define OUTCOME_COLUMNS \
-    "(plan, batch, worker, position, record_key, outcome, error_class, sqlstate, message)"
+#define OUTCOME_COLUMNS                                                                     \
+    "(plan, batch, worker, position, record_key, outcome, error_class, sqlstate, message, " \
+    "attempts)"
 
 /* ---- building the statement ---- */
 
@@ -176,8 +178,9 @@ static int outcome_part(struct statement *s, struct outcomes *o)
     buf_appendf(&s->sql,
                 ", o AS (INSERT INTO scatter_outcome " OUTCOME_COLUMNS
                 " SELECT $6::text, $7::bigint, $10::text, x.* FROM ck, unnest($%zu::bigint[], "
-                "$%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[]) AS x)",
-                first, first + 1, first + 2, first + 3, first + 4, first + 5);
+                "$%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[], $%zu::text[], "
+                "$%zu::integer[]) AS x)",
+                first, first + 1, first + 2, first + 3, first + 4, first + 5, first + 6);
     return r;
 }
 
@@ -384,7 +387,7 @@ static int settle(struct pg *pg, const struct db_chunk *c, const char *stale_num
             "INSERT INTO scatter_outcome " OUTCOME_COLUMNS
             " SELECT $1::text, $2::bigint, $3::text, "
             "x.* FROM unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], "
-            "$9::text[]) AS x",
+            "$9::text[], $10::integer[]) AS x",
             ARRAY_SIZE(outcome_params), outcome_params};
         stmts[n++] =
             (struct pg_stmt){"UPDATE scatter_batch SET stale = stale + $3::bigint WHERE plan "

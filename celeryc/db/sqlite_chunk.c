@@ -337,15 +337,16 @@ static int add_outcome(struct db *db, sqlite3_stmt **s, const struct db_chunk *c
 
     if (!a || db_row_key(c, row, a, &key))
         return -ENOMEM;
-    const struct db_val v[] = {
-        db_text(c->plan),       db_int(c->batch),      db_int(row->position),
-        db_slice(key),          db_text(outcome),      db_text(row->error_class),
-        db_text(row->sqlstate), db_text(row->message), db_text(c->worker)};
+    const struct db_val v[] = {db_text(c->plan),       db_int(c->batch),
+                               db_int(row->position),  db_slice(key),
+                               db_text(outcome),       db_text(row->error_class),
+                               db_text(row->sqlstate), db_text(row->message),
+                               db_text(c->worker),     db_int(row->attempts ? row->attempts : 1)};
     int r = *s ? 0
                : sqlite_prepare(q,
                                 "INSERT INTO scatter_outcome (plan, batch, position, record_key, "
-                                "outcome, error_class, sqlstate, message, worker) VALUES ($1, $2, "
-                                "$3, coalesce($4, ''), $5, $6, $7, $8, $9)",
+                                "outcome, error_class, sqlstate, message, worker, attempts) VALUES "
+                                "($1, $2, $3, coalesce($4, ''), $5, $6, $7, $8, $9, $10)",
                                 s, e);
 
     for (size_t i = 0; !r && i < ARRAY_SIZE(v); i++)

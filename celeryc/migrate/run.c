@@ -162,6 +162,7 @@ static int claim(struct job *j, struct err *e)
     if (!r) {
         j->position = j->start_position = j->claim.position;
         j->counts = j->claim.counts;
+        j->policy = (struct policy){.on_error = j->claim.on_error, .retry_on = j->claim.retry_on};
     }
     return r;
 }
@@ -177,14 +178,14 @@ static int release(struct job *j, enum db_release_kind kind, const char *text,
 }
 
 /* A batch that cannot be failed in the database (it is away) must not be acknowledged. */
-static int end_failed(struct job *j, const struct failure *f)
+static int end_failed(struct job *j, const struct failure *f, enum db_release_kind kind)
 {
     CLEANUP(buf_deinit) struct buf text = BUF_INIT;
     const struct db_failure parts = {f->error_class, f->sqlstate, f->e.text};
 
     buf_appendf(&text, "%s%s%s: %s", f->error_class, f->sqlstate[0] ? " " : "", f->sqlstate,
                 f->e.text);
-    int r = buf_ok(&text) ? -ENOMEM : release(j, DB_RELEASE_FAILED, text.data, &parts);
+    int r = buf_ok(&text) ? -ENOMEM : release(j, kind, text.data, &parts);
 
     if (r == DB_E_FENCED)
         return retry_in(j, (double)j->rt->options.lease_ms / 1000);
@@ -196,11 +197,14 @@ static int end_failed(struct job *j, const struct failure *f)
 
 static int end_retry(struct job *j, const struct failure *f)
 {
-    if (j->claim.attempts >= MIGRATE_MAX_ATTEMPTS) {
+    struct policy_answer a = policy_ask(&j->policy, f->error_class, f->sqlstate);
+    int64_t tries = job_tries(j) + 1;
+
+    if (tries >= a.max_attempts) {
         struct failure last = *f;
 
-        (void)err_prefix(&last.e, 0, "given up after %d attempts", MIGRATE_MAX_ATTEMPTS);
-        return end_failed(j, &last);
+        (void)err_prefix(&last.e, 0, "given up after %lld attempts", (long long)tries);
+        return end_failed(j, &last, DB_RELEASE_FAILED);
     }
     /* When the database is away the lease ends by itself. */
     (void)release(j, DB_RELEASE_RETRY, f->e.text, NULL);
@@ -249,10 +253,12 @@ static int work(struct job *j)
         return retry_in(j, (double)j->rt->options.lease_ms / 1000);
     case WORK_RETRY:
         return end_retry(j, &f);
+    case WORK_FAIL_PLAN:
+        return end_failed(j, &f, DB_RELEASE_FAIL_PLAN);
     case WORK_FAILED:
         break;
     }
-    return end_failed(j, &f);
+    return end_failed(j, &f, DB_RELEASE_FAILED);
 }
 
 /* A batch that was done before: the callbacks may have been lost with the worker that sent them. */
@@ -301,9 +307,9 @@ static int without_file(struct job *j, const struct failure *f)
         return claim_failed(j, r, &other);
     if (j->claim.state != DB_CLAIM_OURS)
         return claimed(j);
-    if (failure_listed(j->claim.retry_on, f->error_class, f->sqlstate))
+    if (policy_ask(&j->policy, f->error_class, f->sqlstate).action == DB_ACT_RETRY)
         return end_retry(j, f);
-    return end_failed(j, f);
+    return end_failed(j, f, DB_RELEASE_FAILED);
 }
 
 static int run(struct job *j)
@@ -325,7 +331,7 @@ static int run(struct job *j)
     case WORK_DONE:
         break;
     case WORK_RETRY:
-        if (celeryc_retries(j->call) < MIGRATE_MAX_ATTEMPTS)
+        if (celeryc_retries(j->call) < POLICY_MAX_ATTEMPTS)
             return retry_for(j, &f);
         return without_file(j, &f);
     default:

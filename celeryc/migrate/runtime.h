@@ -5,9 +5,10 @@
 #include "celeryc/batch/batch.h"
 #include "celeryc/db/db.h"
 #include "celeryc/message/json.h"
+#include "celeryc/migrate/breaker.h"
+#include "celeryc/migrate/policy.h"
 #include "celeryc/migrate/registry.h"
 
-#define MIGRATE_MAX_ATTEMPTS 20  /* claims of one batch before a failure that could pass is final */
 #define MIGRATE_MAX_FAILURES 100 /* listed in a callback */
 
 /* ---- the record and its change, as the function sees them (record.c) ---- */
@@ -73,7 +74,9 @@ struct connection {
     struct connection *next;
     char *alias;
     struct db *db;
-    double rows, seconds; /* weighted, of the chunks so far */
+    double rows, seconds;  /* weighted, of the chunks so far */
+    double tried, refused; /* records, weighted: how often the database refuses one */
+    struct breaker breaker;
 };
 
 struct runtime {
@@ -100,6 +103,7 @@ struct job {
     struct batch *batch;
     struct connection *conn;
     struct db_claim claim;
+    struct policy policy; /* of the claim */
     struct db_counts counts;
     int64_t position, start_position;
     bool advanced; /* the worker knows that the position has moved in this run */
@@ -116,7 +120,14 @@ enum work_end {
     WORK_FENCED,     /* another worker has the batch now */
     WORK_RETRY,      /* f: not now */
     WORK_FAILED,     /* f: not at all */
+    WORK_FAIL_PLAN,  /* f: no record of the plan would fare better */
 };
+
+/* How often the record at the present position has stopped the batch before. */
+static inline int64_t job_tries(const struct job *j)
+{
+    return j->claim.failed_at == j->position ? j->claim.failed_times : 0;
+}
 
 /* Applies the migration from the claimed position on. */
 enum work_end work_batch(struct job *j, struct failure *f);

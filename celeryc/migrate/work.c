@@ -2,22 +2,28 @@
 /* The records of one batch, chunk by chunk: compute, apply, move on.
  *
  * The position only ever comes from the database: from the claim, from a chunk that was committed, or, after any doubt,
- * read again under the row's lock. A chunk whose data is refused is bisected, in order, each half its own transaction,
- * until the refused record is alone and can be set aside. A failure that the plan wants retried stops the work in front
- * of the record that had it; what was done before is committed. */
+ * read again under the row's lock. A chunk whose data is refused is bisected, in order, each part its own transaction,
+ * until the refused record is alone and can be set aside. A failure that the plan wants retried, or that fails batch or
+ * plan, stops the work in front of the record that had it; what was done before is committed. */
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/key.h"
+#include "celeryc/migrate/bisect.h"
 #include "celeryc/migrate/pace.h"
 #include "celeryc/task/run.h"
 
 #include <errno.h>
+#include <math.h>
 #include <time.h>
 
-#define CHUNK_MIN     50
-#define CHUNK_MAX     5000
-#define CHUNK_FIRST   500
-#define QUICK_RETRIES 3 /* inside the task, before the message waits */
+#define CHUNK_MIN      50
+#define CHUNK_MAX      5000
+#define CHUNK_FIRST    500
+#define QUICK_RETRIES  3   /* inside the task, before the message waits */
+#define STATEMENT_ROWS 60  /* what a chunk costs besides its rows, in rows */
+#define STOPPED        101 /* beside the codes of db/: w->pending_end says how the work ends */
+#define TRIED_MEMORY \
+    200000.0 /* records after which half of what was learnt about refusals is forgotten */
 /* SQLite has one writer: shorter turns let the others in. */
 #define SQLITE_TURN_MS 60
 
@@ -31,14 +37,40 @@ struct work {
     int64_t chunk_ms;
     struct db_row *rows;
     struct pace pace;
-    int quick_retries; /* since the last commit */
-    bool is_pending;   /* the record behind the chunk is to be retried, because of: */
+    int quick_retries;         /* since the last commit */
+    enum work_end pending_end; /* WORK_DONE; else the record behind the chunk ends the work, by: */
     struct failure pending;
+    size_t n_refused; /* by the database, of the chunk */
+    bool unchecked;   /* records were set aside, and the plan's limits not asked since */
 };
 
-static bool may_retry(const struct work *w)
+/* The record at the position has been retried often enough: then it is set aside. */
+static enum db_action answer(const struct job *j, int64_t position, const char *error_class,
+                             const char *sqlstate)
 {
-    return w->j->claim.attempts < MIGRATE_MAX_ATTEMPTS;
+    struct policy_answer a = policy_ask(&j->policy, error_class, sqlstate);
+    int64_t tries = position == j->claim.failed_at ? j->claim.failed_times : 0;
+
+    if (a.action == DB_ACT_RETRY && tries + 1 >= a.max_attempts)
+        return DB_ACT_QUARANTINE;
+    return a.action;
+}
+
+static int64_t attempts_at(const struct job *j, int64_t position)
+{
+    return 1 + (position == j->claim.failed_at ? j->claim.failed_times : 0);
+}
+
+static enum work_end end_of(enum db_action action)
+{
+    switch (action) {
+    case DB_ACT_RETRY:
+        return WORK_RETRY;
+    case DB_ACT_FAIL_PLAN:
+        return WORK_FAIL_PLAN;
+    default:
+        return WORK_FAILED;
+    }
 }
 
 /* ---- the size of a chunk ---- */
@@ -49,6 +81,10 @@ static size_t next_size(const struct work *w)
     int64_t chunk_ms = w->pace.orders.chunk_ms ? w->pace.orders.chunk_ms : w->chunk_ms;
     double n = c->seconds > 0 ? c->rows / c->seconds * (double)chunk_ms / 1000 : CHUNK_FIRST;
 
+    /* A refused record costs what stands in front of it in its chunk once more: where there are some, the cheapest
+     * chunk is the one whose share of that is as large as its share of a statement's own cost. */
+    if (c->refused > 0)
+        n = fmin(n, sqrt(STATEMENT_ROWS * c->tried / c->refused));
     if (n < CHUNK_MIN)
         n = CHUNK_MIN;
     return pace_size(&w->pace, n > CHUNK_MAX ? CHUNK_MAX : (size_t)n);
@@ -58,6 +94,16 @@ static void learn_speed(struct connection *c, size_t n, double seconds)
 {
     c->rows = 0.75 * c->rows + (double)n;
     c->seconds = 0.75 * c->seconds + seconds;
+}
+
+static void learn_refusals(struct connection *c, size_t n, size_t refused)
+{
+    c->tried += (double)n;
+    c->refused += (double)refused;
+    if (c->tried > TRIED_MEMORY) {
+        c->tried /= 2;
+        c->refused /= 2;
+    }
 }
 
 /* A timeout says that chunks were too large for what else goes on there. */
@@ -89,8 +135,25 @@ static bool takes_too_long(const struct work *w, int64_t began_ns)
            celeryc_should_stop(w->j->call);
 }
 
-/* Fills up to n rows from the present position on. w->is_pending: the record behind the last row failed in a way that is to
- * be retried. */
+/* What the plan wants for a record that failed in the migration. false: the work ends in front of it. */
+static bool settle_failed(struct work *w, struct db_row *row)
+{
+    enum db_action action = answer(w->j, row->position, row->error_class, "");
+
+    row->attempts = attempts_at(w->j, row->position);
+    if (action == DB_ACT_QUARANTINE)
+        return true;
+    if (action == DB_ACT_SKIP) {
+        row->outcome = DB_O_SKIPPED;
+        return true;
+    }
+    failure_set(&w->pending, row->error_class, action == DB_ACT_RETRY, "%s", row->message);
+    w->pending_end = end_of(action);
+    return false;
+}
+
+/* Fills up to n rows from the present position on. w->pending_end: the record behind the last row failed in a way that
+ * ends the work. */
 static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
 {
     const struct job *j = w->j;
@@ -104,12 +167,9 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
         if (!fields || migrate_compute(j->m, w->target.key, j->params, fields, w->arena, row))
             return -ENOMEM;
         row->position = (int64_t)(from + i);
-        if (row->outcome == DB_O_QUARANTINED && may_retry(w) &&
-            failure_listed(j->claim.retry_on, row->error_class, "")) {
-            failure_set(&w->pending, row->error_class, true, "%s", row->message);
-            w->is_pending = true;
+        row->attempts = 0;
+        if (row->outcome == DB_O_QUARANTINED && !settle_failed(w, row))
             break;
-        }
         if (takes_too_long(w, began_ns)) {
             i++;
             break;
@@ -120,6 +180,25 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
 }
 
 /* ---- applying ---- */
+
+static void count_rows(struct work *w, const struct db_row *rows, size_t n)
+{
+    struct job *j = w->j;
+    struct breaker *b = &j->conn->breaker;
+    size_t bad = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        j->counts.unchanged += rows[i].outcome == DB_O_UNCHANGED;
+        j->counts.skipped += rows[i].outcome == DB_O_SKIPPED;
+        bad += rows[i].outcome == DB_O_QUARANTINED;
+    }
+    j->counts.quarantined += (int64_t)bad;
+    w->unchecked = w->unchecked || bad;
+    if (!bad)
+        breaker_add_good(b, n);
+    for (size_t i = 0; bad && i < n; i++)
+        breaker_add(b, rows[i].outcome == DB_O_QUARANTINED);
+}
 
 static int apply_once(struct work *w, struct db_row *rows, size_t n)
 {
@@ -143,11 +222,7 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
         return r;
     j->position = c.new_position;
     j->counts.stale += res.stale;
-    for (size_t i = 0; i < n; i++) {
-        j->counts.unchanged += rows[i].outcome == DB_O_UNCHANGED;
-        j->counts.skipped += rows[i].outcome == DB_O_SKIPPED;
-        j->counts.quarantined += rows[i].outcome == DB_O_QUARANTINED;
-    }
+    count_rows(w, rows, n);
     pace_told(&w->pace, &res.orders, n);
     w->quick_retries = 0;
     if (!j->advanced)
@@ -156,8 +231,44 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
     return 0;
 }
 
-static int set_aside(struct work *w, struct db_row *row)
+/* Is it a record's fault, by what the plan says of it? A statement that failed for another reason fails as a whole. */
+static bool is_refusal(const struct work *w, int code)
 {
+    const struct db *db = w->j->conn->db;
+
+    if (code <= 0 || code == DB_E_FENCED)
+        return false;
+    switch (policy_ask(&w->j->policy, db_error_class(db), db_sqlstate(db)).action) {
+    case DB_ACT_QUARANTINE:
+    case DB_ACT_SKIP:
+        return true;
+    case DB_ACT_RETRY:
+        return code == DB_E_DATA; /* of that record, not of the others */
+    default:
+        return false;
+    }
+}
+
+static int try_rows(void *arg, size_t from, size_t n)
+{
+    struct work *w = arg;
+    int r = apply_once(w, w->rows + from, n);
+
+    return is_refusal(w, r) ? BISECT_REFUSED : r;
+}
+
+static size_t suspected(void *arg, size_t from, size_t n)
+{
+    struct work *w = arg;
+
+    return from + bisect_suspect(w->rows + from, n, w->target.n_writes, w->f->e.text);
+}
+
+/* The record was refused alone: it is marked and goes with the next statement, or ends the work. */
+static int set_aside(void *arg, size_t at)
+{
+    struct work *w = arg;
+    struct db_row *row = &w->rows[at];
     const struct db *db = w->j->conn->db;
     const char *class = arena_strdup(w->arena, slice_str(db_error_class(db)));
     const char *state = arena_strdup(w->arena, slice_str(db_sqlstate(db)));
@@ -165,27 +276,79 @@ static int set_aside(struct work *w, struct db_row *row)
 
     if (!class || !state || !text)
         return -ENOMEM;
-    row->outcome = DB_O_QUARANTINED;
+    enum db_action action = answer(w->j, row->position, class, state);
+
+    if (row->outcome != DB_O_CHANGED || (action != DB_ACT_QUARANTINE && action != DB_ACT_SKIP)) {
+        failure_from_db(w->f, db, DB_E_DATA);
+        w->pending = *w->f;
+        w->pending_end = row->outcome == DB_O_CHANGED ? end_of(action) : WORK_FAILED;
+        return STOPPED;
+    }
+    row->outcome = action == DB_ACT_SKIP ? DB_O_SKIPPED : DB_O_QUARANTINED;
     row->error_class = class;
     row->sqlstate = state;
     row->message = text;
-    return apply_once(w, row, 1);
+    row->attempts = attempts_at(w->j, row->position);
+    w->n_refused++;
+    return 0;
 }
 
-/* Rows stand at the present position. Depth: log2(CHUNK_MAX). */
-static int apply(struct work *w, struct db_row *rows, size_t n)
+/* The n rows stand at the present position. 0, STOPPED, or a code of db/. */
+static int apply(struct work *w, size_t n)
 {
-    const struct job *j = w->j;
-    int r = apply_once(w, rows, n);
+    const struct bisect b = {
+        .apply = try_rows, .single = set_aside, .suspect = suspected, .arg = w};
 
-    if (r != DB_E_DATA ||
-        (may_retry(w) &&
-         failure_listed(j->claim.retry_on, db_error_class(j->conn->db), db_sqlstate(j->conn->db))))
-        return r;
-    if (n == 1)
-        return rows[0].outcome == DB_O_CHANGED ? set_aside(w, rows) : r;
-    r = apply(w, rows, n / 2);
-    return r ? r : apply(w, rows + n / 2, n - n / 2);
+    w->n_refused = 0;
+    int r = bisect_run(&b, n);
+
+    learn_refusals(w->j->conn, n, w->n_refused);
+    return r;
+}
+
+/* ---- limits ---- */
+
+static void trip(struct work *w, const struct breaker *b, struct err *e)
+{
+    char reason[200];
+    bool moved = false;
+
+    (void)snprintf(reason, sizeof(reason),
+                   "breaker: %zu of the last %zu records were set aside, more than %g %%", b->n_bad,
+                   b->tried, w->j->claim.max_failure_rate * 100);
+    const struct db_plan_move m = {.plan = w->j->plan,
+                                   .to = DB_PLAN_PAUSED,
+                                   .from = DB_PLAN_MASK(DB_PLAN_RUNNING) |
+                                           DB_PLAN_MASK(DB_PLAN_DRAINING),
+                                   .who = celeryc_hostname(w->j->call),
+                                   .reason = reason};
+
+    if (db_plan_set_state(w->j->conn->db, &m, &moved, e))
+        return;
+    w->unchecked = false;
+    w->pace.orders.state = DB_PLAN_PAUSED;
+}
+
+/* May the plan go on? Asked only after records were set aside; when the database does not answer, again after the next
+ * chunk. */
+static void check_limits(struct work *w)
+{
+    struct job *j = w->j;
+    struct err e = ERR_INIT;
+    bool paused = false;
+
+    if (!w->unchecked)
+        return;
+    if (breaker_trips(&j->conn->breaker, j->claim.max_failure_rate)) {
+        trip(w, &j->conn->breaker, &e);
+        return;
+    }
+    if (db_plan_check_limits(j->conn->db, j->plan, j->number, celeryc_hostname(j->call), &paused,
+                             &e))
+        return;
+    w->unchecked = false;
+    if (paused)
+        w->pace.orders.state = DB_PLAN_PAUSED;
 }
 
 /* ---- after a failure ---- */
@@ -215,12 +378,10 @@ static enum work_end recover(struct work *w, int r)
     if (r == DB_E_FENCED)
         return WORK_FENCED;
     failure_from_db(w->f, j->conn->db, r);
-    if (r != DB_E_RETRY)
-        return w->f->transient ||
-                       (may_retry(w) &&
-                        failure_listed(j->claim.retry_on, w->f->error_class, w->f->sqlstate))
-                   ? WORK_RETRY
-                   : WORK_FAILED;
+    enum work_end end = end_of(policy_ask(&j->policy, w->f->error_class, w->f->sqlstate).action);
+
+    if (r != DB_E_RETRY || end != WORK_RETRY)
+        return end;
     if (str_eq(w->f->sqlstate, "57014") || str_eq(w->f->sqlstate, "55P03"))
         learn_timeout(j->conn);
     while (w->quick_retries < QUICK_RETRIES && !celeryc_should_stop(j->call)) {
@@ -259,6 +420,8 @@ static int prepare(struct work *w)
                                    .n_reads = migrate_guarded(j->m),
                                    .writes = j->m->writes,
                                    .n_writes = migrate_columns(j->m->writes)};
+    breaker_begin(&j->conn->breaker, j->plan);
+    w->unchecked = j->counts.quarantined > 0; /* whoever set them aside may have died since */
     w->chunk_ms = j->rt->options.chunk_ms;
     if (db_is_sqlite(j->conn->db))
         w->chunk_ms = MIN(w->chunk_ms, SQLITE_TURN_MS);
@@ -272,22 +435,23 @@ static enum work_end step(struct work *w)
     size_t left = batch_len(j->batch) - (size_t)j->position, n = 0;
     int64_t began_ns = clock_mono_ns();
 
-    w->is_pending = false;
+    w->pending_end = WORK_DONE;
     if (compute(w, MIN(next_size(w), left), began_ns, &n)) {
         failure_set(w->f, "MemoryError", true, "out of memory");
         return WORK_RETRY;
     }
     if (n > 0) {
-        int r = apply(w, w->rows, n);
+        int r = apply(w, n);
 
-        if (r)
+        check_limits(w);
+        if (r && r != STOPPED)
             return recover(w, r);
         learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
     }
-    if (!w->is_pending || pace_ends(&w->pace))
+    if (w->pending_end == WORK_DONE || pace_ends(&w->pace))
         return WORK_DONE;
     *w->f = w->pending;
-    return WORK_RETRY;
+    return w->pending_end;
 }
 
 static enum work_end work_loop(struct work *w)

@@ -20,6 +20,7 @@ from django_scatter.batchfile import BadBatch
 from django_scatter.control import Chunk, Claim, Fenced
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Change, Migration, Record
+from django_scatter.policy import MAX_ATTEMPTS
 from django_scatter.runtime import RetryLater
 
 
@@ -222,7 +223,7 @@ def test_retry_on_gives_the_batch_back(database: str, tmp_path: Path) -> None:
     assert phones() == ["+84901", "+84902", "raise", "0904"]
     Parcel.objects.filter(id=3).update(phone="0903")
     rows[2][1] = "0903"
-    execute("UPDATE scatter_batch SET attempts = %s", runtime.MAX_ATTEMPTS)
+    execute("UPDATE scatter_batch SET failed_times = %s", MAX_ATTEMPTS)
     ended = plan.run()
     assert ended.counts["quarantined"] == 1
     assert ended.state == "done"

@@ -7,16 +7,16 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from django_scatter.schema import VENDORS, schema_sql
+from django_scatter.schema import VENDORS, schema_text
 from django_scatter.status import require_tables
 
 SOURCE = Path(__file__).resolve().parent.parent.parent / "planner" / "schema"
 
 
-@pytest.mark.parametrize("vendor", VENDORS)
-def test_copies_are_the_planners_files(vendor: str) -> None:
-    """One source of truth: cp planner/schema/*.sql django_cmd/src/django_scatter/schema/ when this fails."""
-    assert schema_sql(vendor) == (SOURCE / f"{vendor}.sql").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", [*(f"{v}.sql" for v in VENDORS), "audit.sql", "errors.txt"])
+def test_copies_are_the_planners_files(name: str) -> None:
+    """One source of truth: cp planner/schema/*.{sql,txt} django_cmd/src/django_scatter/schema/ when this fails."""
+    assert schema_text(name) == (SOURCE / name).read_text(encoding="utf-8")
 
 
 def test_migration_goes_back_and_forth(database: str) -> None:

@@ -43,6 +43,7 @@ class Ending:
     runs: Counter[str] = field(default_factory=Counter)  # "mark, retries, arguments"
     records: Counter[str] = field(default_factory=Counter)  # "mark: record"
     retried_by_python: set[str] = field(default_factory=set)  # marks
+    run_by_debian: set[str] = field(default_factory=set)  # marks
 
 
 @dataclass
@@ -154,6 +155,8 @@ class CanvasFleet:
         self._read_records(names, endings)
         last = {run.task_id: run.retries for run in runs}
         for run in runs:
+            if kinds.get(run.node) == "debian":
+                endings[seed_of(run.mark)].run_by_debian.add(run.mark)
             if run.retries < last[run.task_id] and kinds.get(run.node) != "celeryc":
                 endings[seed_of(run.mark)].retried_by_python.add(run.mark)
         return endings

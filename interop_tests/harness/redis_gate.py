@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stands between a worker and Redis and shuts at an exact moment: when the worker calls a given script, that call and
-everything after it is kept back, so that the worker can be killed between two of its steps."""
+everything after it is kept back, so that the worker can be killed between two of its steps, or goes on when it is opened."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ class RedisGate:
         self.mark = mark.encode()
         self.sha: bytes | None = None
         self.shut = threading.Event()
+        self.lock = threading.Lock()
+        self.opened = False
+        self.held: list[tuple[socket.socket, bytes]] = []
         self.path = folder / "gate.sock"
         self.sockets: list[socket.socket] = []
         self.listener = socket.socket(socket.AF_UNIX)
@@ -53,11 +56,20 @@ class RedisGate:
                     self._learn(seen)
                 if self.sha is not None and b"EVALSHA\r\n$40\r\n" + self.sha in data:
                     self.shut.set()
-                if self.shut.is_set():
-                    continue
-                upstream.sendall(data)
+                with self.lock:
+                    if self.shut.is_set() and not self.opened:
+                        self.held.append((upstream, data))
+                    else:
+                        upstream.sendall(data)
         except OSError:
             pass
+
+    def open(self) -> None:
+        """What was kept back goes on, and nothing is kept back any more."""
+        with self.lock:
+            self.opened = True
+            for upstream, data in self.held:
+                upstream.sendall(data)
 
     def _learn(self, seen: bytes) -> None:
         for match in LOAD.finditer(seen):

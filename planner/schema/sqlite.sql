@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS scatter_plan (
     max_quarantined_batch integer,
     max_failure_rate real,                -- of the last 1,000 records tried; more pauses the plan
     canary        integer,                   -- so many records, then paused until somebody resumes
+    canary_at     text,                     -- when they were done
     -- obeyed by every worker at its next chunk
     rate          real,                   -- records a second of all workers together
     chunk_ms      integer,
@@ -71,6 +72,8 @@ CREATE TABLE IF NOT EXISTS scatter_batch (
     owner         text,
     worker        text,
     attempts      integer NOT NULL DEFAULT 0,
+    failed_at     integer,                   -- position of the record that stopped it last
+    failed_times  integer NOT NULL DEFAULT 0, -- how often in a row
     error         text,
     throttled_ms  integer NOT NULL DEFAULT 0,
     sent_at       text,                     -- of its last message

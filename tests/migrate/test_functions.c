@@ -5,6 +5,7 @@
 #include "new_york.h"
 
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <time.h>
 
 /* ---- helpers ---- */
@@ -337,4 +338,72 @@ Test(policy, retry_on)
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
         cr_assert_eq(failure_listed(cases[i].list, cases[i].class, cases[i].state), cases[i].want,
                      "%s and %s %s", cases[i].list, cases[i].class, cases[i].state);
+}
+
+Test(policy, answers)
+{
+    static const struct {
+        const char *on_error, *retry_on, *class, *state;
+        enum db_action want;
+        int64_t max_attempts;
+    } cases[] = {
+        {NULL, NULL, "UniqueViolation", "23505", DB_ACT_QUARANTINE, 20},
+        {NULL, NULL, "ValueError", "", DB_ACT_QUARANTINE, 20},
+        {NULL, NULL, "NameError", "", DB_ACT_FAIL_PLAN, 20},
+        {NULL, NULL, "UndefinedTable", "42P01", DB_ACT_FAIL_PLAN, 20},
+        {NULL, NULL, "InvalidSchemaName", "3F000", DB_ACT_FAIL_PLAN, 20},
+        {NULL, NULL, "InternalError", "XX000", DB_ACT_FAIL_BATCH, 20},
+        {NULL, NULL, "TooManyConnections", "53300", DB_ACT_RETRY, 20},
+        {NULL, "ValueError", "ValueError", "", DB_ACT_RETRY, 20},
+        {"23505=skip, ValueError = retry:5", NULL, "UniqueViolation", "23505", DB_ACT_SKIP, 20},
+        {"23505=skip,ValueError=retry:5", NULL, "ValueError", "", DB_ACT_RETRY, 5},
+        {"23505=skip,23=fail-batch", NULL, "CheckViolation", "23514", DB_ACT_FAIL_BATCH, 20},
+        {"23=fail-batch,23505=skip", NULL, "UniqueViolation", "23505", DB_ACT_FAIL_BATCH, 20},
+        {"IntegrityError=skip", "23505", "UniqueViolation", "23505", DB_ACT_SKIP, 20},
+        {"57014=quarantine", NULL, "QueryCanceled", "57014", DB_ACT_QUARANTINE, 20},
+        {"OperationalError=skip", NULL, "ConnectionError", "08006", DB_ACT_RETRY, 20},
+        {"OperationalError=fail-plan", NULL, "ConnectionError", "08006", DB_ACT_FAIL_PLAN, 20},
+        {"Exception=fail-plan", NULL, "app.errors.Odd", "", DB_ACT_FAIL_PLAN, 20},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        CLEANUP(buf_deinit) struct buf json = BUF_INIT;
+        struct err e = ERR_INIT;
+
+        if (cases[i].on_error)
+            cr_assert_eq(policy_parse(cases[i].on_error, &json, &e), 0, "%s", e.text);
+        const struct policy p = {.on_error = json.data, .retry_on = cases[i].retry_on};
+        struct policy_answer a = policy_ask(&p, cases[i].class, cases[i].state);
+
+        cr_assert_eq(a.action, cases[i].want, "case %zu: %s", i, db_action_name(a.action));
+        cr_assert_eq(a.max_attempts, cases[i].max_attempts, "case %zu", i);
+    }
+}
+
+Test(policy, mistakes_are_named)
+{
+    static const char *const wrong[] = {"23505",      "23505=",    "=skip",     "a b=skip",
+                                        "X=leave",    "X=retry:0", "X=retry:x", "08=quarantine",
+                                        "57P01=skip", "X=skip:2"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        CLEANUP(buf_deinit) struct buf json = BUF_INIT;
+        struct err e = ERR_INIT;
+
+        cr_assert_eq(policy_parse(wrong[i], &json, &e), -EINVAL, "%s", wrong[i]);
+        cr_assert_not_null(strstr(e.text, "--on-error"));
+    }
+}
+
+/* What stands in a database may be anything: it counts for nothing then. */
+Test(policy, odd_json)
+{
+    static const char *const odd[] = {"", "[]", "{", "{\"23505\": 1}", "{\"23505\": \"leave\"}",
+                                      "7"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(odd); i++) {
+        const struct policy p = {.on_error = odd[i]};
+
+        cr_assert_eq(policy_ask(&p, "UniqueViolation", "23505").action, DB_ACT_QUARANTINE);
+    }
 }

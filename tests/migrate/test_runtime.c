@@ -183,12 +183,199 @@ BOTH_WORKERS(retry_on_stops_in_front_of_the_record)
                            "SELECT count(*) FROM scatter_batch WHERE state = 'queued' AND "
                            "error LIKE 'record 7%'"),
                  1);
-    /* After the last attempt the record is set aside and the batch ends. */
-    run_sql(h->db.db, "UPDATE scatter_batch SET attempts = 19");
+    /* After its last attempt the record is set aside; the next one has attempts of its own. */
+    run_sql(h->db.db, "UPDATE scatter_batch SET failed_times = 19");
     CLEANUP(delivery_deinit) struct delivery last = deliver(h, "test.some_fail", 1, false);
 
-    cr_assert_eq(last.kind, OUTCOME_SUCCESS, "%s", last.repr);
-    check_holds(&last, "\"quarantined\": 3,");
+    cr_assert_eq(last.kind, OUTCOME_RETRY, "%s", last.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT attempts FROM scatter_outcome WHERE record_key = '7'"),
+                 20);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_batch WHERE position = 106 AND "
+                                     "failed_at = 106 AND failed_times = 1"),
+                 1);
+}
+
+/* ---- error policy ---- */
+
+BOTH_WORKERS(policy_by_class)
+{
+    harness_plan(h, "test.some_fail", 300, 300, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET policy = '{\"OSError\": \"skip\"}'");
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", 1, false);
+
+    check_holds(&d, "\"skipped\": 6, \"quarantined\": 0,");
+    cr_assert_eq(query_int(h->db.db,
+                           "SELECT count(*) FROM scatter_outcome WHERE outcome = 'skipped' "
+                           "AND error_class = 'ConnectionResetError'"),
+                 3);
+}
+
+BOTH_WORKERS(policy_retries_a_refused_record)
+{
+    harness_plan(h, "test.too_long", 100, 100, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET policy = '{\"DatabaseError\": \"retry:2\"}'");
+    if (h->db.kind == FIXTURE_SQLITE)
+        run_sql(h->db.db,
+                "CREATE TRIGGER t BEFORE UPDATE ON parcel WHEN NEW.n > 1000000 BEGIN SELECT "
+                "RAISE(ABORT, 'too long'); END");
+    CLEANUP(delivery_deinit) struct delivery one = deliver(h, "test.too_long", 1, false);
+
+    cr_assert_eq(one.kind, OUTCOME_RETRY, "%s", one.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT position FROM scatter_batch"), 12,
+                 "what stands in front is written");
+    CLEANUP(delivery_deinit) struct delivery two = deliver(h, "test.too_long", 1, false);
+    CLEANUP(delivery_deinit) struct delivery three = deliver(h, "test.too_long", 1, false);
+
+    cr_assert_eq(two.kind, OUTCOME_RETRY, "%s", two.repr);
+    cr_assert_eq(three.kind, OUTCOME_SUCCESS, "%s", three.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_outcome WHERE attempts = 2 AND "
+                                     "outcome = 'quarantined'"),
+                 2);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM parcel WHERE n = id"), 98);
+}
+
+BOTH_WORKERS(policy_fails_the_plan_at_the_first_hit)
+{
+    harness_plan(h, "test.some_fail", 300, 100, NULL, "cb.finish", NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET policy = '{\"OSError\": \"fail-plan\"}'");
+    CLEANUP(delivery_deinit) struct delivery one = deliver(h, "test.some_fail", 1, false);
+    CLEANUP(delivery_deinit) struct delivery two = deliver(h, "test.some_fail", 2, false);
+
+    cr_assert_eq(one.kind, OUTCOME_FAILURE, "%s", one.repr);
+    check_holds(&two, "\"state\": \"parked\"");
+    cr_assert_eq(h->n_sent, 1);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'failed' AND "
+                                     "reason LIKE '%record 7'"),
+                 1);
+    cr_assert_eq(query_int(h->db.db, "SELECT sum(position) FROM scatter_batch"), 6);
+    /* Another answer, and the message that failed comes again: the plan goes on. */
+    run_sql(h->db.db, "UPDATE scatter_plan SET policy = NULL");
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", batch, false);
+
+        cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    }
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'finished'"),
+                 1);
+}
+
+/* ---- what pauses a plan ---- */
+
+static int64_t paused_by(struct harness *h, const char *reason)
+{
+    char sql[200];
+
+    (void)snprintf(sql, sizeof(sql),
+                   "SELECT count(*) FROM scatter_plan WHERE state = 'paused' AND reason LIKE '%s'",
+                   reason);
+    return query_int(h->db.db, sql);
+}
+
+/* One record more than is allowed pauses the plan; nothing is lost, and it goes on. */
+BOTH_WORKERS(limit_of_the_plan)
+{
+    harness_plan(h, "test.some_fail", 2000, 200, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET max_quarantined = 5");
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", batch, false);
+
+        cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    }
+    cr_assert_eq(paused_by(h, "quarantine: 6 records were set aside, 5 are allowed"), 1);
+    CLEANUP(delivery_deinit) struct delivery parked = deliver(h, "test.some_fail", 4, false);
+
+    check_holds(&parked, "\"state\": \"parked\"");
+    run_sql(h->db.db, "UPDATE scatter_plan SET state = 'running', max_quarantined = NULL");
+    for (int64_t batch = 1; batch <= 10; batch++) {
+        CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", batch, false);
+
+        cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    }
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_outcome WHERE outcome = "
+                                     "'quarantined'"),
+                 20);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'finished'"),
+                 1);
+}
+
+BOTH_WORKERS(limit_of_the_batch)
+{
+    harness_plan(h, "test.some_fail", 600, 300, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET max_quarantined_batch = 2");
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", 1, false);
+
+    cr_assert_eq(d.kind, OUTCOME_SUCCESS, "%s", d.repr);
+    cr_assert_eq(paused_by(h, "quarantine: 3 records of batch 1 were set aside, 2 are allowed"), 1);
+}
+
+BOTH_WORKERS(breaker_pauses)
+{
+    harness_plan(h, "test.some_fail", 1000, 1000, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET max_failure_rate = 0.005");
+    CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", 1, false);
+
+    check_holds(&d, "\"state\": \"parked\"");
+    cr_assert_eq(paused_by(h, "breaker: % records were set aside, more than 0.5 _"), 1);
+}
+
+BOTH_WORKERS(failed_batches_in_a_row)
+{
+    harness_plan(h, "test.some_fail", 500, 100, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET policy = '{\"OSError\": \"fail-batch\"}'");
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        cr_assert_eq(paused_by(h, "%"), 0);
+        CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", batch, false);
+
+        cr_assert_eq(d.kind, OUTCOME_FAILURE, "%s", d.repr);
+    }
+    cr_assert_eq(paused_by(h, "breaker: 3 batches have failed in a row, the last by %record 207"),
+                 1);
+}
+
+BOTH_WORKERS(canary_pauses_once)
+{
+    harness_plan(h, PHONES, 400, 100, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET canary = 200");
+    CLEANUP(delivery_deinit) struct delivery one = deliver(h, PHONES, 1, false);
+
+    cr_assert_eq(one.kind, OUTCOME_SUCCESS, "%s", one.repr);
+    cr_assert_eq(paused_by(h, "%"), 0);
+    CLEANUP(delivery_deinit) struct delivery two = deliver(h, PHONES, 2, false);
+
+    cr_assert_eq(paused_by(h, "canary"), 1);
+    run_sql(h->db.db, "UPDATE scatter_plan SET state = 'running'");
+    CLEANUP(delivery_deinit) struct delivery three = deliver(h, PHONES, 3, false);
+    CLEANUP(delivery_deinit) struct delivery four = deliver(h, PHONES, 4, false);
+
+    cr_assert_eq(renumbered(h), 400);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'finished'"),
+                 1);
+}
+
+/* ---- the accounting ---- */
+
+BOTH_WORKERS(wrong_numbers_are_never_finished)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct db_audit x = {0};
+    struct err e = ERR_INIT;
+
+    harness_plan(h, "test.some_fail", 400, 200, NULL, NULL, NULL);
+    CLEANUP(delivery_deinit) struct delivery one = deliver(h, "test.some_fail", 1, false);
+
+    cr_assert_eq(db_plan_audit(h->db.db, "p", a, &x, &e), 0, "%s", e.text);
+    cr_assert_eq(x.n, 0, "%s", x.n ? x.lines[0].violation : "");
+    run_sql(h->db.db, "DELETE FROM scatter_outcome WHERE outcome = 'quarantined' AND position = 6");
+    CLEANUP(delivery_deinit) struct delivery two = deliver(h, "test.some_fail", 2, false);
+
+    cr_assert_eq(two.kind, OUTCOME_SUCCESS, "%s", two.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_plan WHERE state = 'failed' AND "
+                                     "reason = 'audit: batch 1: quarantined records that are "
+                                     "listed: 1, expected 2'"),
+                 1);
+    cr_assert_eq(db_plan_audit(h->db.db, "p", a, &x, &e), 0, "%s", e.text);
+    cr_assert_eq(x.n, 1);
+    cr_assert_eq(x.lines[0].batch, 1);
 }
 
 /* SQLite knows no range of integers: a CHECK refuses there. */

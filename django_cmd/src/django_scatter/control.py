@@ -20,10 +20,18 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
 
-from django_scatter import outbox
+from django_scatter import limits, outbox
 from django_scatter.batchfile import key_text
 from django_scatter.errors import ScatterError
 from django_scatter.orders import OVER, SOURCES, Orders, orders_of
+from django_scatter.policy import DEFAULT_RATE
+
+# How often the record at the position has stopped its batch, by whether it did now.
+TRIES = (
+    "failed_at = failed_at",
+    "failed_times = CASE WHEN failed_at = position THEN failed_times + 1 ELSE 1 END, "
+    "failed_at = position",
+)
 
 RETRY_SOON_S = 1.0  # a claim that met a locked batch row
 
@@ -41,6 +49,7 @@ class Release(enum.Enum):
     CLEAN = "clean"  # a pause, a shutdown: not counted as an attempt
     RETRY = "retry"
     FAILED = "failed"
+    FAIL_PLAN = "fail-plan"  # and with the batch its plan: no record would fare better
 
 
 class Fenced(Exception):
@@ -94,6 +103,10 @@ class Claim:
     left_s: float = 0.0  # of a live lease
     retry_after_s: float = 0.0
     retry_on: str | None = None
+    on_error: str | None = None  # JSON
+    failed_at: int | None = None  # position of the record that stopped the batch last
+    failed_times: int = 0
+    max_failure_rate: float = DEFAULT_RATE
     on_batch: str | None = None
     on_finish: str | None = None
     owner: str | None = None
@@ -101,7 +114,8 @@ class Claim:
 
 
 CLAIM_NAMES = """state position unchanged stale skipped quarantined token attempts left owner sha256
-plan_state retry_on on_batch on_finish max_workers closed""".split()
+plan_state retry_on on_batch on_finish max_workers closed failed_at failed_times max_failure_rate
+on_error""".split()
 
 
 def claim_of(found: dict[str, Any]) -> Claim:
@@ -117,6 +131,12 @@ def claim_of(found: dict[str, Any]) -> Claim:
         left_s=float(found["left"] or 0) / 1000,
         owner=found["owner"],
         retry_on=found["retry_on"],
+        on_error=found["on_error"],
+        failed_at=found["failed_at"],
+        failed_times=int(found["failed_times"]),
+        max_failure_rate=(
+            DEFAULT_RATE if found["max_failure_rate"] is None else float(found["max_failure_rate"])
+        ),
         on_batch=found["on_batch"],
         on_finish=found["on_finish"],
         plan_finished=found["plan_state"] in ("finished", "failed"),
@@ -142,6 +162,7 @@ class Row:
     error_class: str | None = None
     sqlstate: str | None = None
     message: str | None = None
+    attempts: int = 1
 
 
 @dataclass
@@ -355,7 +376,8 @@ class Control(ABC):
         found = self.rows(
             "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, "
             f"b.attempts, {self.LEFT}, b.owner, b.sha256, p.state, p.retry_on, p.on_batch, p.on_finish, "
-            f"p.max_workers, coalesce(p.window_ends < {self.CLOCK}, 1 = 0) "
+            f"p.max_workers, coalesce(p.window_ends < {self.CLOCK}, 1 = 0), "
+            "b.failed_at, b.failed_times, p.max_failure_rate, p.policy "
             "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "
             f"WHERE b.plan = %s AND b.batch = %s {lock}",
             (plan, batch),
@@ -397,6 +419,9 @@ class Control(ABC):
         """The plan does not want this batch to be begun, or to go on: its message goes, resuming sends it again."""
         if found["closed"] and found["plan_state"] != "paused":
             self.close_window(plan)
+        if found["plan_state"] == "failed":
+            # In a plan that failed only a batch that failed with it may be tried again.
+            return bool(found["state"] != "failed")
         begun = found["state"] == "running"
         return (
             bool(found["closed"])
@@ -538,10 +563,10 @@ class Control(ABC):
         with self.connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome, error_class, "
-                "sqlstate, message, worker) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                "sqlstate, message, worker, attempts) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     (chunk.plan, chunk.batch, r.position, key_text(r.old[: chunk.keys]), outcome, r.error_class, r.sqlstate,
-                     r.message, chunk.worker)
+                     r.message, chunk.worker, r.attempts)
                     for r, outcome in found
                 ],
             )  # fmt: skip
@@ -583,11 +608,14 @@ class Control(ABC):
                 )
                 outbox.put_batch(self, plan, batch, "done", None)
                 finished = self.end_plan(plan)
+                if not finished:
+                    limits.check_canary(self, plan)
                 self.settle_drain(plan)
         return BatchEnd(plan_finished=finished, duration_s=float(age or 0.0))
 
     def end_plan(self, plan: str) -> bool:
-        """The plan's row is locked first, so that of two last batches exactly one sees that it is the last."""
+        """The plan's row is locked first, so that of two last batches exactly one sees that it is the last. A plan whose
+        numbers do not add up is never called finished."""
         (n_batches,) = self.rows(
             f"SELECT p.n_batches FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}", (plan,)
         )[0]
@@ -598,18 +626,22 @@ class Control(ABC):
         )[0]
         if over < n_batches:
             return False
-        end = "failed" if failed else "finished"
-        return self.set_plan_state(plan, end, "", sources=("running", "draining", "paused"))
+        reason = f"{failed} of {n_batches} batches failed" if failed else limits.doubt(self, plan)
+        end = "failed" if reason else "finished"
+        return self.set_plan_state(
+            plan, end, "", reason or None, sources=("running", "draining", "paused")
+        )
 
     def release(
         self, plan: str, batch: int, token: int, how: Release, error: str | None,
         parts: Mapping[str, Any] | None = None,
     ) -> bool:  # fmt: skip
-        """Gives the lease up; a paused or draining plan's batch is parked, a cancelled one's cancelled. True when a failed batch
-        was the plan's last."""
+        """Gives the lease up; a paused, draining or failed plan's batch is parked, a cancelled one's cancelled. True when
+        the plan ended with a failed batch."""
         plan_state = "(SELECT p.state FROM scatter_plan p WHERE p.plan = scatter_batch.plan)"
         state = "'failed'"
-        if how is not Release.FAILED:
+        failed = how in (Release.FAILED, Release.FAIL_PLAN)
+        if not failed:
             state = (
                 f"CASE WHEN {plan_state} IN ('paused', 'draining', 'failed') THEN 'parked' "
                 f"WHEN {plan_state} = 'cancelled' THEN 'cancelled' ELSE 'queued' END"
@@ -617,19 +649,37 @@ class Control(ABC):
         with self.transaction():
             given = self.execute(
                 f"UPDATE scatter_batch SET state = {state}, lease_until = NULL, owner = NULL, "
-                "error = %s, attempts = attempts - %s "
+                f"error = %s, attempts = attempts - %s, {TRIES[how is Release.RETRY]}, "
+                f"finished_at = {self.NOW if failed else 'NULL'} "
                 "WHERE plan = %s AND batch = %s AND lease_token = %s AND state = 'running'",
                 (error, int(how is Release.CLEAN), plan, batch, token),
             )
             if given == 0:
                 raise Fenced
             ended = False
-            if how is Release.FAILED:
-                self.note_event(plan, batch, "", "failed", error or "")
-                outbox.put_batch(self, plan, batch, "failed", parts)
-                ended = self.end_plan(plan)
+            if failed:
+                ended = self.fail_plan_or_go_on(plan, batch, how, error, parts)
             self.settle_drain(plan)
             return ended
+
+    def fail_plan_or_go_on(
+        self,
+        plan: str,
+        batch: int,
+        how: Release,
+        error: str | None,
+        parts: Mapping[str, Any] | None,
+    ) -> bool:
+        self.note_event(plan, batch, "", "failed", error or "")
+        outbox.put_batch(self, plan, batch, "failed", parts)
+        if how is Release.FAIL_PLAN:
+            sources = ("queued", "running", "draining", "paused")
+            return self.set_plan_state(plan, "failed", "", error, sources)
+        if self.end_plan(plan):
+            return True
+        limits.check_canary(self, plan)
+        limits.check_failed_batches(self, plan)
+        return False
 
     def plan_state(self, plan: str) -> str:
         found = self.rows("SELECT state FROM scatter_plan WHERE plan = %s", (plan,))

@@ -8,7 +8,7 @@ from typing import Any
 
 from django_scatter.batchfile import text_of
 from django_scatter.control import Chunk, Control, Row, Target, Unknown
-from django_scatter.errors import ScatterError
+from django_scatter.errors import SchemaError
 from django_scatter.rows import array_text, as_text
 from django_scatter.schema import schema_sql
 
@@ -66,11 +66,12 @@ class PostgresControl(Control):
             )
         }
         if not found:
-            raise ScatterError(f"there is no table {target.table} in the target database")
+            raise SchemaError(f"there is no table {target.table} in the target database", "42P01")
         for column in (*target.keys, *target.reads, *target.writes):
             if column not in found:
-                raise ScatterError(
-                    f"table {target.table} has no column {column} (it has {', '.join(found)})"
+                raise SchemaError(
+                    f"table {target.table} has no column {column} (it has {', '.join(found)})",
+                    "42703",
                 )
         self.target = target
         self.array_columns = {c for c, kind in found.items() if kind.endswith("[]")}

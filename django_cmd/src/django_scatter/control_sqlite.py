@@ -17,7 +17,7 @@ from django.db.utils import OperationalError
 
 from django_scatter.batchfile import text_of
 from django_scatter.control import Chunk, Control, Row, Target, Unknown
-from django_scatter.errors import ScatterError
+from django_scatter.errors import SchemaError
 from django_scatter.rows import as_text, utc_naive
 from django_scatter.schema import schema_sql
 
@@ -89,11 +89,12 @@ class SqliteControl(Control):
             )
         }
         if not types:
-            raise ScatterError(f"there is no table {target.table} in the target database")
+            raise SchemaError(f"there is no table {target.table} in the target database", "42P01")
         for column in (*target.keys, *target.reads, *target.writes):
             if column.lower() not in types:
-                raise ScatterError(
-                    f"table {target.table} has no column {column} (it has {', '.join(types)})"
+                raise SchemaError(
+                    f"table {target.table} has no column {column} (it has {', '.join(types)})",
+                    "42703",
                 )
         self.target = target
         self.table = ".".join(self.quote(part) for part in target.table.split("."))

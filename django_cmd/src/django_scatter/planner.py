@@ -10,13 +10,22 @@ import getpass
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from django_scatter import conf
 from django_scatter.binary import find_binary
 from django_scatter.errors import ScatterError
+
+# How a plan is to be run: options of scatter_plan that scatter-plan create takes as they are.
+RUN_OPTIONS = {
+    "on-error": ("NAME=ACTION,...", "what becomes of failures: 23505=skip,ValueError=retry:5"),
+    "max-quarantine": ("N|P%", "records that may be set aside; one more pauses the plan"),
+    "max-quarantine-batch": ("N|P%", "the same for a batch"),
+    "max-failure-rate": ("P%|off", "part of the last 1,000 records that may be set aside (5%)"),
+    "canary": ("N", "the first N records alone, then the plan pauses"),
+}
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -41,6 +50,7 @@ class PlanRequest:
     on_failed: str | None = None
     on_finish: str | None = None
     retry_on: str | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)  # RUN_OPTIONS by name
     plan: str | None = None
     enqueue: bool = True
     dry_run: bool = False
@@ -88,6 +98,7 @@ def create_arguments(request: PlanRequest) -> list[str]:
         ("--on-failed", request.on_failed),
         ("--on-finish", request.on_finish),
         ("--retry-on", request.retry_on),
+        *((f"--{name}", request.run.get(name.replace("-", "_"))) for name in RUN_OPTIONS),
         ("--plan", request.plan),
         ("--created-by", created_by()),
     ):
@@ -120,6 +131,27 @@ def enqueue(
     return as_result(run(argv, database, None, on_progress))
 
 
+def plan_arguments(
+    command: str, plan: str, database: str, options: Mapping[str, Any], flags: Sequence[str] = ()
+) -> list[str]:
+    """Arguments of a command on a plan that is there; options without a value are left out."""
+    argv = [command, plan, "--database", database, "--format", "json"]
+    for name, value in options.items():
+        if value is not None:
+            argv += [f"--{name}", str(value)]
+    return argv + [f"--{flag}" for flag in flags]
+
+
+def child_arguments(
+    command: str, plan: str, database: str, options: Mapping[str, Any], flags: Sequence[str] = ()
+) -> list[str]:
+    """The same for a command that makes a plan out of the other."""
+    argv = plan_arguments(command, plan, database, options, flags)
+    for plugin in conf.plugins():
+        argv += ["-A", plugin]
+    return [*argv, "--progress", "json", "--created-by", created_by() or "django"]
+
+
 def as_result(found: dict[str, Any]) -> PlanResult:
     try:
         return PlanResult(
@@ -136,8 +168,9 @@ def as_result(found: dict[str, Any]) -> PlanResult:
 def run(
     arguments: Sequence[str],
     database: str,
-    rows: Iterable[bytes] | None,
-    on_progress: OnProgress | None,
+    rows: Iterable[bytes] | None = None,
+    on_progress: OnProgress | None = None,
+    good: Sequence[int] = (0,),
 ) -> dict[str, Any]:
     """Runs scatter-plan to its end. Rows are fed from this thread, because they come from Django's connection."""
     argv = [find_binary(), *arguments]
@@ -177,7 +210,7 @@ def run(
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 close_quietly(pipe)
-    if status != 0:
+    if status not in good:
         text = "\n".join(messages) or f"no message, exit status {status}"
         raise ScatterError(f"scatter-plan {arguments[0]} failed: {text}")
     return parse_printed(b"".join(printed))

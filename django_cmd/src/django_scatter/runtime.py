@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import mmap
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import DatabaseError, Error
 
-from django_scatter import batchfile, sqlstates, store
+from django_scatter import batchfile, bisect, limits, sqlstates, store
 from django_scatter.batchfile import Batch
 from django_scatter.control import (
     BatchRow,
@@ -35,8 +36,10 @@ from django_scatter.control import (
     Target,
     Unknown,
 )
-from django_scatter.errors import ScatterError
+from django_scatter.errors import ScatterError, SchemaError
 from django_scatter.migration import Migration, Record, Skip
+from django_scatter.orders import Orders
+from django_scatter.policy import Policy, breaker_of
 from django_scatter.sqlstates import Kind
 from django_scatter.throttle import Standstill, Throttle
 
@@ -48,7 +51,8 @@ CHUNK_MAX = 5000
 CHUNK_S = 0.25
 SQLITE_TURN_S = 0.06  # SQLite has one writer: shorter turns let the others in
 QUICK_RETRIES = 3  # inside the task, before the message waits
-MAX_ATTEMPTS = 20  # claims of one batch before a failure that could pass is final
+STATEMENT_ROWS = 60  # what a chunk costs besides its rows, in rows
+TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
 STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
@@ -72,6 +76,7 @@ class Failure:
     sqlstate: str
     text: str
     transient: bool  # may pass by itself: worth another try without being asked
+    action: str = ""  # what becomes of the batch, where that is known: retry, fail-batch, fail-plan
 
     def __str__(self) -> str:
         return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
@@ -94,6 +99,14 @@ def stopping() -> bool:
     return _stopping[0] != 0
 
 
+class Stopped(Exception):
+    """A record ends the work in front of it; what stood before it is written."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
 class StuckError(store.StoreUnavailable):
     """Passes by itself, or does not: like a store that is away."""
 
@@ -104,6 +117,9 @@ def failure_of(error: Exception) -> Failure:
         transient = sqlstates.kind_of(sqlstate) is Kind.RETRY
         text = sqlstates.text_of(error)[:MESSAGE_CHARS]
         return Failure(error, sqlstates.class_of(sqlstate), sqlstate, text, transient)
+    if isinstance(error, SchemaError):
+        sqlstate = error.sqlstate
+        return Failure(error, sqlstates.class_of(sqlstate), sqlstate, str(error), False)
     transient = isinstance(error, (store.StoreUnavailable, MemoryError))
     return Failure(error, type(error).__name__, "", str(error)[:MESSAGE_CHARS], transient)
 
@@ -149,6 +165,7 @@ class Pace:
         self.rows = 0.0
         self.seconds = 0.0
         self.begun = 0.0
+        self.tried = self.refused = 0.0  # records: how often the database refuses one
 
     def begin(self, target_s: float = 0.0) -> None:
         """target_s 0: the worker's own."""
@@ -171,9 +188,20 @@ class Pace:
         self.rows /= 2
         self.resize()
 
+    def learn_refusals(self, rows: int, refused: int) -> None:
+        self.tried += rows
+        self.refused += refused
+        if self.tried > TRIED_MEMORY:
+            self.tried /= 2
+            self.refused /= 2
+
     def resize(self) -> None:
+        """A refused record costs what stands in front of it in its chunk once more: where there are some, the cheapest
+        chunk is the one whose share of that is as large as its share of a statement's own cost."""
         if self.seconds:
             wanted = self.rows / self.seconds * self.target_s
+            if self.refused:
+                wanted = min(wanted, math.sqrt(STATEMENT_ROWS * self.tried / self.refused))
             self.size = int(min(CHUNK_MAX, max(CHUNK_MIN, wanted)))
 
 
@@ -314,6 +342,12 @@ class Run:
         self.throttle = Throttle(
             lambda ms: control.beat(request.plan, request.batch, claim.token, ms)
         )
+        self.policy = Policy(claim.on_error, claim.retry_on)
+        self.breaker = breaker_of(request.plan)
+        # Records were set aside, and the plan's limits not asked since; whoever did it may have died.
+        self.unchecked = claim.quarantined > 0
+        self.error: DatabaseError | None = None  # of the last chunk that was refused
+        self.refused = 0  # records of the chunk
         if batch is not None:
             self.batch = batch
             # Where the columns that the migration reads stand in a record; others may have been planned as well.
@@ -327,6 +361,10 @@ class Run:
                 batch.table, batch.keys, tuple(migration.guards), tuple(migration.writes)
             )
 
+    @property
+    def orders(self) -> Orders:
+        return self.throttle.orders
+
     def run(self, ended: Ended) -> Ended:
         try:
             self.control.prepare(self.target)
@@ -335,7 +373,7 @@ class Run:
                 return self.fail_or_retry(ended, failure)
             if self.position < self.batch.count:
                 self.release(Release.CLEAN, None)
-                ended.state = "cancelled" if self.throttle.orders.state == "cancelled" else "parked"
+                ended.state = "cancelled" if self.orders.state == "cancelled" else "parked"
                 self.count(ended)
                 return ended
             return self.finish(ended)
@@ -358,12 +396,12 @@ class Run:
             raise
 
     def all_chunks(self) -> Failure | None:
-        """Until the last record, or until the plan is paused or cancelled. A failure that is to be retried stops in
-        front of the record that had it; what was done before is committed."""
-        while self.position < self.batch.count and self.throttle.orders.go_on:
+        """Until the last record, or until the plan is paused or cancelled. A failure that ends the work stops in front of
+        the record that had it; what was done before is committed."""
+        while self.position < self.batch.count and self.orders.go_on:
             if stopping():
                 raise Stopping
-            self.pace.begin(self.throttle.orders.chunk_ms / 1000)
+            self.pace.begin(self.orders.chunk_ms / 1000)
             rows, failure = self.process(
                 self.position,
                 min(self.batch.count, self.position + self.throttle.size(self.pace.size)),
@@ -372,13 +410,17 @@ class Run:
                 try:
                     self.apply(rows)
                     self.pace.end(len(rows))
+                except Stopped as e:
+                    failure = e.failure
                 except DatabaseError as e:
                     self.recover(e)
                     continue
                 except Unknown:
                     self.recover(None)
                     continue
-            if failure is not None and self.throttle.orders.go_on:
+                finally:
+                    self.check_limits()
+            if failure is not None and self.orders.go_on:
                 return failure
             self.throttle.wait()
         self.throttle.end()
@@ -390,8 +432,11 @@ class Run:
         rows: list[Row] = []
         for position in range(begin, end):
             row, error = self.process_one(position)
-            if error is not None and self.may_retry and self.listed(type(error), ""):
-                return rows, failure_of(error)
+            if error is not None:
+                failure = failure_of(error)
+                failure.action = self.settle(row, type(error), "")
+                if failure.action not in ("quarantine", "skip"):
+                    return rows, failure
             rows.append(row)
             if self.pace.is_slow():
                 break
@@ -437,18 +482,38 @@ class Run:
         same = all(name in old and old[name] == value for name, value in fresh.items())
         return {} if same else fresh
 
-    @property
-    def may_retry(self) -> bool:
-        return self.claim.attempts < MAX_ATTEMPTS
+    def answer(self, position: int, error: type[BaseException] | str, sqlstate: str) -> str:
+        """A record that has been retried often enough is set aside."""
+        answer = self.policy.ask(error, sqlstate)
+        if answer.action == "retry" and self.tries(position) + 1 >= answer.max_attempts:
+            return "quarantine"
+        return answer.action
 
-    def listed(self, error: type[BaseException] | str, sqlstate: str) -> bool:
-        return sqlstates.listed(self.claim.retry_on, error, sqlstate)
+    def tries(self, position: int) -> int:
+        """How often the record at the position has stopped the batch before."""
+        return self.claim.failed_times if position == self.claim.failed_at else 0
+
+    def settle(self, row: Row, error: type[BaseException] | str, sqlstate: str) -> str:
+        """What the plan wants for a record that failed; its row is marked when that is its own matter."""
+        action = self.answer(row.position, error, sqlstate)
+        row.attempts = self.tries(row.position) + 1
+        if action in ("quarantine", "skip"):
+            row.outcome = Outcome.SKIPPED if action == "skip" else Outcome.QUARANTINED
+            row.fresh = {}
+        return action
 
     # ---- chunks ----
 
-    def apply(self, rows: list[Row]) -> None:
-        """Writes rows at the checkpoint, which is where rows[0] stands. A chunk whose data is refused is halved, each
-        half a transaction of its own, until the bad record is alone and is set aside."""
+    def apply(self, rows: Sequence[Row]) -> None:
+        """Writes rows at the checkpoint, which is where rows[0] stands. A chunk whose data is refused is cut, each part a
+        transaction of its own, until the bad record is alone and is set aside."""
+        self.refused = 0
+        try:
+            bisect.write_all(self, rows)
+        finally:
+            self.pace.learn_refusals(len(rows), self.refused)
+
+    def write(self, rows: Sequence[Row]) -> str | None:
         chunk = Chunk(
             self.request.plan,
             self.batch.batch,
@@ -459,37 +524,82 @@ class Run:
             len(self.batch.keys),
         )
         try:
-            orders = self.control.apply(chunk)
+            self.throttle.told(self.control.apply(chunk), len(rows))
         except DatabaseError as e:
-            failure = failure_of(e)
-            if sqlstates.kind_of(failure.sqlstate) is not Kind.DATA or (
-                self.may_retry and self.listed(failure.error_class, failure.sqlstate)
-            ):
+            if not self.is_refusal(e):
                 raise
-            if len(rows) > 1:
-                middle = len(rows) // 2
-                self.apply(rows[:middle])
-                self.apply(rows[middle:])
-                return
-            bad = rows[0]
-            if bad.outcome is not Outcome.CHANGED:
-                raise
-            bad.outcome, bad.fresh = Outcome.QUARANTINED, {}
-            bad.error_class, bad.sqlstate = failure.error_class, failure.sqlstate
-            bad.message = failure.text
-            self.apply([bad])
-            return
+            self.error = e
+            return sqlstates.text_of(e)
         self.position += len(rows)
         self.quick_retries = 0
-        self.throttle.told(orders, len(rows))
+        self.count_rows(chunk)
+        return None
+
+    def is_refusal(self, error: DatabaseError) -> bool:
+        """Is it a record's fault, by what the plan says of it? A statement that failed for another reason fails whole."""
+        sqlstate = sqlstates.sqlstate_of(error)
+        action = self.policy.ask(sqlstates.class_of(sqlstate), sqlstate).action
+        if action == "retry":  # a refused record is retried, not the others with it
+            return sqlstates.kind_of(sqlstate) is Kind.DATA
+        return action in ("quarantine", "skip")
+
+    def single(self, row: Row) -> None:
+        """The record was refused alone: it is marked and goes with the next statement, or ends the work."""
+        assert self.error is not None
+        if row.outcome is not Outcome.CHANGED:
+            raise self.error
+        failure = failure_of(self.error)
+        failure.action = self.settle(row, failure.error_class, failure.sqlstate)
+        if failure.action not in ("quarantine", "skip"):
+            raise Stopped(failure)
+        row.error_class, row.sqlstate = failure.error_class, failure.sqlstate
+        row.message = failure.text
+        self.refused += 1
+
+    def count_rows(self, chunk: Chunk) -> None:
+        if not chunk.count(Outcome.QUARANTINED):
+            self.breaker.add_good(len(chunk.rows))
+            return
+        self.unchecked = True
+        for row in chunk.rows:
+            self.breaker.add(row.outcome is Outcome.QUARANTINED)
+
+    def check_limits(self) -> None:
+        """May the plan go on? Asked only after records were set aside; when the database does not answer, again after the
+        next chunk."""
+        if not self.unchecked:
+            return
+        plan, breaker, rate = self.request.plan, self.breaker, self.claim.max_failure_rate
+        try:
+            if breaker.trips(rate):
+                reason = (
+                    f"breaker: {breaker.n_bad} of the last {breaker.tried} records were set aside, "
+                    f"more than {rate * 100:g} %"
+                )
+                paused = True
+                with self.control.transaction():
+                    self.control.set_plan_state(
+                        plan, "paused", self.request.worker, reason, ("running", "draining")
+                    )
+            else:
+                paused = limits.check_limits(
+                    self.control, plan, self.batch.batch, self.request.worker
+                )
+        except DatabaseError as e:
+            logger.warning("the limits of %s were not checked: %s", plan, e)
+            return
+        self.unchecked = False
+        if paused:
+            self.orders.state = "paused"
 
     def recover(self, error: DatabaseError | None) -> None:
         """After a chunk that failed or whose commit is in doubt: what is stored counts. Raises what cannot be mended
         here, Fenced when the batch is another's."""
         failure = failure_of(error) if error is not None else None
-        if failure is not None and not failure.transient:
-            assert error is not None
-            raise error
+        if error is not None and failure is not None:
+            answer = self.policy.ask(failure.error_class, failure.sqlstate)
+            if not failure.transient or answer.action != "retry":
+                raise error
         if failure is not None and failure.sqlstate in ("57014", "55P03"):
             self.pace.timed_out()
         while self.quick_retries < QUICK_RETRIES:
@@ -530,14 +640,20 @@ class Run:
 
     def fail_or_retry(self, ended: Ended, failure: Failure) -> Ended:
         """Given back for another try, or failed for good, and with the last batch its plan."""
-        if failure.transient or self.listed(failure.error_class, failure.sqlstate):
-            if self.may_retry:
+        answer = self.policy.ask(failure.error_class, failure.sqlstate)
+        action = failure.action or ("retry" if failure.transient else answer.action)
+        if answer.action.startswith("fail-") and not failure.action:
+            action = answer.action
+        if action == "retry":
+            tries = self.tries(self.position) + 1
+            if tries < answer.max_attempts:
                 self.release(Release.RETRY, failure.text)
                 raise retry_for(self.request, failure) from failure.error
-            failure.text = f"given up after {MAX_ATTEMPTS} attempts: {failure.text}"
+            failure.text = f"given up after {tries} attempts: {failure.text}"
+        how = Release.FAIL_PLAN if action == "fail-plan" else Release.FAILED
         try:
             ended.plan_finished = self.control.release(
-                self.request.plan, self.request.batch, self.token, Release.FAILED, str(failure),
+                self.request.plan, self.request.batch, self.token, how, str(failure),
                 {
                     "error_class": failure.error_class,
                     "sqlstate": failure.sqlstate or None,

@@ -13,6 +13,8 @@ from typing import Any
 
 from django.db import utils
 
+from django_scatter.schema import schema_text
+
 
 class Kind(enum.Enum):
     RETRY = "retry"
@@ -20,51 +22,27 @@ class Kind(enum.Enum):
     SCHEMA = "schema"
 
 
-RETRY_STATES = ("08", "40", "53", "55P03", "55006", "57014", "57P01", "57P02", "57P03", "57P05", "58",
-                "25P03")  # fmt: skip
-DATA_STATES = ("21", "22", "23", "27", "44", "54", "P0")
+KINDS = {"retry": Kind.RETRY, "quarantine": Kind.DATA, "skip": Kind.DATA}
 
-NAMES = (
-    ("22001", "StringDataRightTruncation"),
-    ("22003", "NumericValueOutOfRange"),
-    ("22007", "InvalidDatetimeFormat"),
-    ("22008", "DatetimeFieldOverflow"),
-    ("22P02", "InvalidTextRepresentation"),
-    ("22", "DataError"),
-    ("23502", "NotNullViolation"),
-    ("23503", "ForeignKeyViolation"),
-    ("23505", "UniqueViolation"),
-    ("23514", "CheckViolation"),
-    ("23P01", "ExclusionViolation"),
-    ("23", "IntegrityError"),
-    ("25006", "ReadOnlySqlTransaction"),
-    ("40001", "SerializationFailure"),
-    ("40P01", "DeadlockDetected"),
-    ("40", "TransactionRollback"),
-    ("42501", "InsufficientPrivilege"),
-    ("42601", "SyntaxError"),
-    ("42703", "UndefinedColumn"),
-    ("42804", "DatatypeMismatch"),
-    ("42P01", "UndefinedTable"),
-    ("42", "ProgrammingError"),
-    ("53100", "DiskFull"),
-    ("53300", "TooManyConnections"),
-    ("55P03", "LockNotAvailable"),
-    ("57014", "QueryCanceled"),
-    ("57P01", "AdminShutdown"),
-    ("57P02", "CrashShutdown"),
-    ("57P03", "CannotConnectNow"),
-    ("P0001", "RaiseException"),
-    ("08", "ConnectionError"),
-    ("28", "InvalidAuthorizationSpecification"),
-    ("3D", "InvalidCatalogName"),
-    ("3F", "InvalidSchemaName"),
-    ("53", "OperationalError"),
-    ("55", "OperationalError"),
-    ("57", "OperationalError"),
-    ("58", "OperationalError"),
-    ("XX", "InternalError"),
-)
+
+def read_table() -> tuple[list[tuple[str, str, str]], dict[str, str], dict[str, tuple[str, ...]]]:
+    """errors.txt: (beginning of a SQLSTATE, action, class), actions of exceptions, SQLSTATEs of a parent's name."""
+    states: list[tuple[str, str, str]] = []
+    errors: dict[str, str] = {}
+    above: dict[str, tuple[str, ...]] = {}
+    for line in schema_text("errors.txt").splitlines():
+        kind, *words = line.partition("#")[0].split() or [""]
+        if kind == "state":
+            states.append((words[0].rstrip("*"), words[1], words[2]))
+        elif kind == "error":
+            errors[words[0]] = words[1]
+        elif kind == "above":
+            above[words[0]] = tuple(w.rstrip("*") for w in words[1:])
+    return states, errors, above
+
+
+# What a state is called and what becomes of the record: celeryc is built from the same file.
+STATES, ERRORS, PARENTS = read_table()
 
 # SQLite's extended result codes as SQLSTATEs.
 SQLITE_STATES = (
@@ -130,16 +108,23 @@ def sqlite_state(error: sqlite3.Error) -> str:
     return "42601"
 
 
+def state_entry(state: str) -> tuple[str, str, str]:
+    return next(entry for entry in STATES if state.startswith(entry[0]))
+
+
 def kind_of(state: str) -> Kind:
-    if state.startswith(RETRY_STATES):
-        return Kind.RETRY
-    if state.startswith(DATA_STATES):
-        return Kind.DATA
-    return Kind.SCHEMA
+    return KINDS.get(state_entry(state)[1], Kind.SCHEMA)
 
 
 def class_of(state: str) -> str:
-    return next((name for prefix, name in NAMES if state.startswith(prefix)), "DatabaseError")
+    return state_entry(state)[2]
+
+
+def default_action(error_class: str, state: str) -> str:
+    """For a refusal of the database, or for an exception of the migration (state "")."""
+    if state:
+        return state_entry(state)[1]
+    return ERRORS.get(error_class.rpartition(".")[2], ERRORS["*"])
 
 
 def text_of(error: BaseException) -> str:
@@ -151,19 +136,6 @@ def text_of(error: BaseException) -> str:
         detail = getattr(diagnostics, "message_detail", None)
         return f"{primary}: {detail}" if detail else str(primary)
     return str(cause).partition("\n")[0] or type(cause).__name__
-
-
-# PEP 249's classes and Python's own, by the beginnings of SQLSTATEs.
-PARENTS: dict[str, tuple[str, ...]] = {
-    "DatabaseError": ("",),
-    "OperationalError": ("08", "40", "53", "55", "57", "58"),
-    "ConnectionError": ("08", "57P01", "57P02", "57P03", "57P05", "25P03"),
-    "TimeoutError": ("57014", "55P03"),
-    "IntegrityError": ("23",),
-    "DataError": ("22",),
-    "ProgrammingError": ("42", "3F", "3D"),
-    "InternalError": ("25", "XX"),
-}
 
 
 def listed(retry_on: str | None, error: type[BaseException] | str, sqlstate: str) -> bool:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control tables' SQL, one file per dialect: copies of planner/schema (a test holds them equal)."""
+"""The control tables' SQL, one file per dialect, and what else the planner and the workers share: copies of
+planner/schema (a test holds them equal)."""
 
 from __future__ import annotations
 
@@ -10,4 +11,8 @@ VENDORS = ("postgresql", "sqlite")
 
 def schema_sql(vendor: str) -> str:
     """The file for a Django connection's vendor."""
-    return files(__name__).joinpath(f"{vendor}.sql").read_text(encoding="utf-8")
+    return schema_text(f"{vendor}.sql")
+
+
+def schema_text(name: str) -> str:
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS scatter_plan (
     max_quarantined_batch bigint,
     max_failure_rate double precision,      -- of the last 1,000 records tried; more pauses the plan
     canary        bigint,                   -- so many records, then paused until somebody resumes
+    canary_at     timestamptz,              -- when they were done
     -- obeyed by every worker at its next chunk
     rate          double precision,         -- records a second of all workers together
     chunk_ms      integer,
@@ -70,6 +71,8 @@ CREATE TABLE IF NOT EXISTS scatter_batch (
     owner         text,
     worker        text,
     attempts      integer NOT NULL DEFAULT 0,
+    failed_at     bigint,                    -- position of the record that stopped it last
+    failed_times  integer NOT NULL DEFAULT 0, -- how often in a row
     error         text,
     throttled_ms  bigint NOT NULL DEFAULT 0,
     sent_at       timestamptz,              -- of its last message
