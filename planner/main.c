@@ -2,7 +2,7 @@
 /* scatter-plan: parses the command line, runs one command, prints its result.
  *
  * The result goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed (one line says
- * what to do), 2 a mistake on the command line, 128 + n ended by signal n. */
+ * what to do), 2 a mistake on the command line, 3 a check that does not hold, 128 + n ended by signal n. */
 
 #include "celeryc/message/json.h"
 #include "planner/plan.h"
@@ -61,7 +61,8 @@ static void write_text(struct buf *dst, const struct result *r)
         buf_appendf(dst, "note     %s\n", r->note);
 }
 
-static int run(const struct args *a, struct progress *p, struct buf *out, struct err *e)
+static int run(const struct args *a, struct progress *p, struct buf *out, bool *ret_holds,
+               struct err *e)
 {
     CLEANUP(result_deinit) struct result r = {0};
     CLEANUP(servers_deinit) struct servers s = {0};
@@ -70,6 +71,17 @@ static int run(const struct args *a, struct progress *p, struct buf *out, struct
     switch (a->command) {
     case COMMAND_STATUS:
         return plan_status(a, out, e);
+    case COMMAND_PAUSE:
+    case COMMAND_RESUME:
+    case COMMAND_CANCEL:
+    case COMMAND_DRAIN:
+        return plan_control(a, out, e);
+    case COMMAND_SET:
+        return plan_set(a, out, e);
+    case COMMAND_SWEEP:
+        return plan_sweep(a, out, e);
+    case COMMAND_GOVERNOR:
+        return -ENOSYS;
     case COMMAND_CREATE:
         code = plan_create(a, p, &r, e);
         break;
@@ -79,9 +91,10 @@ static int run(const struct args *a, struct progress *p, struct buf *out, struct
     case COMMAND_UNDO:
         code = plan_undo(a, p, &r, e);
         break;
-    case COMMAND_VERIFY:
     case COMMAND_REPORT:
-        return -ENOSYS;
+        return plan_report(a, out, e);
+    case COMMAND_VERIFY:
+        return plan_verify(a, p, out, ret_holds, e);
     case COMMAND_ENQUEUE:
         code = servers_open_db(&s, a->database_url, e);
         if (!code)
@@ -119,6 +132,7 @@ int main(int argc, char **argv)
     CLEANUP(buf_deinit) struct buf out = BUF_INIT;
     struct progress p = {0};
     struct err e = ERR_INIT;
+    bool holds = true;
     int code = args_parse(argc, argv, &a, &out, &e);
 
     if (code == ARGS_E_HELP)
@@ -127,8 +141,10 @@ int main(int argc, char **argv)
         return failed(&p, &e, code);
     stop_on_signals();
     progress_init(&p, a.progress);
-    code = run(&a, &p, &out, &e);
+    code = run(&a, &p, &out, &holds, &e);
     if (!code)
         code = print(&out);
-    return code ? failed(&p, &e, code) : 0;
+    if (code)
+        return failed(&p, &e, code);
+    return holds ? 0 : 3;
 }
