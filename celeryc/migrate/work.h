@@ -2,6 +2,7 @@
 #pragma once
 /* Inside migrate/: the work on one batch, shared by the kinds of migration (work.c; work_row.c for .row functions). */
 
+#include "celeryc/migrate/pace.h"
 #include "celeryc/migrate/runtime.h"
 
 #define WORK_STOPPED_HERE 101 /* beside the codes of db/: w->pending_end says how the work ends */
@@ -15,7 +16,7 @@ struct work {
     struct db_target target;
     int64_t chunk_ms;
     struct db_row *rows;
-    struct db_orders orders;   /* as of the last chunk */
+    struct pace pace;
     int quick_retries;         /* since the last commit */
     enum work_end pending_end; /* WORK_DONE; else the record behind the chunk ends the work, by: */
     struct failure pending;

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from django_scatter.runtime import Failure, Run
 
 EXTERNAL_MAX = 100  # calls to the outside that a crash may repeat
-CLOCK_EVERY = 8  # records between looks at the clock
 READS = ("SELECT", "VALUES", "TABLE", "SHOW", "EXPLAIN", "PRAGMA")
 ENDS = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
 # Of the last comment behind which a statement begins.
@@ -58,7 +57,7 @@ class Values:
             failure = self.one(row)
             if failure is not None:
                 return rows[:i], failure
-            if i % CLOCK_EVERY == CLOCK_EVERY - 1 and self.run.pace.spent(2):
+            if self.run.pace.spent(2):
                 return rows[: i + 1], None
         return rows, None
 
@@ -180,7 +179,7 @@ class OwnStatements:
                     failure = self.records(rows, stale)
                 chunk.rows = rows[: self.n]
                 if self.n:
-                    run.orders = run.control.settle(chunk)
+                    orders = run.control.settle(chunk)
                     self.settled = True
         except Undo:
             return self.undone(rows)
@@ -188,6 +187,7 @@ class OwnStatements:
             return self.refused(rows, e)
         self.limit = 0
         if self.n:
+            run.throttle.told(orders, self.n)
             run.written(chunk)
         return self.n, failure
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import mmap
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ from django_scatter.orders import Orders
 from django_scatter.paths import path_of
 from django_scatter.policy import Policy, breaker_of
 from django_scatter.sqlstates import Kind
+from django_scatter.throttle import Standstill, Throttle
 
 logger = logging.getLogger("django_scatter")
 
@@ -54,6 +56,7 @@ STATEMENT_ROWS = 60  # what a chunk costs besides its rows, in rows
 TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
+STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
 
 
 class RetryLater(Exception):
@@ -79,6 +82,23 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
+
+
+class Stopping(Exception):
+    """The worker ends: the lease is given up, and the message goes back to its queue."""
+
+
+# Shared with the children of a prefork pool, which are forked after this: the master's word that it ends.
+_stopping = mmap.mmap(-1, 1)
+
+
+def stop_soon() -> None:
+    """Every batch of this worker is given back at its next chunk."""
+    _stopping[0] = 1
+
+
+def stopping() -> bool:
+    return _stopping[0] != 0
 
 
 class Stopped(Exception):
@@ -149,11 +169,16 @@ class Pace:
         self.begun = 0.0
         self.tried = self.refused = 0.0  # records: how often the database refuses one
 
-    def begin(self) -> None:
+    def begin(self, target_s: float = 0.0) -> None:
+        """target_s 0: the worker's own."""
+        if target_s not in (0.0, self.target_s):
+            self.target_s = target_s
+            self.resize()
         self.begun = self.clock()
 
     def spent(self, times: float) -> bool:
-        """The chunk has taken so many times what one aims at."""
+        """The chunk has taken so many times what one aims at: a slow function must not keep orders waiting, nor hold the
+        batch until the lease has ended."""
         return self.clock() - self.begun > times * self.target_s
 
     def end(self, rows: int) -> None:
@@ -318,7 +343,9 @@ class Run:
         self.began = time.monotonic()
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
         self.quick_retries = 0
-        self.orders = Orders()
+        self.throttle = Throttle(
+            lambda ms: control.beat(request.plan, request.batch, claim.token, ms)
+        )
         self.policy = Policy(claim.on_error, claim.retry_on, migration.retry_on)
         self.breaker = breaker_of(request.plan)
         # Records were set aside, and the plan's limits not asked since; whoever did it may have died.
@@ -339,6 +366,10 @@ class Run:
             )
             self.path = path_of(self)
 
+    @property
+    def orders(self) -> Orders:
+        return self.throttle.orders
+
     def run(self, ended: Ended) -> Ended:
         try:
             self.control.prepare(self.target)
@@ -355,6 +386,12 @@ class Run:
             raise RetryLater(
                 self.control.lease_ms / 1000, "another worker has the batch now"
             ) from None
+        except Stopping:
+            self.release(Release.CLEAN, None)
+            raise
+        except Standstill:
+            self.release(Release.CLEAN, None)
+            raise RetryLater(STANDSTILL_RETRY_S, "the database is not to be written now") from None
         except (Error, ScatterError) as e:
             return self.fail_or_retry(ended, failure_of(e))
         except Exception:
@@ -367,10 +404,12 @@ class Run:
         """Until the last record, or until the plan is paused or cancelled. A failure that ends the work stops in front of
         the record that had it; what was done before is committed."""
         while self.position < self.batch.count and self.orders.go_on:
-            self.pace.begin()
+            if stopping():
+                raise Stopping
+            self.pace.begin(self.orders.chunk_ms / 1000)
             failure = None
             try:
-                failure = self.chunk(min(self.batch.count - self.position, self.pace.size))
+                failure = self.chunk(self.throttle.size(self.pace.size))
             except Stopped as e:
                 failure = e.failure
             except DatabaseError as e:
@@ -383,11 +422,13 @@ class Run:
                 self.check_limits()
             if failure is not None and self.orders.go_on:
                 return failure
+            self.throttle.wait()
+        self.throttle.end()
         return None
 
     def chunk(self, n: int) -> Failure | None:
         """At most n records from the position on. Why the work ends behind those that are done."""
-        done, failure = self.path.chunk(n)
+        done, failure = self.path.chunk(min(self.batch.count - self.position, n))
         if done:
             self.pace.end(done)
         return failure
@@ -486,7 +527,7 @@ class Run:
     def write(self, rows: Sequence[Row]) -> str | None:
         chunk = self.new_chunk(rows)
         try:
-            self.orders = self.control.apply(chunk)
+            self.throttle.told(self.control.apply(chunk), len(rows))
         except DatabaseError as e:
             if not self.is_refusal(e):
                 raise
