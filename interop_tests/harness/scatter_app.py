@@ -73,3 +73,9 @@ class Renumber(Migration):
     def process(self, record: Record) -> Mapping[str, Any] | None:
         fresh = renumbered(record["phone"])
         return None if fresh == record["phone"] else {"phone": fresh}
+
+
+@app.task(name="scatter_app.seen")
+def seen(*args: Any, **kwargs: Any) -> list[Any]:
+    """A callback: what it was called with."""
+    return [list(args), kwargs]
