@@ -31,7 +31,9 @@ def callback_id(plan: str, what: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"scatter:{plan}:{what}"))
 
 
-@pytest.mark.parametrize("kind", ["celeryc", "python"])
+@pytest.mark.parametrize(
+    ("database", "kind"), [("sqlite", "celeryc"), ("postgresql", "python")], indirect=["database"]
+)
 def test_any_signature_reaches_a_python_worker(
     site: Site, make_client: MakeClient, kind: str
 ) -> None:
@@ -107,6 +109,7 @@ def test_killed_between_commit_and_sending(
     assert database.query("SELECT count(*) FROM scatter_outbox WHERE sent_at IS NULL") == [(0,)]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_callback_that_is_no_signature_is_refused(site: Site) -> None:
     site.database.fill(10)
     for text, why in (('{"args": []}', "no signature"), ("{", "not JSON"), ("two words", "name")):
