@@ -139,6 +139,27 @@ struct db_plan_move {
 int db_plan_set_state(struct db *db, const struct db_plan_move *m, bool *ret_moved,
                       struct err *e) WARN_UNUSED;
 
+enum db_plan_verb { DB_PLAN_PAUSE, DB_PLAN_RESUME, DB_PLAN_CANCEL, DB_PLAN_DRAIN };
+
+/* What people ask for. Workers obey with their next chunk; after a resume the caller sends what the sweep finds. *ret_changed
+ * false: there was nothing to do. -ENOENT, -EINVAL as above. */
+int db_plan_control(struct db *db, enum db_plan_verb verb, const char *plan, const char *who,
+                    const char *reason, bool *ret_changed, struct err *e) WARN_UNUSED;
+
+/* The window in which a plan may run is over: it is paused until the next one begins. */
+int db_plan_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+
+/* What every worker obeys from its next chunk on. */
+struct db_plan_knobs {
+    const char *plan, *who;
+    bool set_rate, set_chunk_ms, set_max_workers;
+    double rate; /* 0, here and below: no limit, or the worker's own */
+    int64_t chunk_ms, max_workers;
+};
+
+int db_plan_set(struct db *db, const struct db_plan_knobs *k,
+                struct err *e) WARN_UNUSED; /* -ENOENT */
+
 /* What a worker obeys at once: it comes with every chunk, and with a heartbeat where no chunk is due. */
 struct db_orders {
     enum db_plan_state state; /* of the plan: only running and draining let a batch go on */
@@ -251,6 +272,16 @@ int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t to
                       int64_t *ret_position, struct db_counts *ret_counts,
                       struct err *e) WARN_UNUSED;
 
+struct db_beat {
+    const char *plan;
+    int64_t batch, token, lease_ms;
+    int64_t throttled_ms; /* waited since the last beat */
+};
+
+/* Where no chunk is due: the lease goes on, and what is to be obeyed comes back. DB_E_FENCED. */
+int db_batch_beat(struct db *db, const struct db_beat *b, struct db_orders *ret_o,
+                  struct err *e) WARN_UNUSED;
+
 struct db_finish {
     bool plan_finished; /* this was the last batch: the caller sends on_finish */
     struct db_counts counts;
@@ -285,6 +316,27 @@ struct db_release {
  * failed. */
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
                      struct db_release *rel, struct err *e) WARN_UNUSED;
+
+/* ---- the sweep ---- */
+
+/* Ends what nobody will end any more: batches of dead workers in plans that do not go on, plans that have drained. */
+int db_sweep_tidy(struct db *db, struct err *e) WARN_UNUSED;
+
+struct db_sweep {
+    const char *plan; /* NULL: every plan */
+    int64_t after_ms; /* only what was sent so long ago */
+    size_t max;
+};
+
+struct db_lost {
+    const char *plan;
+    struct db_batch_row row;
+};
+
+/* Open batches that nobody works on and whose message was sent long enough ago, at most max; marked as sent just now, so
+ * that of several sweeps one takes each. Strings in the arena. */
+int db_sweep_take(struct db *db, const struct db_sweep *s, struct arena *a, struct db_lost *lost,
+                  size_t *ret_n, struct err *e) WARN_UNUSED;
 
 /* Pauses the plan when more of its records were set aside, or of the batch's, than it allows. Asked after a chunk that set
  * some aside. *ret_paused: the limit is passed. */

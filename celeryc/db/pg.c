@@ -36,6 +36,7 @@ static const struct db_token tokens[] = {
     {"lease", "clock_timestamp() + CAST($1 AS bigint) * interval '1 millisecond'"},
     {"left", "CAST(extract(epoch FROM b.lease_until - clock_timestamp()) * 1000 AS bigint)"},
     {"age", "extract(epoch FROM clock_timestamp() - b.started_at)"},
+    {"ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
     {"plan_age", "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"},
     {"outbox_age", "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"},
     {"clock", "clock_timestamp()"},

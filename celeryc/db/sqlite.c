@@ -28,6 +28,7 @@ static const struct db_token tokens[] = {
     {"lease", "(" NOW_SECONDS " + $1 / 1000.0)"},
     {"left", "CAST((b.lease_until - " NOW_SECONDS ") * 1000 AS INTEGER)"},
     {"age", "((julianday('now') - julianday(b.started_at)) * 86400.0)"},
+    {"ago", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ($1 / 1000.0) || ' seconds')"},
     {"plan_age",
      "((julianday(coalesce(p.finished_at, 'now')) - julianday(p.started_at)) * 86400.0)"},
     {"outbox_age",

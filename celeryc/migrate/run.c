@@ -13,6 +13,7 @@
 
 #define RETRY_FACTOR_S 2.0
 #define RETRY_MAX_S    300.0
+#define STANDSTILL_S   10.0 /* until a batch looks again whether the governor lets it go on */
 
 /* ---- the message ---- */
 
@@ -245,6 +246,9 @@ static int work(struct job *j)
     case WORK_CANCELLED:
         (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
         return return_state(j, "cancelled");
+    case WORK_STANDSTILL:
+        (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
+        return retry_in(j, STANDSTILL_S);
     case WORK_FENCED:
         return retry_in(j, (double)j->rt->options.lease_ms / 1000);
     case WORK_RETRY:

@@ -113,13 +113,14 @@ struct job {
 /* What became of the records. */
 enum work_end {
     WORK_DONE,
-    WORK_STOPPED,   /* the task is to end soon */
-    WORK_PAUSED,    /* the plan is */
-    WORK_CANCELLED, /* the plan is */
-    WORK_FENCED,    /* another worker has the batch now */
-    WORK_RETRY,     /* f: not now */
-    WORK_FAILED,    /* f: not at all */
-    WORK_FAIL_PLAN, /* f: no record of the plan would fare better */
+    WORK_STOPPED,    /* the task is to end soon */
+    WORK_PAUSED,     /* the plan is */
+    WORK_CANCELLED,  /* the plan is */
+    WORK_STANDSTILL, /* nothing may be written for a while */
+    WORK_FENCED,     /* another worker has the batch now */
+    WORK_RETRY,      /* f: not now */
+    WORK_FAILED,     /* f: not at all */
+    WORK_FAIL_PLAN,  /* f: no record of the plan would fare better */
 };
 
 /* How often the record at the present position has stopped the batch before. */

@@ -9,7 +9,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/key.h"
 #include "celeryc/migrate/bisect.h"
-#include "celeryc/migrate/runtime.h"
+#include "celeryc/migrate/pace.h"
 #include "celeryc/task/run.h"
 
 #include <errno.h>
@@ -19,7 +19,6 @@
 #define CHUNK_MIN      50
 #define CHUNK_MAX      5000
 #define CHUNK_FIRST    500
-#define CLOCK_EVERY    8   /* records of a chunk between looks at the clock */
 #define QUICK_RETRIES  3   /* inside the task, before the message waits */
 #define STATEMENT_ROWS 60  /* what a chunk costs besides its rows, in rows */
 #define STOPPED        101 /* beside the codes of db/: w->pending_end says how the work ends */
@@ -37,7 +36,7 @@ struct work {
     struct db_target target;
     int64_t chunk_ms;
     struct db_row *rows;
-    struct db_orders orders;   /* as of the last chunk */
+    struct pace pace;
     int quick_retries;         /* since the last commit */
     enum work_end pending_end; /* WORK_DONE; else the record behind the chunk ends the work, by: */
     struct failure pending;
@@ -79,15 +78,16 @@ static enum work_end end_of(enum db_action action)
 static size_t next_size(const struct work *w)
 {
     const struct connection *c = w->j->conn;
-    double n = c->seconds > 0 ? c->rows / c->seconds * (double)w->chunk_ms / 1000 : CHUNK_FIRST;
+    int64_t chunk_ms = w->pace.orders.chunk_ms ? w->pace.orders.chunk_ms : w->chunk_ms;
+    double n = c->seconds > 0 ? c->rows / c->seconds * (double)chunk_ms / 1000 : CHUNK_FIRST;
 
     /* A refused record costs what stands in front of it in its chunk once more: where there are some, the cheapest
      * chunk is the one whose share of that is as large as its share of a statement's own cost. */
     if (c->refused > 0)
         n = fmin(n, sqrt(STATEMENT_ROWS * c->tried / c->refused));
     if (n < CHUNK_MIN)
-        return CHUNK_MIN;
-    return n > CHUNK_MAX ? CHUNK_MAX : (size_t)n;
+        n = CHUNK_MIN;
+    return pace_size(&w->pace, n > CHUNK_MAX ? CHUNK_MAX : (size_t)n);
 }
 
 static void learn_speed(struct connection *c, size_t n, double seconds)
@@ -170,7 +170,7 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
         row->attempts = 0;
         if (row->outcome == DB_O_QUARANTINED && !settle_failed(w, row))
             break;
-        if (i % CLOCK_EVERY == CLOCK_EVERY - 1 && takes_too_long(w, began_ns)) {
+        if (takes_too_long(w, began_ns)) {
             i++;
             break;
         }
@@ -223,7 +223,7 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
     j->position = c.new_position;
     j->counts.stale += res.stale;
     count_rows(w, rows, n);
-    w->orders = res.orders;
+    pace_told(&w->pace, &res.orders, n);
     w->quick_retries = 0;
     if (!j->advanced)
         task_call_advanced(j->call);
@@ -326,7 +326,7 @@ static void trip(struct work *w, const struct breaker *b, struct err *e)
     if (db_plan_set_state(w->j->conn->db, &m, &moved, e))
         return;
     w->unchecked = false;
-    w->orders.state = DB_PLAN_PAUSED;
+    w->pace.orders.state = DB_PLAN_PAUSED;
 }
 
 /* May the plan go on? Asked only after records were set aside; when the database does not answer, again after the next
@@ -348,7 +348,7 @@ static void check_limits(struct work *w)
         return;
     w->unchecked = false;
     if (paused)
-        w->orders.state = DB_PLAN_PAUSED;
+        w->pace.orders.state = DB_PLAN_PAUSED;
 }
 
 /* ---- after a failure ---- */
@@ -399,20 +399,6 @@ static enum work_end recover(struct work *w, int r)
 
 /* ---- the loop ---- */
 
-/* WORK_DONE: nobody wants the work to end. */
-static enum work_end ordered(const struct work *w)
-{
-    switch (w->orders.state) {
-    case DB_PLAN_CANCELLED:
-        return WORK_CANCELLED;
-    case DB_PLAN_RUNNING:
-    case DB_PLAN_DRAINING:
-        return WORK_DONE;
-    default:
-        return WORK_PAUSED;
-    }
-}
-
 static int prepare(struct work *w)
 {
     struct job *j = w->j;
@@ -462,7 +448,7 @@ static enum work_end step(struct work *w)
             return recover(w, r);
         learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
     }
-    if (w->pending_end == WORK_DONE || ordered(w) != WORK_DONE)
+    if (w->pending_end == WORK_DONE || pace_ends(&w->pace))
         return WORK_DONE;
     *w->f = w->pending;
     return w->pending_end;
@@ -473,12 +459,10 @@ static enum work_end work_loop(struct work *w)
     struct job *j = w->j;
 
     while ((size_t)j->position < batch_len(j->batch)) {
-        if (ordered(w) != WORK_DONE)
-            return ordered(w);
-        if (celeryc_should_stop(j->call))
-            return WORK_STOPPED;
-        enum work_end end = step(w);
+        enum work_end end = pace_obey(&w->pace, j);
 
+        if (end == WORK_DONE)
+            end = step(w);
         if (end != WORK_DONE)
             return end;
     }
@@ -488,12 +472,16 @@ static enum work_end work_loop(struct work *w)
 enum work_end work_batch(struct job *j, struct failure *f)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
-    struct work w = {
-        .j = j, .f = f, .arena = a, .orders = {.state = DB_PLAN_RUNNING, .rate = INFINITY}};
+    struct work w = {.j = j, .f = f, .arena = a};
 
+    pace_init(&w.pace);
     if (!a || prepare(&w)) {
         failure_set(f, "MemoryError", true, "out of memory");
         return WORK_RETRY;
     }
-    return work_loop(&w);
+    enum work_end end = work_loop(&w);
+
+    if (end != WORK_FENCED)
+        pace_end(&w.pace, j);
+    return end;
 }

@@ -14,11 +14,14 @@ import django
 from celery import Celery
 from django.conf import settings
 
+from harness.parcels import PLANNER
+
 settings.configure(
     SECRET_KEY="tests only",
     INSTALLED_APPS=["django_scatter"],
     USE_TZ=True,
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    SCATTER={"BINARY": str(PLANNER)},
     DATABASES={
         "default": {
             "ENGINE": f"django.db.backends.{os.environ['INTEROP_ENGINE']}",
@@ -73,3 +76,16 @@ class Renumber(Migration):
     def process(self, record: Record) -> Mapping[str, Any] | None:
         fresh = renumbered(record["phone"])
         return None if fresh == record["phone"] else {"phone": fresh}
+
+
+@register
+class Mark(Migration):
+    """interop_tests/plugin_faults in Python."""
+
+    name = "faults.mark"
+    table = "marked"
+    reads = ("name",)
+    writes = ("done",)
+
+    def process(self, record: Record) -> Mapping[str, Any] | None:
+        return {"done": 1}

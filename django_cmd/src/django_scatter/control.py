@@ -114,7 +114,8 @@ class Claim:
 
 
 CLAIM_NAMES = """state position unchanged stale skipped quarantined token attempts left owner sha256
-plan_state retry_on on_batch on_finish failed_at failed_times max_failure_rate on_error""".split()
+plan_state retry_on on_batch on_finish max_workers closed failed_at failed_times max_failure_rate
+on_error""".split()
 
 
 def claim_of(found: dict[str, Any]) -> Claim:
@@ -319,6 +320,19 @@ class Control(ABC):
             "FROM scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
         )
 
+    def beat(self, plan: str, batch: int, token: int, throttled_ms: int) -> Orders:
+        """Where no chunk is due: the lease goes on, and what is to be obeyed comes back."""
+        with self.transaction():
+            beaten = self.execute(
+                f"UPDATE scatter_batch SET lease_until = {self.LEASE}, "
+                "throttled_ms = throttled_ms + %s "
+                "WHERE plan = %s AND batch = %s AND lease_token = %s AND state = 'running'",
+                (self.lease_ms, throttled_ms, plan, batch, token),
+            )
+            if beaten != 1:
+                raise Fenced
+            return self.orders(plan)
+
     def orders(self, plan: str) -> Orders:
         found = self.rows(f"SELECT {self.orders_sql} WHERE p.plan = %s", (plan,))
         if not found:
@@ -362,6 +376,7 @@ class Control(ABC):
         found = self.rows(
             "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, "
             f"b.attempts, {self.LEFT}, b.owner, b.sha256, p.state, p.retry_on, p.on_batch, p.on_finish, "
+            f"p.max_workers, coalesce(p.window_ends < {self.CLOCK}, 1 = 0), "
             "b.failed_at, b.failed_times, p.max_failure_rate, p.policy "
             "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "
             f"WHERE b.plan = %s AND b.batch = %s {lock}",
@@ -381,12 +396,7 @@ class Control(ABC):
             claim.state = ClaimState.CANCELLED
             if takeover or not live:
                 self.set_batch_state(plan, batch, "cancelled")
-        elif (
-            found["plan_state"] == "paused"
-            or (found["plan_state"] == "draining" and not running)
-            # In a plan that failed only a batch that failed with it may be tried again.
-            or (found["plan_state"] == "failed" and found["state"] != "failed")
-        ):
+        elif self.is_held_back(found, plan):
             claim.state = ClaimState.PAUSED
             if takeover or not live:
                 self.set_batch_state(plan, batch, "parked")
@@ -394,6 +404,8 @@ class Control(ABC):
         elif live and not takeover:
             claim.state = ClaimState.BUSY
             claim.retry_after_s = claim.left_s
+        elif not running and self.is_full(claim, plan, found["max_workers"]):
+            claim.state = ClaimState.BUSY
         else:
             if running:
                 why = "message delivered again" if live else "lease expired"
@@ -402,6 +414,42 @@ class Control(ABC):
                     f"from {claim.owner or 'nobody'} at position {claim.position}, {why}",
                 )  # fmt: skip
             self.take_lease(claim, plan, batch, worker, owner)
+
+    def is_held_back(self, found: dict[str, Any], plan: str) -> bool:
+        """The plan does not want this batch to be begun, or to go on: its message goes, resuming sends it again."""
+        if found["closed"] and found["plan_state"] != "paused":
+            self.close_window(plan)
+        if found["plan_state"] == "failed":
+            # In a plan that failed only a batch that failed with it may be tried again.
+            return bool(found["state"] != "failed")
+        begun = found["state"] == "running"
+        return (
+            bool(found["closed"])
+            or found["plan_state"] == "paused"
+            or (found["plan_state"] == "draining" and not begun)
+        )
+
+    def is_full(self, claim: Claim, plan: str, max_workers: int | None) -> bool:
+        """As many batches as the plan may have at a time are being worked on. The plan's row is locked, so that two
+        claims do not both see the last free place. Messages that must wait come again in turns, four a second."""
+        if not max_workers:
+            return False
+        self.rows(f"SELECT 1 FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}", (plan,))
+        running, waiting = self.rows(
+            f"SELECT coalesce(sum(CASE WHEN r.state = 'running' AND r.lease_until > {self.CLOCK} "
+            "THEN 1 ELSE 0 END), 0), count(*) FROM scatter_batch r WHERE r.plan = %s "
+            "AND r.state IN ('planned', 'queued', 'running')",
+            (plan,),
+        )[0]
+        claim.retry_after_s = min(max(int(waiting) * 0.25, 1.0), 300.0)
+        return int(running) >= int(max_workers)
+
+    def close_window(self, plan: str) -> None:
+        """The window in which the plan may run is over: it is paused until the next one begins."""
+        sources = ("queued", "running", "draining")
+        reason = "outside of its maintenance window"
+        if self.set_plan_state(plan, "paused", "", reason, sources):
+            self.execute("UPDATE scatter_plan SET resume_at = window_next WHERE plan = %s", (plan,))
 
     def set_batch_state(self, plan: str, batch: int, state: str) -> None:
         self.execute(

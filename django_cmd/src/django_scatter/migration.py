@@ -136,6 +136,7 @@ M = TypeVar("M", bound=type[Migration])
 
 def register(cls: M) -> M:
     """Makes the class known to scatter_plan and to Celery workers, as a late-ack task of its name."""
+    from django_scatter import keeper  # noqa: F401  its signals
     from django_scatter.tasks import make_task
 
     migration = cls()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import mmap
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ from django_scatter.migration import Migration, Record, Skip
 from django_scatter.orders import Orders
 from django_scatter.policy import Policy, breaker_of
 from django_scatter.sqlstates import Kind
+from django_scatter.throttle import Standstill, Throttle
 
 logger = logging.getLogger("django_scatter")
 
@@ -53,6 +55,7 @@ STATEMENT_ROWS = 60  # what a chunk costs besides its rows, in rows
 TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
+STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
 
 
 class RetryLater(Exception):
@@ -77,6 +80,23 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
+
+
+class Stopping(Exception):
+    """The worker ends: the lease is given up, and the message goes back to its queue."""
+
+
+# Shared with the children of a prefork pool, which are forked after this: the master's word that it ends.
+_stopping = mmap.mmap(-1, 1)
+
+
+def stop_soon() -> None:
+    """Every batch of this worker is given back at its next chunk."""
+    _stopping[0] = 1
+
+
+def stopping() -> bool:
+    return _stopping[0] != 0
 
 
 class Stopped(Exception):
@@ -147,13 +167,21 @@ class Pace:
         self.begun = 0.0
         self.tried = self.refused = 0.0  # records: how often the database refuses one
 
-    def begin(self) -> None:
+    def begin(self, target_s: float = 0.0) -> None:
+        """target_s 0: the worker's own."""
+        if target_s not in (0.0, self.target_s):
+            self.target_s = target_s
+            self.resize()
         self.begun = self.clock()
 
     def end(self, rows: int) -> None:
         self.rows = self.rows * 0.75 + rows
         self.seconds = self.seconds * 0.75 + max(1e-6, self.clock() - self.begun)
         self.resize()
+
+    def is_slow(self) -> bool:
+        """A function that is slow must not keep orders waiting, nor hold the batch until the lease has ended."""
+        return self.clock() - self.begun > 2 * self.target_s
 
     def timed_out(self) -> None:
         """Chunks were too large for what else goes on in the database."""
@@ -311,7 +339,9 @@ class Run:
         self.began = time.monotonic()
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
         self.quick_retries = 0
-        self.orders = Orders()
+        self.throttle = Throttle(
+            lambda ms: control.beat(request.plan, request.batch, claim.token, ms)
+        )
         self.policy = Policy(claim.on_error, claim.retry_on)
         self.breaker = breaker_of(request.plan)
         # Records were set aside, and the plan's limits not asked since; whoever did it may have died.
@@ -331,6 +361,10 @@ class Run:
                 batch.table, batch.keys, tuple(migration.guards), tuple(migration.writes)
             )
 
+    @property
+    def orders(self) -> Orders:
+        return self.throttle.orders
+
     def run(self, ended: Ended) -> Ended:
         try:
             self.control.prepare(self.target)
@@ -347,6 +381,12 @@ class Run:
             raise RetryLater(
                 self.control.lease_ms / 1000, "another worker has the batch now"
             ) from None
+        except Stopping:
+            self.release(Release.CLEAN, None)
+            raise
+        except Standstill:
+            self.release(Release.CLEAN, None)
+            raise RetryLater(STANDSTILL_RETRY_S, "the database is not to be written now") from None
         except (Error, ScatterError) as e:
             return self.fail_or_retry(ended, failure_of(e))
         except Exception:
@@ -359,9 +399,12 @@ class Run:
         """Until the last record, or until the plan is paused or cancelled. A failure that ends the work stops in front of
         the record that had it; what was done before is committed."""
         while self.position < self.batch.count and self.orders.go_on:
-            self.pace.begin()
+            if stopping():
+                raise Stopping
+            self.pace.begin(self.orders.chunk_ms / 1000)
             rows, failure = self.process(
-                self.position, min(self.batch.count, self.position + self.pace.size)
+                self.position,
+                min(self.batch.count, self.position + self.throttle.size(self.pace.size)),
             )
             if rows:
                 try:
@@ -379,6 +422,8 @@ class Run:
                     self.check_limits()
             if failure is not None and self.orders.go_on:
                 return failure
+            self.throttle.wait()
+        self.throttle.end()
         return None
 
     # ---- records ----
@@ -393,6 +438,8 @@ class Run:
                 if failure.action not in ("quarantine", "skip"):
                     return rows, failure
             rows.append(row)
+            if self.pace.is_slow():
+                break
         return rows, None
 
     def process_one(self, position: int) -> tuple[Row, Exception | None]:
@@ -477,7 +524,7 @@ class Run:
             len(self.batch.keys),
         )
         try:
-            self.orders = self.control.apply(chunk)
+            self.throttle.told(self.control.apply(chunk), len(rows))
         except DatabaseError as e:
             if not self.is_refusal(e):
                 raise
