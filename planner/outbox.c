@@ -61,6 +61,7 @@ int outbox_check(const struct args *a, struct err *e)
                      {"on-paused", a->on_paused},
                      {"on-failed", a->on_failed},
                      {"on-finish", a->on_finish}};
+
     int r = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(callbacks) && !r; i++)
