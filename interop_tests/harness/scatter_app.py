@@ -104,6 +104,12 @@ class Renumber(Migration):
         return None if fresh == record["phone"] else {"phone": fresh}
 
 
+@app.task(name="scatter_app.seen")
+def seen(*args: Any, **kwargs: Any) -> list[Any]:
+    """A callback: what it was called with."""
+    return [list(args), kwargs]
+
+
 @register
 class Mark(Migration):
     """interop_tests/plugin_faults in Python."""
