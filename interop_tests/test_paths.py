@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from harness.migrations import Site, databases_of, test_migrations
 from harness.parcels import Database
+from harness.pgbouncer import PORT, PgBouncer
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
@@ -117,3 +118,33 @@ def test_calls_to_the_outside_are_repeated_only_behind_the_checkpoint(
     repeated = sum(n - 1 for n in calls.values())
     assert repeated <= 100 * len(kinds), repeated
     assert max(calls.values()) <= 1 + len(kinds)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_workers_behind_pgbouncer_in_transaction_mode(site: Site) -> None:
+    """Four clients share two sessions, which nobody may leave anything in: planner, workers of both kinds, all paths."""
+    server = site.database.postgres
+    assert server is not None
+    bouncer = PgBouncer(server, 2)
+    try:
+        site.database.url = bouncer.url(site.database.name)
+        site.database.django |= {
+            "INTEROP_HOST": str(bouncer.folder),
+            "INTEROP_PORT": str(PORT),
+        }
+        site.plan("bulk", "interop.upper", QUERY, 200, "--table", "account", "--key", "id")
+        for kind in ("celeryc", "python"):
+            site.start(kind, 2)
+        wait_until(lambda: site.all_done("bulk"), "every bulk batch done", 60)
+        site.plan("row", "interop.book", QUERY, 200)
+        wait_until(lambda: site.all_done("row"), "every row batch done", 60)
+    finally:
+        bouncer.stop()
+    for plan in ("bulk", "row"):
+        counts = site.database.counts(plan)
+        assert (counts["position"], counts["stale"], counts["quarantined"]) == (N_ROWS, 0, 0), plan
+    wrong = site.database.query(
+        "SELECT a.id FROM account a LEFT JOIN entry e ON e.account = a.id AND e.word = a.word "
+        "WHERE a.word <> 'W' || a.id GROUP BY a.id, a.changes HAVING a.changes <> 1 OR count(e.account) <> 1"
+    )
+    assert wrong == []
