@@ -528,6 +528,7 @@ const struct db_ops db_pg_ops = {
     .forget = forget,
     .chunk = pg_chunk,
     .guard = pg_guard,
+    .compute = pg_compute,
     .stream = pg_stream,
     .check_target = pg_check_target,
 };

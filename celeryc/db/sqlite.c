@@ -350,6 +350,7 @@ const struct db_ops db_sqlite_ops = {
     .forget = forget,
     .chunk = sqlite_chunk,
     .guard = sqlite_guard,
+    .compute = sqlite_compute,
     .stream = sqlite_stream,
     .check_target = sqlite_check_target,
 };
