@@ -4,6 +4,7 @@ sends), and run for each pair; the marks `fleets` and `clients` narrow that down
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from harness import processes
 from harness.client import Client
 from harness.fleet import FLEETS, Fleet
+from harness.parcels import Database, postgres_database, sqlite_database
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
+from harness.site import Site
 from harness.waiting import DeadlineError, wait_until
 from harness.workers import EXAMPLES, WorkerFactory, build_plugin
 
@@ -155,3 +158,18 @@ def make_client() -> Iterator[Callable[..., Client]]:
     yield make
     for client in made:
         client.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        return sqlite_database(tmp_path / "parcels.sqlite3")
+    server = request.getfixturevalue("postgres_server")
+    return postgres_database(server, f"parcels_{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def site(
+    redis_server: RedisServer, workers: WorkerFactory, database: Database, tmp_path: Path
+) -> Site:
+    return Site(redis_server, workers, database, tmp_path)

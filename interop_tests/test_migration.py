@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from harness.client import Client
 from harness.parcels import (
-    Database,
     postgres_database,
     sqlite_database,
 )
@@ -24,21 +23,6 @@ from harness.workers import EXAMPLES, WorkerFactory
 
 MakeClient = Callable[..., Client]
 N_ROWS = 12_000
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    if request.param == "sqlite":
-        return sqlite_database(tmp_path / "parcels.sqlite3")
-    server = request.getfixturevalue("postgres_server")
-    return postgres_database(server, f"parcels_{uuid.uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def site(
-    redis_server: RedisServer, workers: WorkerFactory, database: Database, tmp_path: Path
-) -> Site:
-    return Site(redis_server, workers, database, tmp_path)
 
 
 @pytest.mark.parametrize(

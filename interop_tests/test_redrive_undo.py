@@ -3,91 +3,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import subprocess
-import uuid
-from pathlib import Path
-from typing import Any
-
 import pytest
-from harness.parcels import MIGRATIONS, Database, postgres_database, scatter_plan, sqlite_database
 from harness.phones import renumbered, sample
-from harness.redis_server import RedisServer
+from harness.plans import (
+    command,
+    made,
+    open_records,
+    plant,
+    planted_ids,
+    run_child,
+    state,
+    table,
+    unplant,
+)
 from harness.site import Site
 from harness.waiting import wait_until
-from harness.workers import WorkerFactory
-
-BAD = 67  # every so many records is refused by the database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def site(
-    request: pytest.FixtureRequest,
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    tmp_path: Path,
-) -> Site:
-    if request.param == "sqlite":
-        database = sqlite_database(tmp_path / "parcels.sqlite3")
-    else:
-        server = request.getfixturevalue("postgres_server")
-        database = postgres_database(server, f"parcels_{uuid.uuid4().hex[:8]}")
-    return Site(redis_server, workers, database, tmp_path)
-
-
-def command(site: Site, name: str, plan: str, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [name, plan, "--database-url", site.database.url, "--store", site.store]
-    if name in ("redrive", "undo", "verify"):
-        words += ["-b", site.url, "-A", str(MIGRATIONS)]
-    return scatter_plan(*words, *more, env=os.environ | site.env)
-
-
-def made(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def run_child(site: Site, name: str, plan: str, child: str, *more: str) -> dict[str, Any]:
-    found = made(command(site, name, plan, "--as", child, "--format", "json", *more))
-    assert found["plan"] == child
-    wait_until(lambda: state(site, child) == "finished", f"{child} is finished", 60)
-    return found
-
-
-def state(site: Site, plan: str) -> str:
-    return str(site.database.query(f"SELECT state FROM scatter_plan WHERE plan = '{plan}'")[0][0])
-
-
-def plant(database: Database) -> None:
-    """Changes of some records are refused from now on."""
-    if database.postgres is None:
-        database.run(
-            f"CREATE TRIGGER planted BEFORE UPDATE OF phone ON parcel WHEN NEW.id % {BAD} = 0 "
-            "BEGIN SELECT RAISE(ABORT, 'planted'); END"
-        )
-        return
-    database.run(
-        "CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$BEGIN IF NEW.id % {BAD} = 0 THEN RAISE check_violation USING MESSAGE = 'planted'; END IF; "
-        "RETURN NEW; END$$",
-        "CREATE TRIGGER planted BEFORE UPDATE OF phone ON parcel FOR EACH ROW EXECUTE FUNCTION planted()",
-    )
-
-
-def unplant(database: Database) -> None:
-    database.run("DROP TRIGGER planted" + (" ON parcel" if database.postgres is not None else ""))
-
-
-def open_records(site: Site, plan: str) -> int:
-    where = f"plan = '{plan}' AND resolved_by IS NULL"
-    return int(site.database.query(f"SELECT count(*) FROM scatter_outcome WHERE {where}")[0][0])
-
-
-def planted_ids(n: int) -> list[int]:
-    return [i for i in range(BAD, n + 1, BAD) if renumbered(sample(i)) != sample(i)]
 
 
 @pytest.mark.parametrize("kind", ["celeryc", "python"])
@@ -122,11 +52,6 @@ def test_redrive_after_a_fix_leaves_nothing_open(site: Site, kind: str) -> None:
     assert phone == [(renumbered("0120 7654321"),)]
     again = made(command(site, "redrive", "p1", "--format", "json"))
     assert again["total"] == 0
-
-
-def table(database: Database, where: str = "1 = 1") -> str:
-    rows = database.query(f"SELECT id, phone FROM parcel WHERE {where} ORDER BY id")
-    return hashlib.sha256(repr([tuple(r) for r in rows]).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("kind", ["celeryc", "python"])

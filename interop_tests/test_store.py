@@ -44,7 +44,7 @@ def database_url(tmp_path: Path) -> str:
 
 
 def plan(
-    database_url: str, store: str, env: dict[str, str], name: str = "p1"
+    database_url: str, store: str, env: dict[str, str], name: str = "p1", *more: str
 ) -> subprocess.CompletedProcess[str]:
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SCATTER_", "CELERY_"))
@@ -53,7 +53,7 @@ def plan(
         [
             str(PLANNER), "create", "--migration", "phones.vn_renumber", "-A", str(MIGRATIONS),
             "--query", "SELECT id, phone FROM parcel", "--batch-size", "60", "--plan", name,
-            "--store", store, "--database-url", database_url, "--no-enqueue", "--format", "json",
+            "--store", store, "--database-url", database_url, "--no-enqueue", "--format", "json", *more,
         ],
         env=inherited | env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.aws_services import AwsServices
+from harness.aws_services import POD_TOKEN, AwsServices
 from harness.certificates import Authority
 from harness.connect_proxy import ConnectProxy
 from harness.parcels import sqlite_database
@@ -119,11 +120,10 @@ def test_a_token_that_expires_before_its_time(
     planned(database_url, URL, env)
     assert (s3.refused, services.issued) == (["ExpiredToken"], 2)
     s3.faults = [(400, "ExpiredToken")] * 9
-    refused(
-        plan(database_url, URL, env, "p2"),
-        "ExpiredToken",
-        "the container endpoint gives credentials that have expired",
-    )
+    done = plan(database_url, URL, env, "p2")
+    refused(done, "ExpiredToken", "the container endpoint gives credentials that have expired")
+    assert "session/" not in done.stderr
+    assert POD_TOKEN not in done.stderr
     use(monkeypatch, env)
     s3.faults = [(400, "ExpiredToken")]
     before = services.issued
@@ -139,9 +139,25 @@ def test_faults_that_pass(
     planned(database_url, URL, endpoint(s3) | keys())
     assert s3.faults == []
     assert len(s3.objects) == 3
+    assert list(s3.objects)[-1].endswith("/manifest.json")
     use(monkeypatch, endpoint(s3) | keys())
     s3.faults = [(503, "SlowDown"), "reset"]
     assert store.fetch(f"{URL}/p1/batch-000001.ndjson.zst") == s3.objects[BATCH]
+
+
+def test_batches_are_written_side_by_side_and_the_manifest_last(
+    s3: VerifyingServer, database_url: str
+) -> None:
+    """Batches meet in threes at the server: fewer at a time would wait for ever there."""
+    s3.barrier = threading.Barrier(3, timeout=20)
+    env = endpoint(s3) | keys()
+    done = plan(database_url, URL, env, "p1", "--batch-size", "17", "--upload-parallel", "3")
+    assert done.returncode == 0, done.stderr
+    assert [name.rsplit("/", 1)[1] for name in sorted(s3.objects)] == [
+        *(f"batch-{i:06}.ndjson.zst" for i in range(1, 7)),
+        "manifest.json",
+    ]
+    assert list(s3.objects)[-1].endswith("/manifest.json")
 
 
 def test_a_key_of_kms(s3: VerifyingServer, database_url: str) -> None:

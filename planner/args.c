@@ -18,7 +18,7 @@
 
 #define CHILD (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
 #define MAKE  (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
-#define ALL   (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS)
+#define ALL   (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS | COMMAND_AUDIT)
 
 enum kind {
     KIND_TEXT,
@@ -110,9 +110,8 @@ static const struct option options[] = {
      "only records with this error class"},
     {"sqlstate", 0, KIND_TEXT, COMMAND_REDRIVE, AT(sqlstate), "CODE",
      "only records with this SQLSTATE, or of this class of two characters"},
-    {"outcome", 0, KIND_CHOICE, COMMAND_REDRIVE, AT(outcome), "quarantined|stale|skipped|failed",
-     "only records with this outcome (default: quarantined and stale ones); failed: what is left "
-     "of batches that failed"},
+    {"outcome", 0, KIND_CHOICE, COMMAND_REDRIVE, AT(outcome), "quarantined|stale|skipped",
+     "only records with this outcome (default: quarantined and stale ones)"},
     {"limit", 0, KIND_COUNT, COMMAND_REDRIVE, AT(limit), "N", "the first N of them"},
     {"batch", 0, KIND_COUNT, COMMAND_UNDO, AT(batch), "N", "only this batch"},
     {"check", 0, KIND_TEXT, COMMAND_VERIFY, AT(check), "SQL",
@@ -128,7 +127,11 @@ static const struct option options[] = {
     {"no-enqueue", 0, KIND_FLAG, MAKE, AT(no_enqueue), NULL,
      "send no messages yet; scatter-plan enqueue does it later"},
     {"dry-run", 0, KIND_FLAG, COMMAND_CREATE | CHILD, AT(dry_run), NULL,
-     "check everything, read and count the records, write nothing"},
+     "write nothing: run the migration on all records, and the statement on a sample that is "
+     "rolled "
+     "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
+    {"files", 0, KIND_FLAG, COMMAND_AUDIT, AT(files), NULL,
+     "fetch the batch files too, and compare their digests and counts"},
     {"format", 0, KIND_CHOICE, ALL, AT(format), "text|json", "form of the result (default: text)"},
     {"progress", 0, KIND_CHOICE, MAKE | COMMAND_ENQUEUE, AT(progress), "none|bar|json",
      "progress on standard error (default: bar on a terminal)"},
@@ -146,6 +149,8 @@ static const struct {
     {"undo", COMMAND_UNDO, "make a plan that writes the old values of another one back"},
     {"verify", COMMAND_VERIFY, "check what a plan has done; exit code 3 when it does not hold"},
     {"report", COMMAND_REPORT, "write the report of a plan into the store"},
+    {"audit", COMMAND_AUDIT,
+     "check that every record is accounted for; exit code 3 when it is not"},
 };
 
 void args_deinit(struct args *a)

@@ -2,7 +2,7 @@
 /* scatter-plan: parses the command line, runs one command, prints its result.
  *
  * The result goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed (one line says
- * what to do), 2 a mistake on the command line, 128 + n ended by signal n. */
+ * what to do), 2 a mistake on the command line, 3 a check that does not hold, 128 + n ended by signal n. */
 
 #include "celeryc/message/json.h"
 #include "planner/plan.h"
@@ -28,6 +28,10 @@ static void write_json(struct buf *dst, const struct result *r)
         buf_append_str(dst, ", ");
         json_text(dst, "last_key", r->last_key);
         buf_appendf(dst, ", \"sample\": [%s]", r->sample.data ? r->sample.data : "");
+        if (r->preflight.len) {
+            buf_append_str(dst, ", \"preflight\": ");
+            buf_append_slice(dst, buf_slice(&r->preflight));
+        }
     }
     if (r->note) {
         buf_append_str(dst, ", ");
@@ -57,11 +61,13 @@ static void write_text(struct buf *dst, const struct result *r)
     else
         buf_appendf(dst, "store    %s\nsent     %s messages to queue %s\n",
                     r->store ? r->store : "", enqueued, r->queue ? r->queue : "");
+    buf_append_slice(dst, buf_slice(&r->preflight_text));
     if (r->note)
         buf_appendf(dst, "note     %s\n", r->note);
 }
 
-static int run(const struct args *a, struct progress *p, struct buf *out, struct err *e)
+static int run(const struct args *a, struct progress *p, struct buf *out, bool *ret_holds,
+               struct err *e)
 {
     CLEANUP(result_deinit) struct result r = {0};
     CLEANUP(servers_deinit) struct servers s = {0};
@@ -79,9 +85,12 @@ static int run(const struct args *a, struct progress *p, struct buf *out, struct
     case COMMAND_UNDO:
         code = plan_undo(a, p, &r, e);
         break;
-    case COMMAND_VERIFY:
     case COMMAND_REPORT:
-        return -ENOSYS;
+        return plan_report(a, out, e);
+    case COMMAND_AUDIT:
+        return plan_audit(a, out, ret_holds, e);
+    case COMMAND_VERIFY:
+        return plan_verify(a, p, out, ret_holds, e);
     case COMMAND_ENQUEUE:
         code = servers_open_db(&s, a->database_url, e);
         if (!code)
@@ -92,6 +101,7 @@ static int run(const struct args *a, struct progress *p, struct buf *out, struct
     }
     if (code)
         return code;
+    *ret_holds = !r.blocked;
     if (str_eq(a->format, "json"))
         write_json(out, &r);
     else
@@ -119,6 +129,7 @@ int main(int argc, char **argv)
     CLEANUP(buf_deinit) struct buf out = BUF_INIT;
     struct progress p = {0};
     struct err e = ERR_INIT;
+    bool holds = true;
     int code = args_parse(argc, argv, &a, &out, &e);
 
     if (code == ARGS_E_HELP)
@@ -127,8 +138,10 @@ int main(int argc, char **argv)
         return failed(&p, &e, code);
     stop_on_signals();
     progress_init(&p, a.progress);
-    code = run(&a, &p, &out, &e);
+    code = run(&a, &p, &out, &holds, &e);
     if (!code)
         code = print(&out);
-    return code ? failed(&p, &e, code) : 0;
+    if (code)
+        return failed(&p, &e, code);
+    return holds ? 0 : 3;
 }

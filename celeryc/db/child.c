@@ -106,7 +106,15 @@ static const char done_later[] =
 int db_resolve(struct db *db, const char *plan, struct err *e)
 {
     int64_t changed = 1;
-    int r = db_exec(db, done_now, (struct db_val[]){db_text(plan)}, 1, NULL, e);
+    /* Its report, and its parent's, tell something else now. */
+    int r =
+        db_exec(db,
+                "UPDATE scatter_plan SET report_sha256 = NULL WHERE plan = $1 OR plan = (SELECT "
+                "c.parent FROM scatter_plan c WHERE c.plan = $1)",
+                (struct db_val[]){db_text(plan)}, 1, NULL, e);
+
+    if (!r)
+        r = db_exec(db, done_now, (struct db_val[]){db_text(plan)}, 1, NULL, e);
 
     while (!r && changed) {
         CLEANUP(db_rows_deinit) struct db_rows rows = {0};
@@ -153,10 +161,11 @@ int db_plan_forget_gone(struct db *db, const char *plan, const char *sql_gone, i
 
 int db_plan_note_verification(struct db *db, const char *plan, const char *json, struct err *e)
 {
-    return one_update(db,
-                      "UPDATE scatter_plan SET verification = $2, verified_at = @now@ "
-                      "WHERE plan = $1",
-                      plan, json, NULL, e);
+    return one_update(
+        db,
+        "UPDATE scatter_plan SET verification = $2, verified_at = @now@, report_sha256 = NULL "
+        "WHERE plan = $1",
+        plan, json, NULL, e);
 }
 
 int db_plan_note_report(struct db *db, const char *plan, const char *sha256, struct err *e)

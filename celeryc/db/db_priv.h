@@ -15,7 +15,8 @@
  * outbox_age  seconds since o was tried, or made
  * clock     the current time as lease_until, window_ends, resume_at and beat_at are kept
  * silent    seconds since g.beat_at
- * created, started, finished   p.created_at... as microseconds since the epoch
+ * created, started, finished, b_started, b_finished, event_at   p.created_at..., b.started_at..., v.at as
+ *           microseconds since the epoch
  * lock_b, skip_b, lock_p, skip_o   row locks of an aliased table, without and with SKIP LOCKED
  * failures  the JSON array of the rows f (batch, record_key, outcome, error_class, sqlstate, message) */
 struct db_token {

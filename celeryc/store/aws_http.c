@@ -5,6 +5,7 @@
 #include "celeryc/store/aws_http.h"
 
 #include "celeryc/base/limits.h"
+#include "celeryc/store/curl_list.h"
 #include "celeryc/store/store.h"
 
 #include <curl/curl.h>
@@ -38,14 +39,6 @@ static CURL *handle_free(CURL *c)
 
 DEFINE_CLEANUP(CURL, handle_free)
 
-static struct curl_slist *list_free(struct curl_slist *l)
-{
-    curl_slist_free_all(l);
-    return NULL;
-}
-
-DEFINE_CLEANUP(struct curl_slist, list_free)
-
 void aws_reply_deinit(struct aws_reply *r)
 {
     if (r->body.data)
@@ -68,15 +61,13 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
 
 static int make_list(const struct aws_http *q, struct curl_slist **ret_l)
 {
-    CLEANUP(list_free) struct curl_slist *l = NULL;
+    CLEANUP(curl_list_free) struct curl_slist *l = NULL;
+    int code = 0;
 
-    for (size_t i = 0; i < AWS_HTTP_HEADERS && q->headers[i]; i++) {
-        struct curl_slist *next = curl_slist_append(l, q->headers[i]);
-
-        if (!next)
-            return -ENOMEM;
-        l = next;
-    }
+    for (size_t i = 0; i < AWS_HTTP_HEADERS && q->headers[i] && !code; i++)
+        code = curl_list_add(&l, q->headers[i]);
+    if (code)
+        return code;
     *ret_l = STEAL(l);
     return 0;
 }
@@ -117,10 +108,31 @@ static struct aws_reply take(struct aws_reply *r)
     return taken;
 }
 
+int aws_origin_len(const char *url)
+{
+    const char *host = strstr(url, "://");
+
+    return (int)(host ? (size_t)(host - url) + 3 + strcspn(host + 3, "/?") : strlen(url));
+}
+
+/* An answer that is none, in a code. The path is left out: that of a container endpoint is as good as a key. */
+static int failed(const struct aws_http *q, CURLcode done, const char *text, struct err *e)
+{
+    int n = aws_origin_len(q->url);
+
+    if (!*text)
+        text = curl_easy_strerror(done);
+    if (done == CURLE_PEER_FAILED_VERIFICATION || done == CURLE_SSL_CACERT_BADFILE)
+        return err_set(e, -EINVAL, "%.*s: %s; check AWS_CA_BUNDLE", n, q->url, text);
+    if (done == CURLE_URL_MALFORMAT || done == CURLE_UNSUPPORTED_PROTOCOL)
+        return err_set(e, -EINVAL, "\"%.*s\" is no http:// or https:// URL", n, q->url);
+    return err_set(e, STORE_E_TRANSIENT, "%.*s: %s", n, q->url, text);
+}
+
 int aws_http(const struct aws_http *q, struct aws_reply *ret_r, struct err *e)
 {
     CLEANUP(aws_reply_deinit) struct aws_reply r = {.body = BUF_INIT};
-    CLEANUP(list_free) struct curl_slist *l = NULL;
+    CLEANUP(curl_list_free) struct curl_slist *l = NULL;
     CLEANUP(handle_free) CURL *c = NULL;
     struct exchange x = {.body = &r.body};
     char text[CURL_ERROR_SIZE] = "";
@@ -136,11 +148,10 @@ int aws_http(const struct aws_http *q, struct aws_reply *ret_r, struct err *e)
     if (r.body.failed || done == CURLE_OUT_OF_MEMORY)
         return -ENOMEM;
     if (x.too_big)
-        return err_set(e, -E2BIG, "%s: its answer is larger than %u KiB", q->url,
-                       LIMIT_AWS_ANSWER >> 10);
+        return err_set(e, -E2BIG, "%.*s: its answer is larger than %u KiB", aws_origin_len(q->url),
+                       q->url, LIMIT_AWS_ANSWER >> 10);
     if (done != CURLE_OK)
-        return err_set(e, STORE_E_TRANSIENT, "%s: %s", q->url,
-                       text[0] ? text : curl_easy_strerror(done));
+        return failed(q, done, text, e);
     (void)curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &r.status);
     *ret_r = take(&r);
     return 0;

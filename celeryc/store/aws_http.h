@@ -26,11 +26,13 @@ struct aws_reply {
 void aws_http_init(void);
 
 /* 0: there is an answer, whatever its status. STORE_E_TRANSIENT: there is none, and e says why (never with a header or
- * a body). -E2BIG, -ENOMEM. */
+ * a body). -EINVAL: the URL or AWS_CA_BUNDLE is wrong. -E2BIG, -ENOMEM. */
 int aws_http(const struct aws_http *q, struct aws_reply *ret_r, struct err *e) WARN_UNUSED;
 void aws_reply_deinit(struct aws_reply *r);
 DEFINE_CLEANUP_VALUE(struct aws_reply, aws_reply_deinit)
 
+/* Length of the URL's scheme, host and port. */
+int aws_origin_len(const char *url);
 /* A status that another try may change. */
 bool aws_status_is_transient(long status);
 /* The text between <tag> and </tag>, cut at size and cleaned of control bytes; "" when there is none. */

@@ -109,10 +109,11 @@ int creds_container(const struct aws_settings *s, int64_t left_ms, struct creds 
     if (code)
         return code;
     if (r.status != 200)
-        return err_set(e, aws_status_is_transient(r.status) ? STORE_E_TRANSIENT : STORE_E_DENIED,
-                       "%s answered HTTP %ld: check the pod identity association or the task role, "
-                       "and AWS_CONTAINER_AUTHORIZATION_TOKEN(_FILE)",
-                       url.data, r.status);
+        return err_set(
+            e, aws_status_is_transient(r.status) ? STORE_E_TRANSIENT : STORE_E_DENIED,
+            "%.*s answered HTTP %ld: check the pod identity association or the task role, "
+            "and AWS_CONTAINER_AUTHORIZATION_TOKEN(_FILE)",
+            aws_origin_len(url.data), url.data, r.status);
     code = creds_parse_json(buf_slice(&r.body), ret_c, e);
-    return code == -EINVAL ? err_prefix(e, code, "%s", url.data) : code;
+    return code == -EINVAL ? err_prefix(e, code, "%.*s", aws_origin_len(url.data), url.data) : code;
 }

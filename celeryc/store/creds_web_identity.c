@@ -64,6 +64,10 @@ static int make_url(const struct aws_settings *s, struct buf *url, struct err *e
 
     if (code)
         return code;
+    if (given && strpbrk(given, "@?# \t\r\n"))
+        return err_set(
+            e, -EINVAL,
+            "AWS_ENDPOINT_URL_STS: expected https://host (without user, query or spaces)");
     if (given)
         buf_append_str(url, given);
     else

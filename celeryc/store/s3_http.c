@@ -6,6 +6,7 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
+#include "celeryc/store/curl_list.h"
 #include "celeryc/store/s3_priv.h"
 #include "celeryc/store/sigv4.h"
 
@@ -83,25 +84,12 @@ static int on_seek(void *arg, curl_off_t offset, int origin)
     return CURL_SEEKFUNC_OK;
 }
 
-static struct curl_slist *slist_free(struct curl_slist *l)
-{
-    curl_slist_free_all(l);
-    return NULL;
-}
-
-DEFINE_CLEANUP(struct curl_slist, slist_free)
-
 static int add_header(struct curl_slist **l, const char *name, const char *value)
 {
     CLEANUP(buf_deinit) struct buf b = BUF_INIT;
-    struct curl_slist *next;
 
     buf_appendf(&b, "%s: %s", name, value);
-    next = buf_ok(&b) ? NULL : curl_slist_append(*l, b.data);
-    if (!next)
-        return -ENOMEM;
-    *l = next;
-    return 0;
+    return buf_ok(&b) ? -ENOMEM : curl_list_add(l, b.data);
 }
 
 /* What is signed and sent: name, value, until NULL. */
@@ -147,7 +135,7 @@ static int split(const char *url, struct buf *host, const char **ret_path)
 static int make_headers(const struct s3 *s, const struct s3_request *q, const char *url,
                         struct curl_slist **ret_l)
 {
-    CLEANUP(slist_free) struct curl_slist *l = NULL;
+    CLEANUP(curl_list_free) struct curl_slist *l = NULL;
     CLEANUP(buf_deinit) struct buf host = BUF_INIT, hash = BUF_INIT, authorization = BUF_INIT;
     struct headers signed_ones = {.n = 0};
     char date[SIGV4_DATE_SIZE];
@@ -246,7 +234,7 @@ static void set_limits(CURL *c, int64_t left_ms, int64_t stall_s)
 int s3_attempt(struct s3 *s, const struct s3_request *q, int64_t left_ms, int64_t stall_s,
                struct s3_answer *ret_a)
 {
-    CLEANUP(slist_free) struct curl_slist *headers = NULL;
+    CLEANUP(curl_list_free) struct curl_slist *headers = NULL;
     CLEANUP(buf_deinit) struct buf url = BUF_INIT;
     struct transfer t = {.s = s, .q = q, .a = ret_a};
     curl_off_t retry_after = 0;

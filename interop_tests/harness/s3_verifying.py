@@ -86,6 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None:
             self.refuse(*fault)
             return
+        self.server.meet(self.path)
         wrong = self.verify(body)
         if wrong is not None:
             self.refuse(400 if wrong.endswith(("Token", "Malformed")) else 403, wrong)
@@ -121,6 +122,7 @@ class VerifyingServer(ThreadingHTTPServer):
         self.refused: list[str] = []
         self.faults: list[Any] = []
         self.mutex = threading.Lock()
+        self.barrier: threading.Barrier | None = None
         self.port = self.server_address[1]
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -135,6 +137,11 @@ class VerifyingServer(ThreadingHTTPServer):
     def next_fault(self) -> Any:
         with self.mutex:
             return self.faults.pop(0) if self.faults else None
+
+    def meet(self, path: str) -> None:
+        """Batches wait until so many of them are on their way at the same time."""
+        if self.barrier is not None and "/batch-" in path:
+            self.barrier.wait()
 
     def stop(self) -> None:
         self.shutdown()

@@ -37,7 +37,7 @@ class Scaler:
         self.folder = folder
         self.broker = broker
         folder.mkdir(parents=True, exist_ok=True)
-        self.config = {
+        self.config: dict[str, Any] = {
             "redis": {"url_env": "SCALER_REDIS", "heartbeat_s": HEARTBEAT_S, **(redis or {})},
             "kubernetes": {"kubeconfig": str(folder / "kubeconfig")},
             "targets": [

@@ -196,10 +196,26 @@ Test(creds_chain, web_identity_refused)
     expect_failure(STORE_E_TRANSIENT, "HTTP 503");
     expect_failure(STORE_E_TRANSIENT, "AWS credentials (web identity): STS: http://127.0.0.1:");
     expect_failure(-EINVAL, "the secret access key is missing");
+    set("AWS_ENDPOINT_URL_STS", "https://me:s3cret@sts");
+    expect_failure(-EINVAL, "AWS_ENDPOINT_URL_STS: expected https://host");
+    set("AWS_ENDPOINT_URL_STS", "ftp://sts");
+    expect_failure(-EINVAL, "\"ftp://sts\" is no http:// or https:// URL");
     set("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token");
     expect_failure(-EINVAL, "cannot read the token file /nowhere/token: No such file");
     cr_assert_eq(unsetenv("AWS_ROLE_ARN"), 0);
     expect_failure(-EINVAL, "so AWS_ROLE_ARN is needed");
+}
+
+Test(creds_chain, a_wrong_ca_bundle_is_named)
+{
+    const struct fake_step steps[] = {{FAKE_ANSWER, 200, STS}};
+    char url[64];
+
+    use_sts(steps, 1);
+    (void)snprintf(url, sizeof(url), "https://127.0.0.1:%d", fake_server_port(fake));
+    set("AWS_ENDPOINT_URL_STS", url);
+    set("AWS_CA_BUNDLE", "/nonexistent");
+    expect_failure(-EINVAL, "check AWS_CA_BUNDLE");
 }
 
 /* ---- profile ---- */
@@ -261,12 +277,12 @@ Test(creds_chain, container)
         {FAKE_ANSWER, 200, "[]"},     {FAKE_ANSWER, 200, "{\"Code\": \"Failed\"}"},
         {FAKE_HUGE, 200, "s3cret"}};
 
-    serve(steps, ARRAY_SIZE(steps), "AWS_CONTAINER_CREDENTIALS_FULL_URI", "/v1/credentials?x=y");
+    serve(steps, ARRAY_SIZE(steps), "AWS_CONTAINER_CREDENTIALS_FULL_URI", "/v1/s3cret-path?x=y");
     set("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Basic abc=");
     set("http_proxy", "http://127.0.0.1:1");
     set("NO_PROXY", "");
     expect("ROLEKEY", "container endpoint");
-    cr_assert_eq(strncmp(head(0), "GET /v1/credentials?x=y HTTP/1.1\r\n", 34), 0, "%s", head(0));
+    cr_assert_eq(strncmp(head(0), "GET /v1/s3cret-path?x=y HTTP/1.1\r\n", 34), 0, "%s", head(0));
     cr_assert(strstr(head(0), "\r\nAuthorization: Basic abc=\r\n"));
     file("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "token", "from-a-file\n");
     expect("ROLEKEY", "container endpoint");

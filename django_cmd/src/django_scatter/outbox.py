@@ -136,6 +136,11 @@ DONE_LATER = (
 
 
 def resolve(control: Control, plan: str) -> None:
+    control.execute(  # its report, and its parent's, tell something else now
+        "UPDATE scatter_plan SET report_sha256 = NULL WHERE plan = %s "
+        "OR plan = (SELECT c.parent FROM scatter_plan c WHERE c.plan = %s)",
+        (plan, plan),
+    )
     control.execute(DONE_NOW, (plan, plan))
     while control.execute(DONE_LATER):
         pass

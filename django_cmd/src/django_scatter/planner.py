@@ -131,6 +131,27 @@ def enqueue(
     return as_result(run(argv, database, None, on_progress))
 
 
+def plan_arguments(
+    command: str, plan: str, database: str, options: Mapping[str, Any], flags: Sequence[str] = ()
+) -> list[str]:
+    """Arguments of a command on a plan that is there; options without a value are left out."""
+    argv = [command, plan, "--database", database, "--format", "json"]
+    for name, value in options.items():
+        if value is not None:
+            argv += [f"--{name}", str(value)]
+    return argv + [f"--{flag}" for flag in flags]
+
+
+def child_arguments(
+    command: str, plan: str, database: str, options: Mapping[str, Any], flags: Sequence[str] = ()
+) -> list[str]:
+    """The same for a command that makes a plan out of the other."""
+    argv = plan_arguments(command, plan, database, options, flags)
+    for plugin in conf.plugins():
+        argv += ["-A", plugin]
+    return [*argv, "--progress", "json", "--created-by", created_by() or "django"]
+
+
 def as_result(found: dict[str, Any]) -> PlanResult:
     try:
         return PlanResult(
@@ -147,8 +168,9 @@ def as_result(found: dict[str, Any]) -> PlanResult:
 def run(
     arguments: Sequence[str],
     database: str,
-    rows: Iterable[bytes] | None,
-    on_progress: OnProgress | None,
+    rows: Iterable[bytes] | None = None,
+    on_progress: OnProgress | None = None,
+    good: Sequence[int] = (0,),
 ) -> dict[str, Any]:
     """Runs scatter-plan to its end. Rows are fed from this thread, because they come from Django's connection."""
     argv = [find_binary(), *arguments]
@@ -188,7 +210,7 @@ def run(
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 close_quietly(pipe)
-    if status != 0:
+    if status not in good:
         text = "\n".join(messages) or f"no message, exit status {status}"
         raise ScatterError(f"scatter-plan {arguments[0]} failed: {text}")
     return parse_printed(b"".join(printed))

@@ -12,6 +12,10 @@ from urllib.parse import unquote, urlsplit
 from django_scatter.errors import ScatterError
 
 MAX_OBJECT_BYTES = 1 << 30
+PASSING = (
+    "IDPCommunicationError", "RequestLimitExceeded", "RequestTimeout", "SlowDown", "Throttling",
+    "ThrottlingException",
+)  # fmt: skip
 EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 
 _lock = threading.Lock()
@@ -97,7 +101,7 @@ def error_code(e: Any) -> str:
 def refused(url: str, e: Any) -> ScatterError:
     status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = error_code(e)
-    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
+    if status >= 500 or status == 429 or code in PASSING:
         return StoreUnavailable(f"{url}: {code}")
     return ScatterError(f"{url} cannot be fetched: {code}; check the credentials and their rights")
 

@@ -12,17 +12,10 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django_scatter import conf, planner, report, rows
 from django_scatter.errors import ScatterError
 from django_scatter.migration import find_migration, pk_columns
+from django_scatter.plancommand import add_callbacks
 from django_scatter.progress import Progress
 from django_scatter.status import read_status
 from django_scatter.watch import watch
-
-CALLBACKS = {
-    "planned": "when the plan is made",
-    "batch": "after each batch",
-    "paused": "when the plan is paused, by people or by a limit",
-    "failed": "when the plan has failed",
-    "finish": "after the last batch, whether the plan is finished or failed",
-}
 
 
 class Command(BaseCommand):
@@ -52,12 +45,7 @@ class Command(BaseCommand):
         parser.add_argument("--table", help="table to change, when not the migration's own")
         parser.add_argument("--key", help="its unique key column, or several as a,b")
         parser.add_argument("--columns", help="comma-separated columns to read and guard")
-        for name, when in CALLBACKS.items():
-            parser.add_argument(
-                f"--on-{name}",
-                metavar="SIGNATURE",
-                help=f"callback {when}: a task's name, or a signature or canvas as JSON",
-            )
+        add_callbacks(parser)
         parser.add_argument(
             "--retry-on", metavar="LIST", help="SQLSTATE classes and exception names to retry on"
         )

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records of an undo plan, for a migration that is written in Python: scatter-plan undo --stdin reads them.
+
+What was changed follows from the old batch files and the control tables: records before a batch's checkpoint that were not
+set aside and that the migration changes. Its new values, which guard the row, are computed once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connections
+
+from django_scatter import batchfile, store
+from django_scatter.control import Control, Target, open_control
+from django_scatter.errors import ScatterError
+from django_scatter.migration import Migration, Record, Skip
+from django_scatter.restore import PREFIX
+from django_scatter.rows import encode
+from django_scatter.status import query
+
+GROUP = 1000  # records whose new values are brought into their columns' form at a time
+
+
+@dataclass
+class Undo:
+    alias: str
+    plan: str
+    migration: Migration
+    params: Mapping[str, str]
+    table: str
+    keys: list[str]
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        missing = [c for c in self.migration.writes if c not in self.migration.reads]
+        if missing:
+            raise ScatterError(
+                f"migration {self.migration.name} writes {', '.join(missing)} without reading it: "
+                "its old value was never kept, so it cannot be undone"
+            )
+        self.control: Control = open_control(connections[self.alias], 60_000)
+        target = Target(self.table, tuple(self.keys), (), tuple(self.migration.writes))
+        self.control.prepare(target)
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.migration.writes, *(PREFIX + c for c in self.migration.writes)]
+
+    def stream(self) -> Iterator[bytes]:
+        """NDJSON: the columns, a row for each record, how many there were."""
+        count = 0
+        yield encode({"columns": [*self.keys, *self.columns], "trailer": True}) + b"\n"
+        for number, source, sha256, position in self.batches():
+            file = batchfile.parse(store.fetch(source), source, sha256)
+            rows = list(self.records(file, number, position))
+            for start in range(0, len(rows), GROUP):
+                group = rows[start : start + GROUP]
+                self.canonical(group)
+                count += len(group)
+                yield b"\n".join([*(encode(r) for r in group), b""])
+        yield encode({"rows": count}) + b"\n"
+
+    def batches(self) -> list[tuple[Any, ...]]:
+        return query(
+            self.alias,
+            "SELECT batch, source, sha256, position FROM scatter_batch WHERE plan = %s AND position > 0 "
+            "AND (batch = %s OR %s = 0) ORDER BY batch",
+            (self.plan, self.batch or 0, self.batch or 0),
+        )
+
+    def records(self, file: batchfile.Batch, number: int, position: int) -> Iterator[list[Any]]:
+        aside = {
+            int(p)
+            for (p,) in query(
+                self.alias,
+                "SELECT position FROM scatter_outcome WHERE plan = %s AND batch = %s",
+                (self.plan, number),
+            )
+        }
+        for i in range(position):
+            if i in aside:
+                continue
+            found = file.record(i)
+            key = found[: len(self.keys)]
+            old = dict(zip(file.columns, found[len(self.keys) :]))
+            fresh = self.fresh(key, {c: old[c] for c in self.migration.reads})
+            if fresh is not None:
+                texts = {c: batchfile.text_of(old[c]) for c in self.migration.writes}
+                yield [
+                    *key,
+                    *(fresh.get(c, texts[c]) for c in self.migration.writes),
+                    *texts.values(),
+                ]
+
+    def fresh(self, key: list[Any], old: dict[str, Any]) -> dict[str, str | None] | None:
+        """The new values that the record was given; None: it was left as it is."""
+        named = dict(zip(self.keys, key)) | old
+        shown = key[0] if len(key) == 1 else tuple(key)
+        try:
+            change = self.migration.process(Record(shown, named, self.params))
+        except Exception as e:
+            raise self.other_answer(shown) from e
+        if isinstance(change, Skip):
+            raise self.other_answer(shown)
+        fresh = {c: self.control.value(c, v) for c, v in (change or {}).items()}
+        same = all(batchfile.text_of(old[c]) == v for c, v in fresh.items())
+        return None if same else fresh
+
+    def other_answer(self, key: Any) -> ScatterError:
+        return ScatterError(
+            f"migration {self.migration.name} does not change the record with key {key!r} any more, "
+            "as it did when the plan ran: install the version that ran"
+        )
+
+    def canonical(self, rows: Sequence[list[Any]]) -> None:
+        """New values in the text form that they have once they stand in their columns (PostgreSQL)."""
+        if connections[self.alias].vendor != "postgresql" or not rows:
+            return
+        types = self.column_types()
+        with self.control.transaction():
+            for k, column in enumerate(self.migration.writes, len(self.keys)):
+                if types.get(column) in (None, "text", "character varying"):
+                    continue
+                found = self.control.rows(
+                    f"SELECT v::{types[column]}::text FROM unnest(%s::text[]) "
+                    "WITH ORDINALITY AS u (v, i) ORDER BY i",
+                    ([row[k] for row in rows],),
+                )
+                for row, (text,) in zip(rows, found):
+                    row[k] = text
+
+    def column_types(self) -> dict[str, str]:
+        """Types with their length, as an assignment applies it; without it where it only limits."""
+        rows = query(
+            self.alias,
+            "SELECT a.attname, CASE WHEN a.atttypid = 'varchar'::regtype THEN 'character varying' "
+            "ELSE format_type(a.atttypid, a.atttypmod) END FROM pg_attribute a "
+            "JOIN scatter_plan p ON a.attrelid = to_regclass(p.table_name) "
+            "WHERE p.plan = %s AND a.attnum > 0 AND NOT a.attisdropped",
+            (self.plan,),
+        )
+        return {str(name): str(kind) for name, kind in rows}
+
+
+def of_plan(alias: str, plan: str, migration: Migration, batch: int | None) -> Undo:
+    found = query(
+        alias, "SELECT params, table_name, key_column FROM scatter_plan WHERE plan = %s", (plan,)
+    )
+    if not found:
+        raise ScatterError(f"database {alias!r} has no plan {plan!r}; scatter_status lists them")
+    params, table, keys = found[0]
+    columns = str(keys).split(",")
+    return Undo(alias, plan, migration, json.loads(params), str(table), columns, batch)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a plan tells what the tables hold, to the byte, however often it is made."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from harness.parcels import Database
+from harness.plans import command, made, plant, planted_ids, run_child, state, unplant
+from harness.site import Site
+from harness.waiting import wait_until
+
+
+def report(site: Site, folder: Path, plan: str) -> dict[str, Any]:
+    """The manifest of a fresh report, every part of which is what the manifest says."""
+    found = made(command(site, "report", plan, "--format", "json"))
+    at = folder / "store" / plan / "report"
+    text = (at / "manifest.json").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == found["sha256"]
+    manifest: dict[str, Any] = json.loads(text)
+    for part in manifest["parts"]:
+        data = (at / part["object"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (part["bytes"], part["sha256"])
+    stored = site.database.query(f"SELECT report_sha256 FROM scatter_plan WHERE plan = '{plan}'")
+    assert stored == [(found["sha256"],)]
+    return manifest | {"sha256": found["sha256"]}
+
+
+def cells(folder: Path, plan: str, part: str) -> list[dict[str, str]]:
+    with (folder / "store" / plan / "report" / part).open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def truth(database: Database, plan: str) -> dict[str, int]:
+    counts = database.counts(plan)
+    done = counts.pop("position")
+    counts["ok"] = done - sum(v for k, v in counts.items() if k != "planned")
+    counts["remaining"] = counts["planned"] - done
+    return counts
+
+
+def test_counts_are_the_tables_and_the_bytes_stay(site: Site, tmp_path: Path) -> None:
+    n = 3000
+    bad = planted_ids(n)
+    site.database.fill(n)
+    plant(site.database)
+    site.plan("p1", 300)
+    site.database.run("UPDATE parcel SET phone = '=1+2 <b>\"' WHERE id IN (1, 2)")
+    site.start("celeryc")
+    wait_until(lambda: state(site, "p1") == "finished", "the plan is finished", 60)
+    first = report(site, tmp_path, "p1")
+    assert first["counts"] == truth(site.database, "p1")
+    assert first["open"] == len(bad) + 2
+    rows = cells(tmp_path, "p1", "quarantined-0001.csv")
+    assert [int(r["key"]) for r in rows] == bad
+    assert {r["message"] for r in rows} == {"planted"}
+    assert len(cells(tmp_path, "p1", "batches.csv")) == 10
+    assert report(site, tmp_path, "p1")["sha256"] == first["sha256"]
+    page = (tmp_path / "store/p1/report/report.html").read_text()
+    assert not re.search(r"(src|href)=|url\(|<script|https?://(?!www.w3.org)", page)
+    # What is resolved later shows in a report that is made later.
+    unplant(site.database)
+    run_child(site, "redrive", "p1", "p2", "--outcome", "quarantined")
+    second = report(site, tmp_path, "p1")
+    assert (second["open"], second["children"][0]["plan"]) == (2, "p2")
+    assert {r["resolved_by"] for r in cells(tmp_path, "p1", "quarantined-0001.csv")} == {"p2"}
+    assert report(site, tmp_path, "p2")["parent"] == "p1"
