@@ -12,21 +12,23 @@
 #include <errno.h>
 #include <math.h>
 
-#define PAGE       8192.0
-#define PAGE_IMAGE 7600.0 /* a page without its hole, on average */
+#define STATEMENT_ROWS 60.0  /* what a statement costs besides its rows, in rows */
+#define STATEMENT_WAL  450.0 /* its checkpoint, the worker's share, an outcome */
+#define PAGE           8192.0
+#define PAGE_IMAGE     7600.0 /* a page without its hole, on average */
 
 /* ---- what the database refuses ---- */
 
 struct trial {
     struct preflight *p;
     struct err *e;
-    int code; /* that ended it */
+    size_t n_refused;
 };
 
 static int try_rows(void *arg, size_t from, size_t n)
 {
     struct trial *t = arg;
-    struct db_rehearsal x;
+    struct db_rehearsal x = {0};
 
     *t->e = ERR_INIT;
     int r = db_rehearse(t->p->db, &t->p->target, t->p->sample + from, n, &x, t->e);
@@ -39,9 +41,14 @@ static int refused(void *arg, size_t at)
     struct trial *t = arg;
     struct preflight *p = t->p;
 
+    struct db_row *row = &p->sample[at];
+
     error_of(p, db_error_class(p->db), db_sqlstate(p->db), t->e->text)->sampled++;
-    p->sample[at].outcome = DB_O_QUARANTINED;
-    p->sample[at].error_class = "refused";
+    t->n_refused++;
+    /* Does the text point at its record? Then a worker finds it with fewer tries. */
+    row->message =
+        bisect_suspect(row, 1, p->target.n_writes, t->e->text) == 0 ? "found by its text" : NULL;
+    row->outcome = DB_O_QUARANTINED;
     return 0;
 }
 
@@ -93,23 +100,90 @@ static size_t only_good(struct preflight *p)
     return n;
 }
 
-static int measure(struct preflight *p, size_t n, struct err *e)
-{
-    struct db_rehearsal best = {0}, x;
-    int r = db_rehearse(p->db, &p->target, p->sample, n, &best, e); /* touches the pages */
+/* Rows and statements beyond the good ones, as a worker would have them that has learnt how often a record is refused:
+ * played with the answers that are known by now. */
+struct play {
+    const struct preflight *p;
+    size_t first, at; /* of the rows that are bisected; the last refused one */
+    bool aside[SAMPLE];
+    size_t rows, statements;
+};
 
-    for (int i = 0; !r && i < 2; i++) {
-        r = db_rehearse(p->db, &p->target, p->sample, n, &x, e);
-        if (r)
-            break;
-        if (i == 0 || x.seconds < best.seconds)
-            best.seconds = x.seconds;
-        if (i == 0 || x.wal_bytes < best.wal_bytes)
-            best.wal_bytes = x.wal_bytes;
+static bool is_refused(const struct db_row *row)
+{
+    return row->outcome == DB_O_QUARANTINED;
+}
+
+static int play_rows(void *arg, size_t from, size_t n)
+{
+    struct play *t = arg;
+
+    for (size_t i = t->first + from; i < t->first + from + n; i++) {
+        if (!is_refused(&t->p->sample[i]) || t->aside[i])
+            continue;
+        t->at = i;
+        t->rows += i - t->first - from + 1;
+        t->statements++;
+        return BISECT_REFUSED;
     }
-    if (!r)
-        p->cost = best;
+    t->statements++;
+    return 0;
+}
+
+static int play_refused(void *arg, size_t at)
+{
+    struct play *t = arg;
+
+    t->aside[t->first + at] = true;
+    return 0;
+}
+
+static size_t play_suspect(void *arg, size_t from, size_t n)
+{
+    struct play *t = arg;
+
+    return t->p->sample[t->at].message ? t->at - t->first : from + n;
+}
+
+static int play(struct preflight *p, size_t n_refused, size_t *ret_rows, size_t *ret_statements)
+{
+    struct play t = {.p = p};
+    const struct bisect b = {
+        .apply = play_rows, .single = play_refused, .suspect = play_suspect, .arg = &t};
+    size_t chunk = p->n_sample;
+    int r = 0;
+
+    if (n_refused)
+        chunk = (size_t)fmax(50, sqrt(STATEMENT_ROWS * (double)p->n_sample / (double)n_refused));
+    for (; !r && t.first < p->n_sample; t.first += chunk)
+        r = bisect_run(&b, MIN(chunk, p->n_sample - t.first));
+    *ret_rows = t.rows;
+    *ret_statements = t.statements;
     return r;
+}
+
+/* One chunk of the good rows, for the second time: the pages have been touched by now, and what is written are the rows
+ * alone. What refused ones cost besides comes on top of it. */
+static int measure(struct preflight *p, size_t n_refused, struct err *e)
+{
+    size_t rows = 0, statements = 0, n_good;
+    int r = play(p, n_refused, &rows, &statements);
+
+    if (r)
+        return r;
+    n_good = only_good(p);
+    p->n_kept = n_good;
+    for (int i = 0; !r && n_good && i < 2; i++)
+        r = db_rehearse(p->db, &p->target, p->sample, n_good, &p->cost, e);
+    if (r || !n_good || !n_refused)
+        return r;
+    double more = (double)rows / (double)n_good;
+
+    p->cost.wal_bytes = (int64_t)((double)p->cost.wal_bytes * (1 + more) +
+                                  STATEMENT_WAL * (double)(statements + n_refused));
+    p->cost.seconds *=
+        1 + more + STATEMENT_ROWS * (double)(statements + n_refused) / (double)n_good;
+    return 0;
 }
 
 /* Pages of `pages` that a part of the rows touches when they lie anywhere (Yao). */
@@ -128,11 +202,11 @@ static int forecast(struct preflight *p, size_t n_good, struct err *e)
 
     f->hot = p->cost.hot;
     f->rows = (double)p->changed * (double)n_good / (double)p->n_sample;
-    f->seconds_row = n_good ? p->cost.seconds / (double)n_good : 0;
-    f->seconds = f->rows * f->seconds_row + (double)p->compute_ns / 1e9;
+    f->seconds_row = p->cost.seconds / (double)p->n_sample;
+    f->seconds = (double)p->changed * f->seconds_row + (double)p->compute_ns / 1e9;
     if (db_is_sqlite(p->db) || !n_good)
         return 0;
-    f->wal_row = (double)p->cost.wal_bytes / (double)n_good;
+    f->wal_row = (double)p->cost.wal_bytes / (double)p->n_sample;
     db_quote_table(&table, p->request->table);
     if (buf_ok(&table))
         return -ENOMEM;
@@ -160,7 +234,7 @@ static int forecast(struct preflight *p, size_t n_good, struct err *e)
         (touched(heap / PAGE, tuples, part) +
          moved * touched(indexes / PAGE, tuples * (double)db_cell_i64(&rows, 0, 3), part));
     /* A page of an index that is full is split, and its new half written once more. */
-    f->wal = f->rows * f->wal_row + f->full_pages + f->index_growth;
+    f->wal = (double)p->changed * f->wal_row + f->full_pages + f->index_growth;
     return 0;
 }
 
@@ -186,9 +260,8 @@ int preflight_sample(struct preflight *p, struct err *e)
     }
     if (r)
         return err_set(e, r, "the sample: %s", err_text(&why, r));
-    size_t n_good = only_good(p);
-
-    p->n_kept = n_good;
-    r = n_good ? measure(p, n_good, e) : 0;
-    return r ? r : forecast(p, n_good, e);
+    r = measure(p, t.n_refused, &why);
+    if (r)
+        return err_set(e, r, "the sample: %s", err_text(&why, r));
+    return forecast(p, p->n_kept, e);
 }

@@ -516,31 +516,38 @@ static int read_meter(struct db *db, const struct db_chunk *c, struct db_rows *r
                    (struct db_val[]){db_text(table.data)}, 1, rows, e);
 }
 
+/* A statement that fails has written WAL as well, which is read when the transaction is over. */
 static int measure(struct pg *pg, const struct db_chunk *c, const struct statement *s,
                    struct db_rehearsal *x, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows before = {0}, after = {0};
     const struct pg_stmt stmt = {s->sql.data, (int)s->n, s->values};
     PGresult *res[1] = {0};
+    struct err mine = ERR_INIT;
     int r = read_meter(&pg->db, c, &before, e);
-    int64_t began_ns = clock_mono_ns();
 
-    if (!r)
-        r = pg_run(pg, &stmt, 1, res, e);
     if (r)
         return r;
-    PQclear(res[0]);
+    int64_t began_ns = clock_mono_ns();
+    int failed = pg_run(pg, &stmt, 1, res, e);
+
     x->seconds = (double)(clock_mono_ns() - began_ns) / 1e9;
-    r = read_meter(&pg->db, c, &after, e);
+    if (failed) {
+        pg_rollback(&pg->db);
+        if (pg->db.ops->begin(&pg->db, 0, &mine))
+            return failed;
+    }
+    PQclear(res[0]);
+    r = read_meter(&pg->db, c, &after, failed ? &mine : e);
     if (r)
-        return r;
+        return failed ? failed : r;
     double updated = (double)(db_cell_i64(&after, 0, 0) - db_cell_i64(&before, 0, 0));
 
     x->hot = updated > 0
                  ? (double)(db_cell_i64(&after, 0, 1) - db_cell_i64(&before, 0, 1)) / updated
                  : -1;
     x->wal_bytes = db_cell_i64(&after, 0, 2) - db_cell_i64(&before, 0, 2);
-    return 0;
+    return failed;
 }
 
 static int explain(struct pg *pg, struct statement *s, struct buf *dst, struct err *e)
@@ -581,7 +588,6 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
     if (!r)
         r = plan ? explain(pg, &p.s, plan, e) : measure(pg, c, &p.s, &x, e);
     pg_rollback(db);
-    if (!r)
-        *ret_x = x;
+    *ret_x = x;
     return r;
 }

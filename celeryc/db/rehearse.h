@@ -13,7 +13,7 @@ struct db_rehearsal {
 };
 
 /* The chunk of the n rows (positions 0..n-1), control rows included, in a transaction that is rolled back. Codes as of
- * db_chunk_apply. */
+ * db_chunk_apply; what a refused chunk cost is told as well. */
 int db_rehearse(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
                 struct db_rehearsal *ret_x, struct err *e) WARN_UNUSED;
 /* Appends how the server would run that chunk's statement, as its EXPLAIN says it. SQLite: the guarded UPDATE's. */

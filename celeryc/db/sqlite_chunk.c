@@ -516,8 +516,7 @@ int sqlite_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal
     if (!r)
         r = measure(db, c, &x, e);
     sqlite_rollback(db);
-    if (!r)
-        *ret_x = x;
+    *ret_x = x;
     return r;
 }
 
