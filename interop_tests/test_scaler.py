@@ -17,6 +17,7 @@ from harness.messages import message
 from harness.processes import Process
 from harness.redis_server import RedisServer, queue_key
 from harness.scaler import HEARTBEATS, Scaler
+from harness.sentinels import MASTER, Sentinels
 from harness.waiting import wait_until
 from harness.workers import ROOT, Worker, WorkerFactory
 from kube.worlds import World
@@ -253,7 +254,9 @@ def test_what_dead_celeryc_workers_hold_wakes_one_pod(
     assert both() == [(0, 1, 0, 1), (0, 0, 0, 0)]
 
 
-@KINDS
+@pytest.mark.parametrize(
+    "kind", ["python", *(pytest.param(k, marks=pytest.mark.chaos) for k in ("debian", "celeryc"))]
+)
 def test_two_queues_and_a_prefix_are_told_apart(
     kind: str,
     redis_server: RedisServer,
@@ -455,3 +458,20 @@ def test_restarted_redis_lowers_nothing(redis_server: RedisServer, make_scaler: 
     for _ in range(7):
         r.lpush("celery", "x")
     assert scaler.line()["target"] == 4
+
+
+@pytest.mark.chaos
+def test_failover_lowers_nothing(make_scaler: MakeScaler, tmp_path: Path) -> None:
+    """By way of the Sentinels; the new master is another Redis, whose emptiness says nothing for one window."""
+    sentinels = Sentinels(tmp_path / "sentinels")
+    url = ";".join(f"{part}?master_name={MASTER}" for part in sentinels.url().split(";"))
+    scaler = make_scaler(url, redis=DEAF, **QUICK)
+    sentinels.master().client().lpush("celery", *["x"] * 6)
+    assert scaler.line()["target"] == 3
+    scaler.observed()
+    sentinels.fail_over_cleanly(lambda old: None)
+    sentinels.master().client().delete("celery")
+    scaler.config["targets"][0]["down_window_s"] = 5
+    line = scaler.line()
+    assert (line["sample"]["restarted"], line["target"]) == (True, 3)
+    sentinels.close()

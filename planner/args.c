@@ -16,9 +16,13 @@
 
 #define DEFAULT_BATCH_SIZE 10000
 
-#define CHILD (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
-#define MAKE  (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
-#define ALL   (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS | COMMAND_AUDIT)
+#define VERB     (COMMAND_PAUSE | COMMAND_RESUME | COMMAND_CANCEL | COMMAND_DRAIN)
+#define OPERATOR (VERB | COMMAND_SET | COMMAND_SWEEP | COMMAND_GOVERNOR)
+#define SENDING  (COMMAND_ENQUEUE | COMMAND_RESUME | COMMAND_SWEEP) /* need the broker */
+#define BROKER   (MAKE | COMMAND_ENQUEUE | COMMAND_SWEEP | VERB)
+#define CHILD    (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
+#define MAKE     (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
+#define ALL      (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS | COMMAND_AUDIT | OPERATOR)
 
 enum kind {
     KIND_TEXT,
@@ -57,9 +61,9 @@ static const struct option options[] = {
      "name by which workers know that database (default: default)"},
     {"store", 0, KIND_TEXT, MAKE | COMMAND_REPORT | COMMAND_ENQUEUE, AT(store), "URL",
      "s3://bucket/prefix or file:///dir (environment: SCATTER_STORE)"},
-    {"broker", 'b', KIND_TEXT, MAKE | COMMAND_ENQUEUE, AT(broker), "URL",
+    {"broker", 'b', KIND_TEXT, BROKER, AT(broker), "URL",
      "redis://... (environment: CELERY_BROKER_URL)"},
-    {"global-keyprefix", 0, KIND_TEXT, MAKE | COMMAND_ENQUEUE, AT(key_prefix), "TEXT",
+    {"global-keyprefix", 0, KIND_TEXT, BROKER, AT(key_prefix), "TEXT",
      "Celery's global_keyprefix of the broker"},
     {"queue", 0, KIND_TEXT, MAKE | COMMAND_ENQUEUE, AT(queue), "NAME",
      "queue that gets the batches (default: celery; of a plan that is there: its own)"},
@@ -122,7 +126,7 @@ static const struct option options[] = {
      "do not run the plan's query again"},
     {"top-up", 0, KIND_FLAG, COMMAND_VERIFY, AT(top_up), NULL,
      "make a plan of the records that match now and were not there before"},
-    {"created-by", 0, KIND_TEXT, MAKE, AT(created_by), "WHO",
+    {"created-by", 0, KIND_TEXT, MAKE | OPERATOR, AT(created_by), "WHO",
      "name for the records (default: the user)"},
     {"no-enqueue", 0, KIND_FLAG, MAKE, AT(no_enqueue), NULL,
      "send no messages yet; scatter-plan enqueue does it later"},
@@ -132,6 +136,13 @@ static const struct option options[] = {
      "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
     {"files", 0, KIND_FLAG, COMMAND_AUDIT, AT(files), NULL,
      "fetch the batch files too, and compare their digests and counts"},
+    {"reason", 0, KIND_TEXT, VERB, AT(reason), "TEXT", "why, for the status and the records"},
+    {"every", 0, KIND_COUNT, COMMAND_SWEEP, AT(every_s), "SECONDS",
+     "go on and sweep again after so long, until stopped"},
+    {"after", 0, KIND_COUNT, COMMAND_SWEEP, AT(after_s), "SECONDS",
+     "only batches whose message was sent so long ago (default: 60)"},
+    {"attached", 0, KIND_FLAG, COMMAND_SWEEP, AT(attached), NULL,
+     "with --every: end when the process that started this one is gone"},
     {"format", 0, KIND_CHOICE, ALL, AT(format), "text|json", "form of the result (default: text)"},
     {"progress", 0, KIND_CHOICE, MAKE | COMMAND_ENQUEUE, AT(progress), "none|bar|json",
      "progress on standard error (default: bar on a terminal)"},
@@ -145,6 +156,12 @@ static const struct {
     {"create", COMMAND_CREATE, "freeze the records of a query into batches and enqueue them"},
     {"enqueue", COMMAND_ENQUEUE, "send the messages of a plan that are not sent yet"},
     {"status", COMMAND_STATUS, "show how far a plan is"},
+    {"pause", COMMAND_PAUSE, "stop a plan's work within two seconds; nothing is lost"},
+    {"resume", COMMAND_RESUME, "let a paused plan go on: its batches are sent again"},
+    {"cancel", COMMAND_CANCEL, "end a plan for good; what was done stays, and can be undone"},
+    {"drain", COMMAND_DRAIN, "finish the batches that were begun, begin no other, then pause"},
+    {"set", COMMAND_SET, "retune a plan while it runs: rate=N, chunk_ms=N, workers=N (or none)"},
+    {"sweep", COMMAND_SWEEP, "send the messages of batches that no message carries any more"},
     {"redrive", COMMAND_REDRIVE, "make a plan of the records that another one set aside"},
     {"undo", COMMAND_UNDO, "make a plan that writes the old values of another one back"},
     {"verify", COMMAND_VERIFY, "check what a plan has done; exit code 3 when it does not hold"},
@@ -159,6 +176,7 @@ void args_deinit(struct args *a)
         return;
     free(a->plugins.items);
     free(a->params.items);
+    free(a->words.items);
     *a = (struct args){0};
 }
 
@@ -349,6 +367,8 @@ static void fill_in(struct args *a)
         a->queue = "celery";
     if (!a->batch_size)
         a->batch_size = DEFAULT_BATCH_SIZE;
+    if (!a->after_s)
+        a->after_s = 60;
     if (!a->uploads)
         a->uploads = 8;
     if (!a->format)
@@ -386,9 +406,9 @@ static int check(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
-    if (!a->plan)
+    if (!a->plan && !(a->command & (COMMAND_SWEEP | COMMAND_GOVERNOR)))
         return err_set(e, ARGS_E_MISTAKE, "the plan's id is missing: which plan?");
-    bool sends = a->command == COMMAND_ENQUEUE ||
+    bool sends = (a->command & SENDING) ||
                  (!a->no_enqueue && !a->dry_run && ((a->command & CHILD) || a->top_up));
     if (sends && !a->broker)
         return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
@@ -433,8 +453,14 @@ int args_parse(int argc, char **argv, struct args *ret_a, struct buf *text, stru
             write_help(text, command);
             return ARGS_E_HELP;
         }
-        if (argv[i][0] != '-' && !a.plan && a.command != COMMAND_CREATE) {
+        if (argv[i][0] != '-' && !a.plan && !(a.command & (COMMAND_CREATE | COMMAND_GOVERNOR))) {
             a.plan = argv[i];
+            continue;
+        }
+        if (argv[i][0] != '-' && (a.command & (COMMAND_SET | COMMAND_GOVERNOR))) {
+            code = list_add(&a.words, argv[i]);
+            if (code)
+                return code;
             continue;
         }
         if (argv[i][0] != '-')

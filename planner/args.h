@@ -11,6 +11,13 @@ enum command {
     COMMAND_CREATE = 1,
     COMMAND_ENQUEUE = 2,
     COMMAND_STATUS = 4,
+    COMMAND_PAUSE = 256,
+    COMMAND_RESUME = 512,
+    COMMAND_CANCEL = 1024,
+    COMMAND_DRAIN = 2048,
+    COMMAND_SET = 4096,
+    COMMAND_SWEEP = 8192,
+    COMMAND_GOVERNOR = 16384,
     COMMAND_REDRIVE = 8,
     COMMAND_UNDO = 16,
     COMMAND_VERIFY = 32,
@@ -31,6 +38,11 @@ struct args {
         *created_by;
     const char *on_planned, *on_paused, *on_failed;
     const char *format, *progress;
+    /* control */
+    const char *reason;
+    struct args_list words; /* behind the plan: NAME=VALUE; of governor: what to do */
+    int64_t every_s, after_s;
+    bool attached;
     /* plans made from plans, and their checks */
     const char *child, *error_class, *sqlstate, *outcome, *check;
     int64_t limit, batch, sample;

@@ -7,9 +7,7 @@
 
 #include "planner/plan.h"
 
-#include "celeryc/base/clock.h"
-#include "celeryc/batch/batch.h"
-#include "celeryc/message/message.h"
+#include "celeryc/migrate/sweep.h"
 #include "celeryc/transport/transport.h"
 #include "planner/stop.h"
 
@@ -25,46 +23,6 @@ struct sender {
     struct arena *arena; /* of the group */
 };
 
-static int task_kwargs(const struct sender *n, const struct db_batch_row *b, struct buf *dst)
-{
-    buf_append_str(dst, "{\"plan\": ");
-    json_write_string(dst, slice_str(n->plan.plan));
-    buf_appendf(dst, ", \"batch\": %lld, \"source\": ", (long long)b->batch);
-    json_write_string(dst, slice_str(b->source));
-    buf_append_str(dst, ", \"database\": ");
-    json_write_string(dst, slice_str(n->plan.database));
-    buf_append_str(dst, ", \"sha256\": ");
-    json_write_string(dst, slice_str(b->sha256));
-    buf_appendf(dst, ", \"params\": %s}",
-                n->plan.params_json && *n->plan.params_json ? n->plan.params_json : "{}");
-    return buf_ok(dst);
-}
-
-static int push(const struct sender *n, const struct db_batch_row *b)
-{
-    CLEANUP(buf_deinit) struct buf kwargs = BUF_INIT;
-    CLEANUP(buf_deinit) struct buf raw = BUF_INIT;
-    char id[37];
-    int code = task_kwargs(n, b, &kwargs);
-
-    if (code)
-        return code;
-    batch_task_id(n->plan.plan, b->batch, id);
-    struct message_new m = {.task = slice_str(n->plan.migration),
-                            .id = slice_str(id),
-                            .kwargs = buf_slice(&kwargs),
-                            .queue = slice_str(n->queue),
-                            .now_us = clock_wall_us(),
-                            .ignore_result = TRI_UNSET};
-
-    code = message_write_new(&raw, &m);
-    if (code)
-        return code;
-    redis_sync_queue(n->s->redis, 3,
-                     (struct slice[]){SLICE_LIT("LPUSH"), slice_str(n->list), buf_slice(&raw)});
-    return 0;
-}
-
 /* Sends the next group; *ret_n 0 when there is none. */
 static int send_group(struct sender *n, int64_t first, int64_t *ret_last, size_t *ret_n,
                       int64_t *ret_records, struct err *e)
@@ -79,7 +37,7 @@ static int send_group(struct sender *n, int64_t first, int64_t *ret_last, size_t
         return -ENOMEM;
     code = db_batches_planned(n->s->db, n->plan.plan, first, GROUP, n->arena, rows, &found, e);
     for (size_t i = 0; i < found && !code; i++) {
-        code = push(n, &rows[i]);
+        code = migrate_queue_message(n->s->redis, n->queue, n->list, &n->plan, &rows[i]);
         *ret_records += rows[i].count;
     }
     if (!code && found)

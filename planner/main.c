@@ -76,6 +76,17 @@ static int run(const struct args *a, struct progress *p, struct buf *out, bool *
     switch (a->command) {
     case COMMAND_STATUS:
         return plan_status(a, out, e);
+    case COMMAND_PAUSE:
+    case COMMAND_RESUME:
+    case COMMAND_CANCEL:
+    case COMMAND_DRAIN:
+        return plan_control(a, out, e);
+    case COMMAND_SET:
+        return plan_set(a, out, e);
+    case COMMAND_SWEEP:
+        return plan_sweep(a, out, e);
+    case COMMAND_GOVERNOR:
+        return -ENOSYS;
     case COMMAND_CREATE:
         code = plan_create(a, p, &r, e);
         break;

@@ -54,5 +54,9 @@ int plan_report(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSE
 /* Sends the messages of every batch that is still "planned". */
 int plan_enqueue(struct servers *s, const struct args *a, const char *plan, struct progress *p,
                  struct result *ret_r, struct err *e) WARN_UNUSED;
+/* pause, resume, cancel, drain; set; sweep. Each appends its answer in the form that was asked for. */
+int plan_control(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
+int plan_set(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
+int plan_sweep(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
 /* Appends the status in the form that was asked for. */
 int plan_status(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;

@@ -54,6 +54,8 @@ int preflight_new(const struct request *r, struct db *db, struct preflight **ret
     p->db = db;
     p->lot = 0x9e3779b97f4a7c15ULL; /* the same plan gives the same sample */
     p->m = migrate_find(r->args->migration);
+    if (p->m && !p->m->record)
+        p->m = NULL; /* it runs statements of its own, or calls somebody: nothing to rehearse */
     p->arena = arena_new();
     p->record = arena_new();
     if (!p->arena || !p->record || key_parse(r->key, &p->key))
@@ -275,6 +277,8 @@ static int count(struct preflight *p, const struct db_row *row, struct err *e)
             r = db_fresh_add(p->fresh, row, e);
         break;
     case DB_O_UNCHANGED:
+    case DB_O_STALE:
+    case DB_O_DONE:
         p->unchanged++;
         break;
     case DB_O_SKIPPED:

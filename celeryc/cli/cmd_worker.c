@@ -8,11 +8,13 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* What celery.chord_unlock needs in a child travels in the environment, for the URL may hold a password. */
+/* What celery.chord_unlock and the keepers need in a child travels in the environment, for the URL may hold a password. */
 static int tell_zygote(const struct worker_options *o, struct err *e)
 {
     /* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
     if ((o->config && setenv("CELERYC_ZYGOTE_CONFIG", o->config, 1) != 0) ||
+        /* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
+        (o->broker && setenv("CELERYC_KEEPER_BROKER", o->broker, 1) != 0) ||
         /* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
         (o->result_backend && setenv("CELERYC_ZYGOTE_BACKEND", o->result_backend, 1) != 0))
         return err_set(e, -ENOMEM, "out of memory");

@@ -60,6 +60,7 @@ static int take_databases(struct strv *ret)
         all += len + (all[len] == '\n');
     }
     (void)unsetenv("CELERYC_ZYGOTE_DATABASES"); /* NOLINT(concurrency-mt-unsafe): one thread */
+    (void)unsetenv("CELERYC_KEEPER_BROKER");    /* NOLINT(concurrency-mt-unsafe): one thread */
     return r;
 }
 

@@ -130,7 +130,8 @@ int db_batches_queued(struct db *db, const char *plan, int64_t first, int64_t la
     if (r)
         return r;
     r = db_exec(db,
-                "UPDATE scatter_batch SET state = 'queued' WHERE plan = $1 AND batch >= $2 AND "
+                "UPDATE scatter_batch SET state = 'queued', sent_at = @now@ WHERE plan = $1 AND "
+                "batch >= $2 AND "
                 "batch <= $3 AND state = 'planned'",
                 v, ARRAY_SIZE(v), NULL, e);
     if (!r)
@@ -158,9 +159,9 @@ void db_claim_deinit(struct db_claim *c)
 #define CLAIM_COLUMNS                                                                             \
     "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, " \
     "b.attempts, @left@, b.owner, b.sha256, b.records, p.state, p.retry_on, p.on_batch, "         \
-    "p.on_finish, p.migration, b.failed_at, b.failed_times, p.max_failure_rate, p.policy "        \
-    "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "                                \
-    "WHERE b.plan = $1 AND b.batch = $2 "
+    "p.on_finish, p.migration, b.failed_at, b.failed_times, p.max_failure_rate, p.policy, "       \
+    "p.max_workers, coalesce(p.window_ends < @clock@, 1 = 0) FROM scatter_batch b JOIN "          \
+    "scatter_plan p ON p.plan = b.plan WHERE b.plan = $1 AND b.batch = $2 "
 
 enum {
     AT_STATE,
@@ -184,6 +185,8 @@ enum {
     AT_FAILED_TIMES,
     AT_MAX_FAILURE_RATE,
     AT_POLICY,
+    AT_MAX_WORKERS,
+    AT_CLOSED,
 };
 
 static int read_batch(struct db *db, const struct db_claim_request *q, const char *lock,
@@ -259,7 +262,7 @@ static int fill_claim(const struct db_rows *rows, struct db_claim *c)
 
 /* A plan that drains is paused when its last open batch has ended. Its row is locked first, so that of two last
  * batches one sees it. */
-static int settle_drain(struct db *db, const char *plan, struct err *e)
+int db_settle_drain(struct db *db, const char *plan, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0}, open = {0};
     const struct db_val v[] = {db_text(plan)};
@@ -314,7 +317,7 @@ static int park(struct db *db, const struct db_claim_request *q, struct db_claim
         return 0;
     int r = set_batch_state(db, q, "parked", e);
 
-    return r ? r : settle_drain(db, q->plan->plan, e);
+    return r ? r : db_settle_drain(db, q->plan->plan, e);
 }
 
 static int take_lease(struct db *db, const struct db_claim_request *q, struct db_claim *c,
@@ -344,6 +347,32 @@ static int take_lease(struct db *db, const struct db_claim_request *q, struct db
                                     DB_PLAN_MASK(DB_PLAN_FAILED) | DB_PLAN_MASK(DB_PLAN_FINISHED),
                             .who = q->worker},
                         &moved, e);
+}
+
+/* As many batches as the plan may have at a time are being worked on. The plan's row is locked, so that two claims do
+ * not both see the last free place. The messages that must wait come again in turns, four a second, however many. */
+static int find_place(struct db *db, const struct db_claim_request *q, const struct db_rows *row,
+                      struct db_claim *c, bool *ret_full, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(q->plan->plan)};
+    int64_t most = db_cell_i64(row, 0, AT_MAX_WORKERS);
+
+    if (most <= 0)
+        return 0;
+    int r = db_exec(db, "SELECT 1 FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v, 1, NULL, e);
+
+    if (!r)
+        r = db_exec(db,
+                    "SELECT coalesce(sum(CASE WHEN r.state = 'running' AND r.lease_until > @clock@ "
+                    "THEN 1 ELSE 0 END), 0), count(*) FROM scatter_batch r WHERE r.plan = $1 AND "
+                    "r.state IN ('planned', 'queued', 'running')",
+                    v, 1, &rows, e);
+    if (r)
+        return r;
+    *ret_full = db_cell_i64(&rows, 0, 0) >= most;
+    c->retry_after_ms = MIN(MAX(db_cell_i64(&rows, 0, 1) * 250, 1000), 300000);
+    return 0;
 }
 
 /* What the locked row means for this delivery. */
@@ -376,16 +405,24 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
         (db_cell_is(rows, 0, AT_PLAN_STATE, "draining") && !running) ||
         (db_cell_is(rows, 0, AT_PLAN_STATE, "failed") && !db_cell_is(rows, 0, AT_STATE, "failed")))
         return park(db, q, c, live, e);
+    if (db_cell_true(rows, 0, AT_CLOSED)) {
+        int r = db_close_window(db, q->plan->plan, e);
+
+        return r ? r : park(db, q, c, live, e);
+    }
     if (live && !q->takeover) {
         c->state = DB_CLAIM_BUSY;
         c->retry_after_ms = left_ms;
         return 0;
     }
-    if (running) {
-        int r = note_takeover(db, q, c, live, e);
+    bool full = false;
+    int r = running ? note_takeover(db, q, c, live, e) : find_place(db, q, rows, c, &full, e);
 
-        if (r)
-            return r;
+    if (r)
+        return r;
+    if (full) {
+        c->state = DB_CLAIM_BUSY;
+        return 0;
     }
     return take_lease(db, q, c, e);
 }
@@ -591,7 +628,7 @@ static int finish(struct db *db, const char *plan, int64_t batch, int64_t token,
         r = end_plan(db, plan, &f->plan_finished, e);
     if (!r && !f->plan_finished)
         r = db_check_canary(db, plan, e);
-    return r ? r : settle_drain(db, plan, e);
+    return r ? r : db_settle_drain(db, plan, e);
 }
 
 int db_batch_finish(struct db *db, const char *plan, int64_t batch, int64_t token,
@@ -668,7 +705,7 @@ static int give_back(struct db *db, const char *plan, int64_t batch, int64_t tok
                        (long long)batch, plan);
     if (failed)
         r = fail_plan_or_go_on(db, plan, batch, rel, e);
-    return r ? r : settle_drain(db, plan, e);
+    return r ? r : db_settle_drain(db, plan, e);
 }
 
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,

@@ -160,6 +160,11 @@ bool db_cell_is(const struct db_rows *r, size_t row, size_t col, const char *tex
     return slice_eq_str(db_cell(r, row, col), text);
 }
 
+bool db_cell_true(const struct db_rows *r, size_t row, size_t col)
+{
+    return db_cell_is(r, row, col, "t") || db_cell_is(r, row, col, "1");
+}
+
 int db_cell_dup(const struct db_rows *r, size_t row, size_t col, char **ret_s)
 {
     struct slice s = db_cell(r, row, col);

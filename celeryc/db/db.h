@@ -139,6 +139,27 @@ struct db_plan_move {
 int db_plan_set_state(struct db *db, const struct db_plan_move *m, bool *ret_moved,
                       struct err *e) WARN_UNUSED;
 
+enum db_plan_verb { DB_PLAN_PAUSE, DB_PLAN_RESUME, DB_PLAN_CANCEL, DB_PLAN_DRAIN };
+
+/* What people ask for. Workers obey with their next chunk; after a resume the caller sends what the sweep finds. *ret_changed
+ * false: there was nothing to do. -ENOENT, -EINVAL as above. */
+int db_plan_control(struct db *db, enum db_plan_verb verb, const char *plan, const char *who,
+                    const char *reason, bool *ret_changed, struct err *e) WARN_UNUSED;
+
+/* The window in which a plan may run is over: it is paused until the next one begins. */
+int db_plan_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+
+/* What every worker obeys from its next chunk on. */
+struct db_plan_knobs {
+    const char *plan, *who;
+    bool set_rate, set_chunk_ms, set_max_workers;
+    double rate; /* 0, here and below: no limit, or the worker's own */
+    int64_t chunk_ms, max_workers;
+};
+
+int db_plan_set(struct db *db, const struct db_plan_knobs *k,
+                struct err *e) WARN_UNUSED; /* -ENOENT */
+
 /* What a worker obeys at once: it comes with every chunk, and with a heartbeat where no chunk is due. */
 struct db_orders {
     enum db_plan_state state; /* of the plan: only running and draining let a batch go on */
@@ -204,6 +225,8 @@ enum db_outcome {
     DB_O_UNCHANGED,
     DB_O_SKIPPED,
     DB_O_QUARANTINED,
+    DB_O_DONE,  /* changed by statements of the migration's own, or outside of the database */
+    DB_O_STALE, /* found by db_tx_guard */
 };
 
 struct db_row {
@@ -234,6 +257,7 @@ struct db_chunk {
     size_t n_rows;
     int64_t lease_ms;
     const char *worker; /* node name: scatter_share, scatter_outcome */
+    bool open; /* the transaction of db_tx_begin is open, and is committed with the chunk */
 };
 
 struct db_chunk_result {
@@ -246,10 +270,37 @@ struct db_chunk_result {
 int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                    struct err *e) WARN_UNUSED;
 
+/* ---- a chunk whose changes are the migration's own statements (tx.c) ---- */
+
+/* BEGIN and the fence: the batch's row is locked and its lease renewed. Codes as db_chunk_apply. Ended by db_chunk_apply
+ * with `open`, or by db_tx_rollback. */
+int db_tx_begin(struct db *db, const struct db_chunk *c, struct err *e) WARN_UNUSED;
+/* ret_stale[i]: row i of the chunk does not hold its planned values any more. The others are locked, in file order, so
+ * that they hold them to the end of the transaction. */
+int db_tx_guard(struct db *db, const struct db_chunk *c, bool *ret_stale,
+                struct err *e) WARN_UNUSED;
+struct db_rows;
+/* A statement of the migration's; one that would end the transaction is refused. */
+int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t n,
+              struct db_rows *ret_rows, struct err *e) WARN_UNUSED;
+void db_tx_rollback(struct db *db);
+/* By its first word; for statistics only. */
+bool db_tx_only_reads(const char *sql);
+
 /* Reads token, position and counts FOR UPDATE after an unknown outcome. DB_E_FENCED when the token is another's. */
 int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t token,
                       int64_t *ret_position, struct db_counts *ret_counts,
                       struct err *e) WARN_UNUSED;
+
+struct db_beat {
+    const char *plan;
+    int64_t batch, token, lease_ms;
+    int64_t throttled_ms; /* waited since the last beat */
+};
+
+/* Where no chunk is due: the lease goes on, and what is to be obeyed comes back. DB_E_FENCED. */
+int db_batch_beat(struct db *db, const struct db_beat *b, struct db_orders *ret_o,
+                  struct err *e) WARN_UNUSED;
 
 struct db_finish {
     bool plan_finished; /* this was the last batch: the caller sends on_finish */
@@ -285,6 +336,27 @@ struct db_release {
  * failed. */
 int db_batch_release(struct db *db, const char *plan, int64_t batch, int64_t token,
                      struct db_release *rel, struct err *e) WARN_UNUSED;
+
+/* ---- the sweep ---- */
+
+/* Ends what nobody will end any more: batches of dead workers in plans that do not go on, plans that have drained. */
+int db_sweep_tidy(struct db *db, struct err *e) WARN_UNUSED;
+
+struct db_sweep {
+    const char *plan; /* NULL: every plan */
+    int64_t after_ms; /* only what was sent so long ago */
+    size_t max;
+};
+
+struct db_lost {
+    const char *plan;
+    struct db_batch_row row;
+};
+
+/* Open batches that nobody works on and whose message was sent long enough ago, at most max; marked as sent just now, so
+ * that of several sweeps one takes each. Strings in the arena. */
+int db_sweep_take(struct db *db, const struct db_sweep *s, struct arena *a, struct db_lost *lost,
+                  size_t *ret_n, struct err *e) WARN_UNUSED;
 
 /* Pauses the plan when more of its records were set aside, or of the batch's, than it allows. Asked after a chunk that set
  * some aside. *ret_paused: the limit is passed. */

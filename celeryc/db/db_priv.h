@@ -11,6 +11,7 @@
  * lease     the end of a lease of $1 milliseconds from now
  * left      milliseconds until b.lease_until (NULL: no lease)
  * age       seconds since b.started_at
+ * ago       as now, $1 milliseconds before it
  * plan_age  seconds from p.started_at to p.finished_at, or to now
  * outbox_age  seconds since o was tried, or made
  * clock     the current time as lease_until, window_ends, resume_at and beat_at are kept
@@ -44,6 +45,7 @@ struct db_ops {
     /* The chunk in a transaction that is rolled back; plan not NULL: only how the statement would be run. */
     int (*rehearse)(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
                     struct buf *plan, struct err *e);
+    int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);
     int (*check_target)(struct db *db, const struct db_target *t, struct err *e);
 };
@@ -90,6 +92,12 @@ int db_note_event(struct db *db, const char *plan, int64_t batch, const char *wh
 /* db_plan_set_state inside a transaction that is open. */
 int db_plan_move(struct db *db, const struct db_plan_move *m, bool *ret_moved,
                  struct err *e) WARN_UNUSED;
+
+/* A plan that drains is paused when its last open batch has ended; inside a transaction that is open. */
+int db_settle_drain(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+
+/* db_plan_close_window inside a transaction that is open. */
+int db_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 
 /* What db_orders_read wants, of the tables p and g. Batches are counted only where a rate is to be shared. */
 #define DB_ORDERS_LIVE " r.state = 'running' AND r.lease_until > @clock@"

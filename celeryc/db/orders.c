@@ -67,3 +67,41 @@ int db_orders_read(const struct slice *cells, struct db_orders *ret_o)
     *ret_o = o;
     return 0;
 }
+
+static int write_beat(struct db *db, const struct db_beat *b, struct db_orders *ret_o,
+                      struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows beat = {0}, rows = {0};
+    const struct db_val v[] = {db_int(b->lease_ms), db_text(b->plan), db_int(b->batch),
+                               db_int(b->token), db_int(b->throttled_ms)};
+    int r = db_exec(db,
+                    "UPDATE scatter_batch SET lease_until = @lease@, throttled_ms = throttled_ms + "
+                    "CAST($5 AS bigint) WHERE plan = $2 AND batch = $3 AND lease_token = $4 AND "
+                    "state = 'running'",
+                    v, ARRAY_SIZE(v), &beat, e);
+
+    if (!r && beat.changed == 0)
+        r = err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
+                    (long long)b->batch, b->plan);
+    if (!r)
+        r = db_exec(db, "SELECT " DB_ORDERS_COLUMNS " FROM " DB_ORDERS_TABLES " WHERE p.plan = $1",
+                    &v[1], 1, &rows, e);
+    if (r)
+        return r;
+    if (rows.n_rows != 1 || db_orders_read(rows.cell, ret_o))
+        return err_set(e, db_fail(db, "58000"), "the plan's row cannot be understood");
+    return 0;
+}
+
+int db_batch_beat(struct db *db, const struct db_beat *b, struct db_orders *ret_o, struct err *e)
+{
+    struct db_orders o;
+    int r = db->ops->begin(db, b->lease_ms, e);
+
+    if (r)
+        return r;
+    r = db_end(db, write_beat(db, b, &o, e), e);
+    if (!r)
+        *ret_o = o;
+    return r;
+}

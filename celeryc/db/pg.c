@@ -10,6 +10,7 @@
 #include "celeryc/db/pg.h"
 
 #include "celeryc/base/clock.h"
+#include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
 
 #include <errno.h>
@@ -36,6 +37,7 @@ static const struct db_token tokens[] = {
     {"lease", "clock_timestamp() + CAST($1 AS bigint) * interval '1 millisecond'"},
     {"left", "CAST(extract(epoch FROM b.lease_until - clock_timestamp()) * 1000 AS bigint)"},
     {"age", "extract(epoch FROM clock_timestamp() - b.started_at)"},
+    {"ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
     {"plan_age", "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"},
     {"outbox_age", "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"},
     {"clock", "clock_timestamp()"},
@@ -383,11 +385,12 @@ static int copy_result(const PGresult *res, struct db_rows *ret_r)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     int n_cols = PQnfields(res);
-    struct slice cells[32];
+    struct slice cells[LIMIT_COLUMNS];
     int64_t changed = 0;
     int r;
 
-    ASSERT((size_t)n_cols <= ARRAY_SIZE(cells));
+    if ((size_t)n_cols > ARRAY_SIZE(cells))
+        return -E2BIG;
     r = db_rows_init(&rows, (size_t)n_cols);
     for (int row = 0; !r && row < PQntuples(res); row++) {
         for (int col = 0; col < n_cols; col++)
@@ -531,6 +534,7 @@ const struct db_ops db_pg_ops = {
     .forget = forget,
     .chunk = pg_chunk,
     .rehearse = pg_rehearse,
+    .guard = pg_guard,
     .stream = pg_stream,
     .check_target = pg_check_target,
 };

@@ -42,6 +42,7 @@ DEFINE_CLEANUP_VALUE(struct db_rows, db_rows_deinit)
 struct slice db_cell(const struct db_rows *r, size_t row, size_t col);
 int64_t db_cell_i64(const struct db_rows *r, size_t row, size_t col); /* 0 when NULL or no number */
 double db_cell_f64(const struct db_rows *r, size_t row, size_t col);
+bool db_cell_true(const struct db_rows *r, size_t row, size_t col); /* either dialect's */
 bool db_cell_is(const struct db_rows *r, size_t row, size_t col, const char *text);
 /* A copy for the caller; NULL for SQL NULL. */
 int db_cell_dup(const struct db_rows *r, size_t row, size_t col, char **ret_s) WARN_UNUSED;

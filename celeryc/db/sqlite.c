@@ -10,6 +10,7 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
+#include "celeryc/base/limits.h"
 
 #include <errno.h>
 #include <time.h>
@@ -28,6 +29,7 @@ static const struct db_token tokens[] = {
     {"lease", "(" NOW_SECONDS " + $1 / 1000.0)"},
     {"left", "CAST((b.lease_until - " NOW_SECONDS ") * 1000 AS INTEGER)"},
     {"age", "((julianday('now') - julianday(b.started_at)) * 86400.0)"},
+    {"ago", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ($1 / 1000.0) || ' seconds')"},
     {"plan_age",
      "((julianday(coalesce(p.finished_at, 'now')) - julianday(p.started_at)) * 86400.0)"},
     {"outbox_age",
@@ -218,10 +220,11 @@ int sqlite_step_done(struct sqlite *q, sqlite3_stmt *s, struct err *e)
 
 static int read_rows(struct sqlite *q, sqlite3_stmt *s, struct db_rows *rows, struct err *e)
 {
-    struct slice cells[32];
+    struct slice cells[LIMIT_COLUMNS];
     int n = sqlite3_column_count(s), step, r;
 
-    ASSERT((size_t)n <= ARRAY_SIZE(cells));
+    if ((size_t)n > ARRAY_SIZE(cells))
+        return -E2BIG;
     r = db_rows_init(rows, (size_t)n);
     while (!r && (step = sqlite3_step(s)) == SQLITE_ROW) {
         for (int i = 0; i < n; i++) {
@@ -352,6 +355,7 @@ const struct db_ops db_sqlite_ops = {
     .forget = forget,
     .chunk = sqlite_chunk,
     .rehearse = sqlite_rehearse,
+    .guard = sqlite_guard,
     .stream = sqlite_stream,
     .check_target = sqlite_check_target,
 };

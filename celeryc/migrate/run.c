@@ -13,6 +13,7 @@
 
 #define RETRY_FACTOR_S 2.0
 #define RETRY_MAX_S    300.0
+#define STANDSTILL_S   10.0 /* until a batch looks again whether the governor lets it go on */
 
 /* ---- the message ---- */
 
@@ -161,7 +162,8 @@ static int claim(struct job *j, struct err *e)
     if (!r) {
         j->position = j->start_position = j->claim.position;
         j->counts = j->claim.counts;
-        j->policy = (struct policy){.on_error = j->claim.on_error, .retry_on = j->claim.retry_on};
+        j->policy = (struct policy){
+            .on_error = j->claim.on_error, .retry_on = j->claim.retry_on, .own = j->m->retry_on};
     }
     return r;
 }
@@ -245,6 +247,9 @@ static int work(struct job *j)
     case WORK_CANCELLED:
         (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
         return return_state(j, "cancelled");
+    case WORK_STANDSTILL:
+        (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
+        return retry_in(j, STANDSTILL_S);
     case WORK_FENCED:
         return retry_in(j, (double)j->rt->options.lease_ms / 1000);
     case WORK_RETRY:

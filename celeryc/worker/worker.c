@@ -5,14 +5,17 @@
  * only when it is registered), "ready". Children inherit nothing of the loop: the zygote is executed anew. */
 
 #include "celeryc/worker/worker.h"
+#include "celeryc/worker/keeper.h"
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/log.h"
+#include "celeryc/base/opt.h"
 #include "celeryc/task/builtins.h"
 #include "celeryc/worker/banner.h"
 #include "celeryc/worker/chord.h"
 #include "celeryc/worker/errback.h"
+#include "celeryc/worker/keeper.h"
 #include "celeryc/worker/pidfile.h"
 #include "celeryc/worker/queues.h"
 #include "celeryc/worker/watchdog.h"
@@ -67,6 +70,23 @@ static bool has_own_tasks(const struct task_registry *table)
     return false;
 }
 
+/* What a --broker says, then the environment, as in config_broker. */
+static void start_keepers(struct worker *w)
+{
+    const struct settings *s = &w->config->settings;
+    const char *broker = opt_env("CELERYC_KEEPER_BROKER");
+
+    if (!broker)
+        broker = opt_env("CELERY_BROKER_URL");
+    if (!broker)
+        broker = s->broker_url && *s->broker_url ? s->broker_url : "redis://localhost:6379/0";
+    const struct keeper_options o = {
+        .databases = &w->config->databases, .broker = broker, .key_prefix = s->broker_keyprefix};
+
+    if (keepers_start(&w->loop, &o, &w->keepers))
+        log_warning("no memory to look after the databases: this worker does not sweep");
+}
+
 void worker_pool_ready(struct worker *w, const struct task_registry *table)
 {
     if (w->phase != PHASE_STARTING)
@@ -81,6 +101,7 @@ void worker_pool_ready(struct worker *w, const struct task_registry *table)
         write_banner(w);
     warn_of_options(w);
     w->phase = PHASE_RUNNING;
+    start_keepers(w);
     if (broker_start(w)) {
         log_critical("worker: out of memory");
         shutdown_broken(w, 1);
@@ -213,8 +234,10 @@ static void deinit(struct worker *w)
     for (size_t s = DELIVERY_RESERVED; s < DELIVERY_STATES; s++)
         while (!list_empty(&w->lists[s]))
             delivery_free(LIST_ENTRY(w->lists[s].next, struct delivery, node));
+    keepers_stop(w->keepers);
     uv_walk(&w->loop, close_handle, NULL);
     (void)uv_run(&w->loop, UV_RUN_DEFAULT);
+    w->keepers = keepers_free(w->keepers);
     int r = uv_loop_close(&w->loop);
     if (r)
         log_debug("worker: loop: %s", uv_strerror(r));

@@ -136,6 +136,7 @@ struct worker {
 
     bool was_up;
     struct outage outage;
+    struct keepers *keepers;   /* NULL: none */
     struct watchdog *watchdog; /* NULL: not yet, or switched off */
     struct buf key, text;      /* scratch of one call */
     struct arena *scratch;

@@ -65,6 +65,10 @@ class PostgresServer:
             stdout=subprocess.DEVNULL,
             cwd=self.folder,
         )
+        self.start()
+
+    def start(self) -> None:
+        data = self.folder / "data"
         self.process = Process(
             "postgres",
             [
@@ -107,7 +111,15 @@ class PostgresServer:
     def url(self, name: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@/{name}?host={quote(str(self.folder), safe='/')}"
 
-    def stop(self) -> None:
+    def restart(self) -> None:
+        """Down at once, as after a crash, and up again."""
+        self.down()
+        self.start()
+
+    def down(self) -> None:
         self.process.send_signal(3)  # QUIT: at once
         self.process.stop()
+
+    def stop(self) -> None:
+        self.down()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -7,18 +7,23 @@ INTEROP_ENGINE, INTEROP_NAME and INTEROP_HOST describe its database.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import django
 from celery import Celery
 from django.conf import settings
 
+from harness.parcels import PLANNER
+
 settings.configure(
     SECRET_KEY="tests only",
     INSTALLED_APPS=["django_scatter"],
     USE_TZ=True,
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    SCATTER={"BINARY": str(PLANNER)},
     DATABASES={
         "default": {
             "ENGINE": f"django.db.backends.{os.environ['INTEROP_ENGINE']}",
@@ -64,6 +69,30 @@ class Upper(Migration):
 
 
 @register
+class Book(Migration):
+    name = "interop.book"
+    table = "account"
+    reads = ("word",)
+
+    def process_row(self, record: Record, cursor: Any) -> None:
+        entry = [record.key, record["word"]]
+        cursor.execute("INSERT INTO entry (account, word) VALUES (%s, %s)", entry)
+        cursor.execute("UPDATE account SET changes = changes + 1 WHERE id = %s", entry[:1])
+
+
+@register
+class Tell(Migration):
+    name = "interop.tell"
+    table = "account"
+    reads = ("word",)
+
+    def process_external(self, record: Record) -> None:
+        time.sleep(0.001)  # as a call takes its time
+        with Path(record.params["file"]).open("a", encoding="utf-8") as f:
+            f.write(record.idempotency_key + "\n")
+
+
+@register
 class Renumber(Migration):
     name = "phones.vn_renumber"
     table = "parcel"
@@ -73,3 +102,22 @@ class Renumber(Migration):
     def process(self, record: Record) -> Mapping[str, Any] | None:
         fresh = renumbered(record["phone"])
         return None if fresh == record["phone"] else {"phone": fresh}
+
+
+@app.task(name="scatter_app.seen")
+def seen(*args: Any, **kwargs: Any) -> list[Any]:
+    """A callback: what it was called with."""
+    return [list(args), kwargs]
+
+
+@register
+class Mark(Migration):
+    """interop_tests/plugin_faults in Python."""
+
+    name = "faults.mark"
+    table = "marked"
+    reads = ("name",)
+    writes = ("done",)
+
+    def process(self, record: Record) -> Mapping[str, Any] | None:
+        return {"done": 1}

@@ -102,12 +102,14 @@ int exit_of_redis(int r, const struct err *e)
 int scaler_init(struct scaler *s, const struct options *o, const struct config *c)
 {
     const char *pod = opt_env("POD_NAME");
+    char host[65] = "";
 
     *s = (struct scaler){.o = o, .c = c, .seats = calloc(c->n_targets, sizeof(*s->seats))};
+    (void)gethostname(host, sizeof(host) - 1);
     if (pod)
         (void)snprintf(s->holder, sizeof(s->holder), "%s", pod);
-    else if (gethostname(s->holder, sizeof(s->holder) - 1))
-        (void)snprintf(s->holder, sizeof(s->holder), "scatter-scale");
+    else
+        (void)snprintf(s->holder, sizeof(s->holder), "%s-%d", host, (int)getpid());
     return s->seats ? metrics_init(&s->metrics, c->n_targets) : -ENOMEM;
 }
 

@@ -9,6 +9,7 @@
         "BINARY": "/usr/bin/scatter-plan",              # default: looked for (see binary.py)
         "DATABASE_URLS": {"default": "postgresql://..."},  # default: made from DATABASES
         "LEASE": 60,                     # seconds that a Python worker's claim of a batch lasts
+        "SWEEP": ["default"],            # databases whose lost messages a Celery worker looks after
     }
 
 Credentials travel in the environment of the planner, never in its argument list.
@@ -28,7 +29,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from django_scatter.errors import ScatterError
 
-NAMES = ("STORE", "BROKER", "QUEUE", "PLUGINS", "BINARY", "DATABASE_URLS", "LEASE")
+NAMES = ("STORE", "BROKER", "QUEUE", "PLUGINS", "BINARY", "DATABASE_URLS", "LEASE", "SWEEP")
 
 # OPTIONS of a PostgreSQL entry that libpq knows too; the others are for Django and psycopg only.
 LIBPQ_OPTIONS = frozenset(
@@ -93,13 +94,31 @@ def plugins() -> list[str]:
 LEASE_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+def duration(text: str) -> float | None:
+    """Seconds, as celeryc reads them: "3", "90s", "2m"."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)(ms|s|m|h|)", text)
+    return float(found[1]) * LEASE_UNITS[found[2]] if found else None
+
+
+def sweep_seconds() -> int:
+    """How often a worker sweeps; 0: never."""
+    text = os.environ.get("SCATTER_SWEEP") or "30s"
+    seconds = duration(text)
+    if seconds is None or seconds > 86400 or seconds != int(seconds):
+        raise ScatterError(f"SCATTER_SWEEP={text} is no number of seconds, write 30s (0: never)")
+    return int(seconds)
+
+
+def sweep_databases() -> list[str]:
+    return [str(alias) for alias in scatter_settings().get("SWEEP", ["default"])]
+
+
 def lease_seconds() -> float:
     """SCATTER_LEASE in the environment ("3", "90s", "2m", as celeryc reads it), else SCATTER["LEASE"]."""
     text = os.environ.get("SCATTER_LEASE")
     if not text:
         return float(scatter_settings().get("LEASE", 60))
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)(ms|s|m|h|)", text)
-    seconds = float(found[1]) * LEASE_UNITS[found[2]] if found else 0.0
+    seconds = duration(text) or 0.0
     if not 1 <= seconds <= 86400:
         raise ScatterError(f"SCATTER_LEASE={text} is no time between 1 s and 24 h, write 60s")
     return seconds

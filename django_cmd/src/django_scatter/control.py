@@ -114,7 +114,8 @@ class Claim:
 
 
 CLAIM_NAMES = """state position unchanged stale skipped quarantined token attempts left owner sha256
-plan_state retry_on on_batch on_finish failed_at failed_times max_failure_rate on_error""".split()
+plan_state retry_on on_batch on_finish max_workers closed failed_at failed_times max_failure_rate
+on_error""".split()
 
 
 def claim_of(found: dict[str, Any]) -> Claim:
@@ -147,6 +148,8 @@ class Outcome(enum.Enum):
     UNCHANGED = "unchanged"
     SKIPPED = "skipped"
     QUARANTINED = "quarantined"
+    DONE = "done"  # by statements of the migration's own, or outside of the database
+    STALE = "stale"  # found by guard
 
 
 @dataclass
@@ -162,6 +165,7 @@ class Row:
     sqlstate: str | None = None
     message: str | None = None
     attempts: int = 1
+    values: Sequence[Any] = ()  # the old ones as Python has them
 
 
 @dataclass
@@ -319,6 +323,19 @@ class Control(ABC):
             "FROM scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
         )
 
+    def beat(self, plan: str, batch: int, token: int, throttled_ms: int) -> Orders:
+        """Where no chunk is due: the lease goes on, and what is to be obeyed comes back."""
+        with self.transaction():
+            beaten = self.execute(
+                f"UPDATE scatter_batch SET lease_until = {self.LEASE}, "
+                "throttled_ms = throttled_ms + %s "
+                "WHERE plan = %s AND batch = %s AND lease_token = %s AND state = 'running'",
+                (self.lease_ms, throttled_ms, plan, batch, token),
+            )
+            if beaten != 1:
+                raise Fenced
+            return self.orders(plan)
+
     def orders(self, plan: str) -> Orders:
         found = self.rows(f"SELECT {self.orders_sql} WHERE p.plan = %s", (plan,))
         if not found:
@@ -362,6 +379,7 @@ class Control(ABC):
         found = self.rows(
             "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, "
             f"b.attempts, {self.LEFT}, b.owner, b.sha256, p.state, p.retry_on, p.on_batch, p.on_finish, "
+            f"p.max_workers, coalesce(p.window_ends < {self.CLOCK}, 1 = 0), "
             "b.failed_at, b.failed_times, p.max_failure_rate, p.policy "
             "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "
             f"WHERE b.plan = %s AND b.batch = %s {lock}",
@@ -381,12 +399,7 @@ class Control(ABC):
             claim.state = ClaimState.CANCELLED
             if takeover or not live:
                 self.set_batch_state(plan, batch, "cancelled")
-        elif (
-            found["plan_state"] == "paused"
-            or (found["plan_state"] == "draining" and not running)
-            # In a plan that failed only a batch that failed with it may be tried again.
-            or (found["plan_state"] == "failed" and found["state"] != "failed")
-        ):
+        elif self.is_held_back(found, plan):
             claim.state = ClaimState.PAUSED
             if takeover or not live:
                 self.set_batch_state(plan, batch, "parked")
@@ -394,6 +407,8 @@ class Control(ABC):
         elif live and not takeover:
             claim.state = ClaimState.BUSY
             claim.retry_after_s = claim.left_s
+        elif not running and self.is_full(claim, plan, found["max_workers"]):
+            claim.state = ClaimState.BUSY
         else:
             if running:
                 why = "message delivered again" if live else "lease expired"
@@ -402,6 +417,42 @@ class Control(ABC):
                     f"from {claim.owner or 'nobody'} at position {claim.position}, {why}",
                 )  # fmt: skip
             self.take_lease(claim, plan, batch, worker, owner)
+
+    def is_held_back(self, found: dict[str, Any], plan: str) -> bool:
+        """The plan does not want this batch to be begun, or to go on: its message goes, resuming sends it again."""
+        if found["closed"] and found["plan_state"] != "paused":
+            self.close_window(plan)
+        if found["plan_state"] == "failed":
+            # In a plan that failed only a batch that failed with it may be tried again.
+            return bool(found["state"] != "failed")
+        begun = found["state"] == "running"
+        return (
+            bool(found["closed"])
+            or found["plan_state"] == "paused"
+            or (found["plan_state"] == "draining" and not begun)
+        )
+
+    def is_full(self, claim: Claim, plan: str, max_workers: int | None) -> bool:
+        """As many batches as the plan may have at a time are being worked on. The plan's row is locked, so that two
+        claims do not both see the last free place. Messages that must wait come again in turns, four a second."""
+        if not max_workers:
+            return False
+        self.rows(f"SELECT 1 FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}", (plan,))
+        running, waiting = self.rows(
+            f"SELECT coalesce(sum(CASE WHEN r.state = 'running' AND r.lease_until > {self.CLOCK} "
+            "THEN 1 ELSE 0 END), 0), count(*) FROM scatter_batch r WHERE r.plan = %s "
+            "AND r.state IN ('planned', 'queued', 'running')",
+            (plan,),
+        )[0]
+        claim.retry_after_s = min(max(int(waiting) * 0.25, 1.0), 300.0)
+        return int(running) >= int(max_workers)
+
+    def close_window(self, plan: str) -> None:
+        """The window in which the plan may run is over: it is paused until the next one begins."""
+        sources = ("queued", "running", "draining")
+        reason = "outside of its maintenance window"
+        if self.set_plan_state(plan, "paused", "", reason, sources):
+            self.execute("UPDATE scatter_plan SET resume_at = window_next WHERE plan = %s", (plan,))
 
     def set_batch_state(self, plan: str, batch: int, state: str) -> None:
         self.execute(
@@ -466,20 +517,42 @@ class Control(ABC):
     def apply(self, chunk: Chunk) -> Orders:
         """One transaction: change, checkpoint, outcomes, share. What to obey is read on the way."""
         with self.transaction():
-            stale = self.change(chunk)
-            if stale:
-                self.execute(
-                    "UPDATE scatter_batch SET stale = stale + %s WHERE plan = %s AND batch = %s",
-                    (len(stale), chunk.plan, chunk.batch),
-                )
-            self.insert_outcomes(chunk, stale)
+            return self.settle(chunk)
+
+    def settle(self, chunk: Chunk) -> Orders:
+        """The same inside of a transaction that is open."""
+        stale = self.change(chunk) + [r for r in chunk.rows if r.outcome is Outcome.STALE]
+        if stale:
             self.execute(
-                "INSERT INTO scatter_share (plan, batch, worker, records) VALUES (%s, %s, %s, %s) "
-                "ON CONFLICT (plan, batch, worker) "
-                "DO UPDATE SET records = scatter_share.records + excluded.records",
-                (chunk.plan, chunk.batch, chunk.worker, len(chunk.rows)),
+                "UPDATE scatter_batch SET stale = stale + %s WHERE plan = %s AND batch = %s",
+                (len(stale), chunk.plan, chunk.batch),
             )
-            return self.orders(chunk.plan)
+        self.insert_outcomes(chunk, stale)
+        self.execute(
+            "INSERT INTO scatter_share (plan, batch, worker, records) VALUES (%s, %s, %s, %s) "
+            "ON CONFLICT (plan, batch, worker) "
+            "DO UPDATE SET records = scatter_share.records + excluded.records",
+            (chunk.plan, chunk.batch, chunk.worker, len(chunk.rows)),
+        )
+        return self.orders(chunk.plan)
+
+    # ---- a chunk whose changes are the migration's own statements ----
+
+    @abstractmethod
+    def guard(self, rows: Sequence[Row]) -> set[int]:
+        """Inside of a transaction: the numbers of the rows that do not hold their planned values any more. The others
+        are locked, in their order."""
+
+    def fence(self, chunk: Chunk) -> None:
+        """Inside of a transaction: the batch's row is locked and its lease renewed; Unknown when the checkpoint is not
+        there, or not ours."""
+        moved = self.execute(
+            f"UPDATE scatter_batch SET lease_until = {self.LEASE} WHERE plan = %s AND batch = %s "
+            "AND lease_token = %s AND position = %s AND state = 'running'",
+            (self.lease_ms, chunk.plan, chunk.batch, chunk.token, chunk.position),
+        )
+        if moved != 1:
+            raise Unknown
 
     def checkpoint_params(self, chunk: Chunk) -> list[Any]:
         """For CHECKPOINT below."""

@@ -39,7 +39,7 @@ class Orders:
 
     @property
     def go_on(self) -> bool:
-        return self.state in ("running", "draining")
+        return self.state in ("running", "draining") and not self.closed
 
 
 def orders_of(row: Sequence[Any]) -> Orders:

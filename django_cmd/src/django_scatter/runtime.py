@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import mmap
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,10 +37,12 @@ from django_scatter.control import (
     Unknown,
 )
 from django_scatter.errors import ScatterError, SchemaError
-from django_scatter.migration import Migration, Record, Skip
+from django_scatter.migration import Change, Migration, Record, Retry, Skip
 from django_scatter.orders import Orders
+from django_scatter.paths import path_of
 from django_scatter.policy import Policy, breaker_of
 from django_scatter.sqlstates import Kind
+from django_scatter.throttle import Standstill, Throttle
 
 logger = logging.getLogger("django_scatter")
 
@@ -53,6 +56,7 @@ STATEMENT_ROWS = 60  # what a chunk costs besides its rows, in rows
 TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
+STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
 
 
 class RetryLater(Exception):
@@ -74,9 +78,27 @@ class Failure:
     text: str
     transient: bool  # may pass by itself: worth another try without being asked
     action: str = ""  # what becomes of the batch, where that is known: retry, fail-batch, fail-plan
+    retry: Retry | None = None  # the migration's own rule for it
 
     def __str__(self) -> str:
         return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
+
+
+class Stopping(Exception):
+    """The worker ends: the lease is given up, and the message goes back to its queue."""
+
+
+# Shared with the children of a prefork pool, which are forked after this: the master's word that it ends.
+_stopping = mmap.mmap(-1, 1)
+
+
+def stop_soon() -> None:
+    """Every batch of this worker is given back at its next chunk."""
+    _stopping[0] = 1
+
+
+def stopping() -> bool:
+    return _stopping[0] != 0
 
 
 class Stopped(Exception):
@@ -147,8 +169,17 @@ class Pace:
         self.begun = 0.0
         self.tried = self.refused = 0.0  # records: how often the database refuses one
 
-    def begin(self) -> None:
+    def begin(self, target_s: float = 0.0) -> None:
+        """target_s 0: the worker's own."""
+        if target_s not in (0.0, self.target_s):
+            self.target_s = target_s
+            self.resize()
         self.begun = self.clock()
+
+    def spent(self, times: float) -> bool:
+        """The chunk has taken so many times what one aims at: a slow function must not keep orders waiting, nor hold the
+        batch until the lease has ended."""
+        return self.clock() - self.begun > times * self.target_s
 
     def end(self, rows: int) -> None:
         self.rows = self.rows * 0.75 + rows
@@ -273,8 +304,9 @@ def plan_row(batch: Batch, request: Request) -> PlanRow:
 
 
 def retry_for(request: Request, failure: Failure) -> RetryLater:
-    """2 s, 4 s, 8 s ... 300 s, with jitter."""
-    seconds = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(request.retries, 20)) * random.random()
+    """2 s, 4 s, 8 s ... 300 s, with jitter; the first may be the migration's own."""
+    first = failure.retry.backoff if failure.retry else BACKOFF_S
+    seconds = min(BACKOFF_MAX_S, first * 2.0 ** min(request.retries, 20)) * random.random()
     return RetryLater(seconds, str(failure), failure.error)
 
 
@@ -311,8 +343,10 @@ class Run:
         self.began = time.monotonic()
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
         self.quick_retries = 0
-        self.orders = Orders()
-        self.policy = Policy(claim.on_error, claim.retry_on)
+        self.throttle = Throttle(
+            lambda ms: control.beat(request.plan, request.batch, claim.token, ms)
+        )
+        self.policy = Policy(claim.on_error, claim.retry_on, migration.retry_on)
         self.breaker = breaker_of(request.plan)
         # Records were set aside, and the plan's limits not asked since; whoever did it may have died.
         self.unchecked = claim.quarantined > 0
@@ -330,6 +364,11 @@ class Run:
             self.target = Target(
                 batch.table, batch.keys, tuple(migration.guards), tuple(migration.writes)
             )
+            self.path = path_of(self)
+
+    @property
+    def orders(self) -> Orders:
+        return self.throttle.orders
 
     def run(self, ended: Ended) -> Ended:
         try:
@@ -347,6 +386,12 @@ class Run:
             raise RetryLater(
                 self.control.lease_ms / 1000, "another worker has the batch now"
             ) from None
+        except Stopping:
+            self.release(Release.CLEAN, None)
+            raise
+        except Standstill:
+            self.release(Release.CLEAN, None)
+            raise RetryLater(STANDSTILL_RETRY_S, "the database is not to be written now") from None
         except (Error, ScatterError) as e:
             return self.fail_or_retry(ended, failure_of(e))
         except Exception:
@@ -359,69 +404,71 @@ class Run:
         """Until the last record, or until the plan is paused or cancelled. A failure that ends the work stops in front of
         the record that had it; what was done before is committed."""
         while self.position < self.batch.count and self.orders.go_on:
-            self.pace.begin()
-            rows, failure = self.process(
-                self.position, min(self.batch.count, self.position + self.pace.size)
-            )
-            if rows:
-                try:
-                    self.apply(rows)
-                    self.pace.end(len(rows))
-                except Stopped as e:
-                    failure = e.failure
-                except DatabaseError as e:
-                    self.recover(e)
-                    continue
-                except Unknown:
-                    self.recover(None)
-                    continue
-                finally:
-                    self.check_limits()
+            if stopping():
+                raise Stopping
+            self.pace.begin(self.orders.chunk_ms / 1000)
+            failure = None
+            try:
+                failure = self.chunk(self.throttle.size(self.pace.size))
+            except Stopped as e:
+                failure = e.failure
+            except DatabaseError as e:
+                self.recover(e)
+                continue
+            except Unknown:
+                self.recover(None)
+                continue
+            finally:
+                self.check_limits()
             if failure is not None and self.orders.go_on:
                 return failure
+            self.throttle.wait()
+        self.throttle.end()
         return None
+
+    def chunk(self, n: int) -> Failure | None:
+        """At most n records from the position on. Why the work ends behind those that are done."""
+        done, failure = self.path.chunk(min(self.batch.count - self.position, n))
+        if done:
+            self.pace.end(done)
+        return failure
 
     # ---- records ----
 
-    def process(self, begin: int, end: int) -> tuple[list[Row], Failure | None]:
-        rows: list[Row] = []
-        for position in range(begin, end):
-            row, error = self.process_one(position)
-            if error is not None:
-                failure = failure_of(error)
-                failure.action = self.settle(row, type(error), "")
-                if failure.action not in ("quarantine", "skip"):
-                    return rows, failure
-            rows.append(row)
-        return rows, None
+    def record(self, row: Row) -> Record:
+        n_keys = len(self.batch.keys)
+        return Record(
+            row.values[0] if n_keys == 1 else tuple(row.values[:n_keys]),
+            dict(zip(self.names, row.values)),
+            self.request.params,
+            f"{self.request.plan}/{self.request.batch}/{row.position}",
+        )
 
-    def process_one(self, position: int) -> tuple[Row, Exception | None]:
+    def blank(self, position: int) -> Row:
+        """A row of which only the old values are known."""
         found = self.batch.record(position)
         values = [found[i] for i in self.places]
         old = [batchfile.text_of(v) for v in values]
-        n_keys = len(self.batch.keys)
-        key = values[0] if n_keys == 1 else tuple(values[:n_keys])
-        record = Record(key, dict(zip(self.names, values)), self.request.params)
-        try:
-            change = self.migration.process(record)
-            if isinstance(change, Skip):
-                row = Row(Outcome.SKIPPED, position, old, message=change.reason[:MESSAGE_CHARS])
-                return row, None
-            fresh = self.fresh_values(change, dict(zip(self.names, old)))
-        except Error:
-            raise  # the migration's own statement on our connection failed: that is the database's matter
-        except Exception as e:  # noqa: BLE001  whatever a migration raises belongs to its record
-            row = Row(
-                Outcome.QUARANTINED,
-                position,
-                old,
-                error_class=type(e).__name__,
-                message=str(e)[:MESSAGE_CHARS],
-            )
-            return row, e
-        if not fresh:
-            return Row(Outcome.UNCHANGED, position, old), None
-        return Row(Outcome.CHANGED, position, old, fresh), None
+        return Row(Outcome.CHANGED, position, old, values=values)
+
+    def fill(self, row: Row, change: Change | Exception) -> None:
+        """What a function answered for a record; raises what is wrong with it."""
+        if isinstance(change, Exception):
+            raise change
+        if isinstance(change, Skip):
+            row.outcome, row.message = Outcome.SKIPPED, change.reason[:MESSAGE_CHARS]
+            return
+        row.fresh = self.fresh_values(change, dict(zip(self.names, row.old)))
+        row.outcome = Outcome.CHANGED if row.fresh else Outcome.UNCHANGED
+
+    def failed(self, row: Row, error: Exception) -> Failure | None:
+        """The record's function raised. None: it is set aside, go on; else the work ends in front of it."""
+        row.outcome, row.fresh = Outcome.QUARANTINED, {}
+        row.error_class, row.message = type(error).__name__, str(error)[:MESSAGE_CHARS]
+        failure = failure_of(error)
+        failure.action = self.settle(row, type(error), "")
+        failure.retry = self.policy.rule(type(error), "")
+        return None if failure.action in ("quarantine", "skip") else failure
 
     def fresh_values(
         self, change: Mapping[str, Any] | None, old: Mapping[str, str | None]
@@ -466,8 +513,8 @@ class Run:
         finally:
             self.pace.learn_refusals(len(rows), self.refused)
 
-    def write(self, rows: Sequence[Row]) -> str | None:
-        chunk = Chunk(
+    def new_chunk(self, rows: Sequence[Row]) -> Chunk:
+        return Chunk(
             self.request.plan,
             self.batch.batch,
             self.token,
@@ -476,17 +523,23 @@ class Run:
             self.request.worker,
             len(self.batch.keys),
         )
+
+    def write(self, rows: Sequence[Row]) -> str | None:
+        chunk = self.new_chunk(rows)
         try:
-            self.orders = self.control.apply(chunk)
+            self.throttle.told(self.control.apply(chunk), len(rows))
         except DatabaseError as e:
             if not self.is_refusal(e):
                 raise
             self.error = e
             return sqlstates.text_of(e)
-        self.position += len(rows)
+        self.written(chunk)
+        return None
+
+    def written(self, chunk: Chunk) -> None:
+        self.position += len(chunk.rows)
         self.quick_retries = 0
         self.count_rows(chunk)
-        return None
 
     def is_refusal(self, error: DatabaseError) -> bool:
         """Is it a record's fault, by what the plan says of it? A statement that failed for another reason fails whole."""

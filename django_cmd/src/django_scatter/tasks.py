@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import Task, shared_task
+from celery.exceptions import Reject
 from django.db import DatabaseError, connections
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -20,6 +21,7 @@ from django_scatter.migration import Migration
 from django_scatter.runtime import (
     Request,
     RetryLater,
+    Stopping,
     failure_of,
     retry_for,
     run_batch,
@@ -92,6 +94,8 @@ def run_task(
     except RetryLater as e:
         logger.info("batch %s of %s again in %.1f s: %s", batch, plan, e.seconds, e)
         raise task.retry(countdown=e.seconds, exc=e.cause or e, max_retries=None) from e
+    except Stopping as e:
+        raise Reject("the worker stops", requeue=True) from e
     except DatabaseError as e:  # the claim itself failed: nothing is held
         failure = failure_of(e)
         if not failure.transient:
