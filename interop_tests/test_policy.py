@@ -74,7 +74,7 @@ def set_aside(site: Site, kind: str, n: int, bad: int, batch: int, timeout: floa
     site.start(kind)
     seconds = wait_for(site, ("finished", "failed", "paused"), timeout)
     assert state(site.database) == ("finished", None)
-    wanted = {name: bad for name in planted.CLASSES.values()} if bad else {}
+    wanted = dict.fromkeys(planted.CLASSES.values(), bad) if bad else {}
     assert planted.outcomes(site.database, "p1") == wanted
     for beginning, name in planted.CLASSES.items():
         wrong = site.database.query(
@@ -158,8 +158,9 @@ def test_preflight_finds_a_planted_collision(site: Site) -> None:
     assert code == 3
     checks = {c["name"]: c for c in found["preflight"]["checks"]}
     assert checks["collisions"]["level"] == "block"
-    assert "parcel_phone: 0 records would get a value that another one of the plan gets, 1 one" in (
-        checks["collisions"]["text"]
+    assert (
+        "parcel_phone: 0 records would get a value that another one of the plan gets, 1 one"
+        in (checks["collisions"]["text"])
     )
     assert checks["key"]["level"] == "ok"
     assert checks["indexes"]["level"] == "warn"
@@ -177,7 +178,9 @@ def test_preflight_finds_records_of_the_plan_that_meet(site: Site) -> None:
         "((CASE WHEN phone LIKE '03%' THEN substr(phone, 5) ELSE phone END))",
     )
     code, found = create(site, 20_000, 1000, "--dry-run")
-    texts = {c["level"]: c["text"] for c in found["preflight"]["checks"] if c["name"] == "collisions"}
+    texts = {
+        c["level"]: c["text"] for c in found["preflight"]["checks"] if c["name"] == "collisions"
+    }
     assert code == 3
     assert texts["block"] == (
         "short: 2 records would get a value that another one of the plan gets, 0 one that is there: "
@@ -202,7 +205,9 @@ def test_preflight_forecasts_the_run(
     seconds = wait_for(site, ("finished", "failed", "paused"), 120)
     assert state(site.database)[0] == "finished"
     wal = float(
-        site.database.query(f"SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '{before}')")[0][0]
+        site.database.query(f"SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '{before}')")[0][
+            0
+        ]
     )
     counts = site.database.counts("p1")
     ok = counts["position"] - counts["quarantined"]

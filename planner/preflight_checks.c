@@ -262,8 +262,10 @@ int preflight_checks(struct preflight *p, struct err *e)
     int r = 0;
 
     if (!p->m && !p->computed) {
-        check_add(p, CHECK_WARN, "migration", "use manage.py scatter_plan --dry-run, which runs it",
-                  "%s is not in the loaded plug-ins: its new values are not known here",
+        check_add(p, CHECK_WARN, "migration",
+                  "manage.py scatter_plan --dry-run, when it is written in Python",
+                  "%s is in none of the loaded plug-ins, or works record by record: its new values "
+                  "are not known here",
                   p->request->args->migration);
         return 0;
     }

@@ -37,7 +37,7 @@ def fill(database: Database, n: int, planted: int, classes: int = 3) -> None:
         "ALTER TABLE parcel ADD CONSTRAINT no_six CHECK (phone NOT LIKE '033 6%')",
         "ALTER TABLE parcel ADD CONSTRAINT no_seven "
         "CHECK (1 / (CASE WHEN phone LIKE '034 7%' THEN 0 ELSE 1 END) = 1)",
-        f"INSERT INTO parcel SELECT id + 10000000, '035 8' || substr(phone, 7) FROM parcel "
+        "INSERT INTO parcel SELECT id + 10000000, '035 8' || substr(phone, 7) FROM parcel "
         "WHERE phone LIKE '0165 8%'",
         "VACUUM ANALYZE parcel",
     )
