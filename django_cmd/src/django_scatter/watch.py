@@ -6,8 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from django_scatter import planner
+from django_scatter.errors import ScatterError
 from django_scatter.progress import Output, Progress
-from django_scatter.status import Status, read_status
+from django_scatter.status import FINAL, Status, read_status
 
 POLL_S = 0.3
 QUIET_S = 30.0
@@ -54,4 +56,14 @@ def watch(
                 ending="\n",
             )
     progress.finish(status.counts.done, note_of(status))
+    if status.report_sha256 is None and status.state in FINAL:
+        write_report(alias, plan, out)
     return read_status(alias, plan)
+
+
+def write_report(alias: str, plan: str, out: Output) -> None:
+    """The plan is over: whoever watches it writes its report."""
+    try:
+        planner.run(planner.plan_arguments("report", plan, alias, {}), alias)
+    except ScatterError as e:
+        out.write(f"the report was not written: {e}", ending="\n")
