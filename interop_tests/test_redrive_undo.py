@@ -175,3 +175,21 @@ def test_a_key_of_two_columns(site: Site) -> None:
     assert run_child(site, "undo", "p1", "u1")["total"] == 294
     assert run_child(site, "undo", "p2", "u2")["total"] == 6
     assert site.database.query("SELECT count(*) FROM parcel WHERE phone LIKE '0120%'") == [(300,)]
+
+
+def test_what_a_failed_batch_has_left_is_driven_again(site: Site) -> None:
+    site.database.fill(300)
+    site.plan("p1", 300)
+    site.database.run("ALTER TABLE parcel RENAME COLUMN phone TO number")
+    site.start("celeryc")
+    wait_until(lambda: site.database.batches("p1") == {"failed": 1}, "the batch has failed", 60)
+    site.database.run(
+        "ALTER TABLE parcel RENAME COLUMN number TO phone",
+        f"UPDATE parcel SET phone = '{sample(8)}' WHERE id = 16",
+        "DELETE FROM parcel WHERE id = 17",
+    )
+    assert run_child(site, "redrive", "p1", "p2", "--outcome", "failed")["total"] == 299
+    rows = site.database.query("SELECT id, phone FROM parcel ORDER BY id")
+    assert all(phone == renumbered(sample(8 if i == 16 else i)) for i, phone in rows)
+    again = made(command(site, "redrive", "p1", "--outcome", "failed", "--format", "json"))
+    assert again["total"] == 0
