@@ -45,7 +45,8 @@ struct option {
 
 static const struct option options[] = {
     {"migration", 0, KIND_TEXT, COMMAND_CREATE, AT(migration), "NAME",
-     "the migration's registered name, which is also the task's name"},
+     "the migration's registered name, which is also the task's name; or sql:FILE, a migration in "
+     "SQL"},
     {"app", 'A', KIND_LIST, MAKE, AT(plugins), "PLUGIN.so",
      "plug-in that knows the migration; may be given again (environment: SCATTER_PLUGINS, "
      "separated by colons)"},

@@ -289,6 +289,23 @@ void db_tx_rollback(struct db *db);
 /* By its first word; for statistics only. */
 bool db_tx_only_reads(const char *sql);
 
+/* ---- new values that the database computes (SQL files) ---- */
+
+struct db_compute {
+    const struct db_target *target;
+    const char
+        *body; /* a SELECT over `old` that gives the key and the written columns by their names */
+    const struct db_row *rows; /* their old values; n_rows 0: the statement is only checked */
+    size_t n_rows;
+    int64_t lease_ms;
+    struct arena *arena; /* of the values */
+    struct slice *fresh; /* n_rows * n_writes, set for those that are found */
+    bool *found;         /* the SELECT gave a row */
+};
+
+/* In a read-only transaction of its own. Codes as db_chunk_apply. */
+int db_compute(struct db *db, const struct db_compute *q, struct err *e) WARN_UNUSED;
+
 /* Reads token, position and counts FOR UPDATE after an unknown outcome. DB_E_FENCED when the token is another's. */
 int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t token,
                       int64_t *ret_position, struct db_counts *ret_counts,
