@@ -416,6 +416,8 @@ static int insert_rows(struct creation *c, const struct manifest *m, struct err 
     if (c->child) {
         p.drives = c->child->drives;
         p.n_drives = c->child->n_drives;
+        p.failed = c->child->failed;
+        p.n_failed = c->child->n_failed;
     }
     code = db_plan_insert(c->servers.db, &p, rows, m->n_batches, e);
     if (code)

@@ -76,6 +76,8 @@ struct db_plan {
     const struct db_drive *drives;
     size_t n_drives;
     int64_t batch_size;
+    const int64_t *failed; /* redrive: the parent's failed batches of which it has the rest */
+    size_t n_failed;
 };
 
 struct db_drive {
