@@ -193,3 +193,31 @@ def test_what_a_failed_batch_has_left_is_driven_again(site: Site) -> None:
     assert all(phone == renumbered(sample(8 if i == 16 else i)) for i, phone in rows)
     again = made(command(site, "redrive", "p1", "--outcome", "failed", "--format", "json"))
     assert again["total"] == 0
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_plan_of_an_sql_file_is_driven_again_but_not_undone(site: Site, tmp_path: Path) -> None:
+    site.database.fill(200)
+    plant(site.database)
+    file = tmp_path / "mark.sql"
+    file.write_text(
+        "-- table: parcel\n-- key: id\n-- reads: phone\n-- writes: phone\n"
+        "SELECT id, 'was ' || phone AS phone FROM old WHERE phone IS NOT NULL\n"
+    )
+    options = site.options("p1", 100)
+    options[options.index("--migration") + 1] = f"sql:{file}"
+    done = scatter_plan(*options, env=site.environment)
+    assert done.returncode == 0, done.stderr
+    site.start("celeryc")
+    wait_until(lambda: state(site, "p1") == "finished", "the plan is finished", 60)
+    left = open_records(site, "p1")
+    assert left > 0
+    unplant(site.database)
+    file.unlink()  # the plan keeps its text
+    assert run_child(site, "redrive", "p1", "p2")["total"] == left
+    assert open_records(site, "p1") == 0
+    rows = site.database.query("SELECT id, phone FROM parcel WHERE phone IS NOT NULL ORDER BY id")
+    assert all(phone == f"was {sample(i)}" for i, phone in rows)
+    refused = command(site, "undo", "p1")
+    assert refused.returncode == 1
+    assert "is SQL" in refused.stderr
