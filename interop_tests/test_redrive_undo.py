@@ -33,8 +33,7 @@ MakeClient = Callable[..., Client]
     ("database", "kind", "n"),
     [
         ("postgresql", "celeryc", 20_000),
-        ("sqlite", "celeryc", 2000),
-        ("postgresql", "python", 2000),
+        ("sqlite", "python", 2000),
     ],
     indirect=["database"],
 )
