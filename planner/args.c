@@ -158,6 +158,8 @@ static const struct {
     {"drain", COMMAND_DRAIN, "finish the batches that were begun, begin no other, then pause"},
     {"set", COMMAND_SET, "retune a plan while it runs: rate=N, chunk_ms=N, workers=N (or none)"},
     {"sweep", COMMAND_SWEEP, "send the messages of batches that no message carries any more"},
+    {"governor", COMMAND_GOVERNOR,
+     "how fast all plans of a database may be: show, set max_lag_s=N ..., stop, start"},
     {"redrive", COMMAND_REDRIVE, "make a plan of the records that another one set aside"},
     {"undo", COMMAND_UNDO, "make a plan that writes the old values of another one back"},
     {"verify", COMMAND_VERIFY, "check what a plan has done; exit code 3 when it does not hold"},

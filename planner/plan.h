@@ -53,6 +53,7 @@ int plan_enqueue(struct servers *s, const struct args *a, const char *plan, stru
 /* pause, resume, cancel, drain; set; sweep. Each appends its answer in the form that was asked for. */
 int plan_control(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
 int plan_set(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
+int plan_governor(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
 int plan_sweep(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
 /* Appends the status in the form that was asked for. */
 int plan_status(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;

@@ -39,6 +39,7 @@ static const struct db_token tokens[] = {
     {"ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
     {"plan_age", "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"},
     {"outbox_age", "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"},
+    {"clock_ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
     {"clock", "clock_timestamp()"},
     {"silent", "extract(epoch FROM clock_timestamp() - g.beat_at)"},
     {"created", "CAST(extract(epoch FROM p.created_at) * 1000000 AS bigint)"},

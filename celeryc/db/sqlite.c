@@ -33,6 +33,7 @@ static const struct db_token tokens[] = {
      "((julianday(coalesce(p.finished_at, 'now')) - julianday(p.started_at)) * 86400.0)"},
     {"outbox_age",
      "((julianday('now') - julianday(coalesce(o.tried_at, o.created_at))) * 86400.0)"},
+    {"clock_ago", "(" NOW_SECONDS " - $1 / 1000.0)"},
     {"clock", NOW_SECONDS},
     {"silent", "(" NOW_SECONDS " - g.beat_at)"},
     {"created", MICROS("p.created_at")},
