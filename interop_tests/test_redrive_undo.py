@@ -20,9 +20,16 @@ from harness.site import Site
 from harness.waiting import wait_until
 
 
-@pytest.mark.parametrize("kind", ["celeryc", "python"])
-def test_redrive_after_a_fix_leaves_nothing_open(site: Site, kind: str) -> None:
-    n = 20_000
+@pytest.mark.parametrize(
+    ("database", "kind", "n"),
+    [
+        ("postgresql", "celeryc", 20_000),
+        ("sqlite", "celeryc", 2000),
+        ("postgresql", "python", 2000),
+    ],
+    indirect=["database"],
+)
+def test_redrive_after_a_fix_leaves_nothing_open(site: Site, kind: str, n: int) -> None:
     bad = planted_ids(n)
     site.database.fill(n)
     plant(site.database)
@@ -54,7 +61,11 @@ def test_redrive_after_a_fix_leaves_nothing_open(site: Site, kind: str) -> None:
     assert again["total"] == 0
 
 
-@pytest.mark.parametrize("kind", ["celeryc", "python"])
+@pytest.mark.parametrize(
+    ("database", "kind"),
+    [("postgresql", "celeryc"), ("sqlite", "python"), ("postgresql", "python")],
+    indirect=["database"],
+)
 def test_undo_puts_back_all_but_what_was_changed_since(site: Site, kind: str) -> None:
     n = 5000
     site.database.fill(n)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from harness.parcels import Database
+from harness.parcels import Database, scatter_plan
 from harness.plans import command, made, plant, planted_ids, run_child, state, unplant
 from harness.site import Site
 from harness.waiting import wait_until
@@ -70,3 +70,18 @@ def test_counts_are_the_tables_and_the_bytes_stay(site: Site, tmp_path: Path) ->
     assert (second["open"], second["children"][0]["plan"]) == (2, "p2")
     assert {r["resolved_by"] for r in cells(tmp_path, "p1", "quarantined-0001.csv")} == {"p2"}
     assert report(site, tmp_path, "p2")["parent"] == "p1"
+
+
+def test_a_sweep_writes_what_nobody_has_asked_for(site: Site, tmp_path: Path) -> None:
+    site.database.fill(300)
+    site.start("celeryc")
+    site.plan("p1", 100)
+    wait_until(lambda: state(site, "p1") == "finished", "the plan is finished", 60)
+    swept = scatter_plan(
+        "sweep", "--database-url", site.database.url, "-b", site.url, env=site.environment
+    )
+    assert swept.returncode == 0, swept.stderr
+    manifest = tmp_path / "store/p1/report/manifest.json"
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    stored = site.database.query("SELECT report_sha256 FROM scatter_plan WHERE plan = 'p1'")
+    assert stored == [(digest,)]

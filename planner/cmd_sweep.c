@@ -11,6 +11,7 @@
 #include "celeryc/migrate/sweep.h"
 #include "planner/keeper.h"
 #include "planner/outbox.h"
+#include "planner/report.h"
 #include "planner/stop.h"
 
 #include <errno.h>
@@ -32,7 +33,7 @@ static int64_t lease_ms(void)
 static int sweep_once(const struct args *a, struct sweep_result *ret_r, struct err *e)
 {
     CLEANUP(servers_deinit) struct servers s = {0};
-    int64_t n_callbacks;
+    int64_t n_callbacks, n_reports;
     int code = servers_open_db(&s, a->database_url, e);
 
     if (!code)
@@ -52,6 +53,8 @@ static int sweep_once(const struct args *a, struct sweep_result *ret_r, struct e
         return 0;
     if (!code)
         code = outbox_send_all(s.db, a, a->plan, OUTBOX_ABANDONED_S, &n_callbacks, e);
+    if (!code)
+        code = report_write_ended(s.db, &n_reports, e);
     return code > 0 ? -EIO : code;
 }
 

@@ -593,9 +593,11 @@ int plan_make(const struct args *a, struct plan_child *child, struct progress *p
 {
     CLEANUP(creation_deinit)
     struct creation c = {.args = a, .child = child, .progress = p, .result = ret_r};
-    int code = request_init(&c.request, a, e);
+    int code = outbox_check(a, e);
 
     c.input.fd = -1;
+    if (!code)
+        code = request_init(&c.request, a, e);
     return code ? code : check_and_make(&c, e);
 }
 

@@ -28,6 +28,48 @@ static const char *backend(void)
     return url && *url ? url : NULL;
 }
 
+/* A mistake in a callback is told before there is a plan whose end would meet it. */
+static int check_one(const char *option, const char *text, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf merged = BUF_INIT;
+    struct err why = ERR_INIT;
+    int r;
+
+    if (!callback_is_signature(text))
+        return *text && !text[strcspn(text, " \t\r\n\"")]
+                   ? 0
+                   : err_set(e, -EINVAL,
+                             "--%s: \"%s\" is neither the name of a task nor a signature as JSON",
+                             option, text);
+    r = callback_merge(slice_str(text), SLICE_LIT("{}"), &merged, &why);
+    if (r)
+        return err_set(e, r, "--%s: %s", option, err_text(&why, r));
+    struct celeryc_sig *s = celeryc_sig_from_json(merged.data, merged.len);
+
+    if (!s || celeryc_sig_error(s))
+        r = err_set(e, -EINVAL, "--%s: %s", option, s ? celeryc_sig_error(s) : "out of memory");
+    celeryc_sig_free(s);
+    return r;
+}
+
+int outbox_check(const struct args *a, struct err *e)
+{
+    const struct {
+        const char *option, *text;
+    } callbacks[] = {{"on-planned", a->on_planned},
+                     {"on-batch", a->on_batch},
+                     {"on-paused", a->on_paused},
+                     {"on-failed", a->on_failed},
+                     {"on-finish", a->on_finish}};
+
+    int r = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(callbacks) && !r; i++)
+        if (callbacks[i].text)
+            r = check_one(callbacks[i].option, callbacks[i].text, e);
+    return r;
+}
+
 static int client_for(struct sender *s, const char *queue, struct err *e)
 {
     CLEANUP(buf_deinit) struct buf options = BUF_INIT;

@@ -4,6 +4,9 @@
 
 #include "planner/plan.h"
 
+/* Are the callbacks that were asked for names or signatures? 0, -EINVAL naming the option. */
+int outbox_check(const struct args *a, struct err *e) WARN_UNUSED;
+
 #define OUTBOX_ABANDONED_S 30.0 /* since somebody took a callback and did not mark it as sent */
 
 /* Sends what is due: fresh callbacks of the plan (NULL: of none) at once, those of any plan that have waited for age_s

@@ -11,6 +11,7 @@
 
 #define PART_ROWS 100000 /* of one CSV file */
 #define FORMAT    1
+#define RECENT_US (86400 * (int64_t)1000000) /* what ended before is reported by hand */
 
 /* ---- the tables ---- */
 
@@ -436,20 +437,29 @@ int report_write(struct db *db, const char *store_url, const char *plan, char re
     return code > 0 ? -EIO : code;
 }
 
-int report_write_ended(struct db *db, int64_t max, int64_t *ret_n, struct err *e)
+int report_write_ended(struct db *db, int64_t *ret_n, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows plans = {0};
+    struct err first = ERR_INIT;
     char sha256[65];
+    int failed = 0;
     int code = db_read(db,
-                       "SELECT plan FROM scatter_plan WHERE state IN ('finished', 'failed', "
-                       "'cancelled') AND report_sha256 IS NULL AND store <> '' ORDER BY "
-                       "finished_at, plan LIMIT $1",
-                       (struct db_val[]){db_int(max)}, 1, &plans, e);
+                       "SELECT p.plan FROM scatter_plan p WHERE p.state IN ('finished', 'failed', "
+                       "'cancelled') AND p.report_sha256 IS NULL AND p.store <> '' AND @finished@ "
+                       "> $1 ORDER BY p.finished_at, p.plan LIMIT 20",
+                       (struct db_val[]){db_int(clock_wall_us() - RECENT_US)}, 1, &plans, e);
 
     *ret_n = 0;
     for (size_t i = 0; !code && i < plans.n_rows; i++) {
-        code = report_write(db, NULL, db_cell(&plans, i, 0).p, sha256, e);
-        *ret_n += code == 0;
+        struct err why = ERR_INIT;
+        int r = report_write(db, NULL, db_cell(&plans, i, 0).p, sha256, &why);
+
+        *ret_n += r == 0;
+        if (r && !failed)
+            failed = err_set(&first, r, "the report of plan %s: %s", db_cell(&plans, i, 0).p,
+                             err_text(&why, r));
     }
+    if (!code && failed)
+        code = err_set(e, failed, "%s", first.text);
     return code > 0 ? -EIO : code;
 }

@@ -84,8 +84,9 @@ double report_seconds(const struct report *r); /* from the first claim to the en
 /* Writes everything and keeps the manifest's SHA-256 in the plan's row. store_url NULL: the plan's. */
 int report_write(struct db *db, const char *store_url, const char *plan, char ret_sha256[65],
                  struct err *e) WARN_UNUSED;
-/* Writes the reports of plans that have ended and have none yet, or were touched since; at most max. *ret_n: how many. */
-int report_write_ended(struct db *db, int64_t max, int64_t *ret_n, struct err *e) WARN_UNUSED;
+/* Writes the reports of plans that have ended within a day and have none, or one that their tables have left behind.
+ * *ret_n: how many. One that cannot be written does not keep the others from it; the first such error is returned. */
+int report_write_ended(struct db *db, int64_t *ret_n, struct err *e) WARN_UNUSED;
 
 /* A cell of a CSV file (RFC 4180): quoted where needed. A text that a spreadsheet would take for a formula gets an
  * apostrophe in front; numbers do not. */

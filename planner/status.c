@@ -4,6 +4,7 @@
 #include "planner/plan.h"
 
 #include "celeryc/base/clock.h"
+#include "celeryc/db/rows.h"
 #include "celeryc/message/json.h"
 
 #include <errno.h>
@@ -60,6 +61,67 @@ static void write_table(struct buf *dst, const char *plan, const struct db_plan_
         buf_appendf(dst, "%-16s %13s\n", counts[i].name, progress_number(counts[i].value, number));
 }
 
+/* What the row says besides: where the plan comes from, why it stands, what was checked, what waits. */
+enum {
+    MORE_KIND,
+    MORE_PARENT,
+    MORE_REASON,
+    MORE_VERIFICATION,
+    MORE_REPORT,
+    MORE_OPEN,
+    MORE_RESOLVED,
+    MORE_CALLBACKS
+};
+
+static const char more_sql[] =
+    "SELECT p.kind, p.parent, p.reason, p.verification, p.report_sha256, (SELECT count(*) FROM "
+    "scatter_outcome o WHERE o.plan = p.plan AND o.resolved_by IS NULL), (SELECT count(*) FROM "
+    "scatter_outcome o WHERE o.plan = p.plan AND o.resolved_by IS NOT NULL), (SELECT count(*) FROM "
+    "scatter_outbox x WHERE x.plan = p.plan AND x.sent_at IS NULL) FROM scatter_plan p WHERE "
+    "p.plan = $1";
+
+static void more_json(struct buf *dst, const struct db_rows *more)
+{
+    struct slice verified = db_cell(more, 0, MORE_VERIFICATION);
+
+    dst->len -= 2; /* "}\n" */
+    write_text(dst, "kind", db_cell(more, 0, MORE_KIND).p);
+    write_text(dst, "parent", db_cell(more, 0, MORE_PARENT).p);
+    write_text(dst, "reason", db_cell(more, 0, MORE_REASON).p);
+    buf_appendf(dst, ", \"open\": %lld, \"resolved\": %lld, \"callbacks_pending\": %lld",
+                (long long)db_cell_i64(more, 0, MORE_OPEN),
+                (long long)db_cell_i64(more, 0, MORE_RESOLVED),
+                (long long)db_cell_i64(more, 0, MORE_CALLBACKS));
+    buf_append_str(dst, ", \"verification\": ");
+    buf_append_slice(dst, verified.len ? verified : SLICE_LIT("null"));
+    write_text(dst, "report_sha256", db_cell(more, 0, MORE_REPORT).p);
+    buf_append_str(dst, "}\n");
+}
+
+static const char *verdict(struct slice verification)
+{
+    if (!verification.len)
+        return "not yet";
+    return memmem(verification.p, verification.len, "\"ok\": true", 10) ? "holds" : "DOES NOT HOLD";
+}
+
+static void more_table(struct buf *dst, const struct db_rows *more)
+{
+    const struct count counts[] = {{"open", db_cell_i64(more, 0, MORE_OPEN)},
+                                   {"resolved", db_cell_i64(more, 0, MORE_RESOLVED)},
+                                   {"callbacks", db_cell_i64(more, 0, MORE_CALLBACKS)}};
+    char number[32];
+
+    for (size_t i = 0; i < ARRAY_SIZE(counts); i++)
+        buf_appendf(dst, "%-16s %13s\n", counts[i].name, progress_number(counts[i].value, number));
+    if (db_cell(more, 0, MORE_PARENT).p)
+        buf_appendf(dst, "%-16s %s of %s\n", "made as", db_cell(more, 0, MORE_KIND).p,
+                    db_cell(more, 0, MORE_PARENT).p);
+    if (db_cell(more, 0, MORE_REASON).p)
+        buf_appendf(dst, "%-16s %s\n", "reason", db_cell(more, 0, MORE_REASON).p);
+    buf_appendf(dst, "%-16s %s\n", "verification", verdict(db_cell(more, 0, MORE_VERIFICATION)));
+}
+
 int plan_status(const struct args *a, struct buf *dst, struct err *e)
 {
     CLEANUP(servers_deinit) struct servers servers = {0};
@@ -84,9 +146,18 @@ int plan_status(const struct args *a, struct buf *dst, struct err *e)
         {"batches_failed", s.batches_failed},
     };
 
-    if (str_eq(a->format, "json"))
+    CLEANUP(db_rows_deinit) struct db_rows more = {0};
+
+    code = db_read(servers.db, more_sql, (struct db_val[]){db_text(a->plan)}, 1, &more, e);
+    if (code || more.n_rows == 0)
+        return code < 0 ? code : -EIO;
+    if (str_eq(a->format, "json")) {
         write_json(dst, a->plan, &s, counts, ARRAY_SIZE(counts));
-    else
+        if (!buf_ok(dst))
+            more_json(dst, &more);
+    } else {
         write_table(dst, a->plan, &s, counts, ARRAY_SIZE(counts));
+        more_table(dst, &more);
+    }
     return buf_ok(dst);
 }

@@ -96,7 +96,11 @@ def pytest_counts(report: Path) -> tuple[int, int]:
 
 
 def run_pytest(totals: Totals, folder: str) -> None:
-    helpers = ("tests/canvas/canvas_oracle", "tests/message/message_codec", "tests/scaler/kube_probe")
+    helpers = (
+        "tests/canvas/canvas_oracle",
+        "tests/message/message_codec",
+        "tests/scaler/kube_probe",
+    )
     if run("make", "build") != 0 or run("ninja", "-C", BUILD / "obj", "--quiet", *helpers) != 0:
         totals.add(0, 1)
         return

@@ -160,6 +160,7 @@ static void write_man(struct buf *b)
         ".TP\n.B CELERY_WORKER_<OPTION>\nAny option of the worker, as "
         "CELERY_WORKER_CONCURRENCY=4.\n"
         ".TP\n.B SCATTER_DATABASE_<ALIAS>\nTarget database of migrations.\n"
+        ".TP\n.B AWS_*, SCATTER_S3_*\nThe store of their batch files, as in scatter\\-plan (1).\n"
         ".SH EXIT STATUS\n0: all went well (the worker: TERM or QUIT). 1: it did not, or the task "
         "failed. "
         "2: wrong command line. 3: there is no result yet. 73: the pidfile is held by a live "

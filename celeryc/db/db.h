@@ -225,6 +225,8 @@ enum db_outcome {
     DB_O_UNCHANGED,
     DB_O_SKIPPED,
     DB_O_QUARANTINED,
+    DB_O_DONE,  /* changed by statements of the migration's own, or outside of the database */
+    DB_O_STALE, /* found by db_tx_guard */
 };
 
 struct db_row {
@@ -255,6 +257,7 @@ struct db_chunk {
     size_t n_rows;
     int64_t lease_ms;
     const char *worker; /* node name: scatter_share, scatter_outcome */
+    bool open; /* the transaction of db_tx_begin is open, and is committed with the chunk */
 };
 
 struct db_chunk_result {
@@ -266,6 +269,23 @@ struct db_chunk_result {
  * is another's; DB_E_RETRY: unknown or not done (db_batch_position tells); DB_E_DATA, DB_E_SCHEMA: rolled back. */
 int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                    struct err *e) WARN_UNUSED;
+
+/* ---- a chunk whose changes are the migration's own statements (tx.c) ---- */
+
+/* BEGIN and the fence: the batch's row is locked and its lease renewed. Codes as db_chunk_apply. Ended by db_chunk_apply
+ * with `open`, or by db_tx_rollback. */
+int db_tx_begin(struct db *db, const struct db_chunk *c, struct err *e) WARN_UNUSED;
+/* ret_stale[i]: row i of the chunk does not hold its planned values any more. The others are locked, in file order, so
+ * that they hold them to the end of the transaction. */
+int db_tx_guard(struct db *db, const struct db_chunk *c, bool *ret_stale,
+                struct err *e) WARN_UNUSED;
+struct db_rows;
+/* A statement of the migration's; one that would end the transaction is refused. */
+int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t n,
+              struct db_rows *ret_rows, struct err *e) WARN_UNUSED;
+void db_tx_rollback(struct db *db);
+/* By its first word; for statistics only. */
+bool db_tx_only_reads(const char *sql);
 
 /* Reads token, position and counts FOR UPDATE after an unknown outcome. DB_E_FENCED when the token is another's. */
 int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t token,

@@ -41,6 +41,7 @@ struct db_ops {
     void (*forget)(struct db *db);
     int (*chunk)(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                  struct err *e);
+    int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);
     int (*check_target)(struct db *db, const struct db_target *t, struct err *e);
 };

@@ -10,6 +10,7 @@
 #include "celeryc/db/pg.h"
 
 #include "celeryc/base/clock.h"
+#include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
 
 #include <errno.h>
@@ -385,11 +386,12 @@ static int copy_result(const PGresult *res, struct db_rows *ret_r)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     int n_cols = PQnfields(res);
-    struct slice cells[32];
+    struct slice cells[LIMIT_COLUMNS];
     int64_t changed = 0;
     int r;
 
-    ASSERT((size_t)n_cols <= ARRAY_SIZE(cells));
+    if ((size_t)n_cols > ARRAY_SIZE(cells))
+        return -E2BIG;
     r = db_rows_init(&rows, (size_t)n_cols);
     for (int row = 0; !r && row < PQntuples(res); row++) {
         for (int col = 0; col < n_cols; col++)
@@ -526,6 +528,7 @@ const struct db_ops db_pg_ops = {
     .insert_batches = pg_insert_batches,
     .forget = forget,
     .chunk = pg_chunk,
+    .guard = pg_guard,
     .stream = pg_stream,
     .check_target = pg_check_target,
 };

@@ -376,6 +376,9 @@ static int settle(struct pg *pg, const struct db_chunk *c, const char *stale_num
 
     if (!a || list_stale(c, stale_numbers, &o))
         return -ENOMEM;
+    for (size_t i = 0; i < c->n_rows; i++)
+        if (c->rows[i].outcome == DB_O_STALE && add_outcome(&o, c, &c->rows[i], "stale"))
+            return -ENOMEM;
     int64_t stale = (int64_t)o.n;
 
     (void)snprintf(batch, sizeof(batch), "%lld", (long long)c->batch);
@@ -426,12 +429,13 @@ static int send_chunk(struct pg *pg, const struct db_chunk *c, const struct stat
     struct pg_stmt stmts[3];
     PGresult *res[3] = {0};
     struct db_chunk_result out = {0};
+    size_t skip = c->open ? 2 : 0; /* the transaction is there */
     int r;
 
     pg_begin_stmts(&b, false, c->lease_ms, stmts);
     pg->limit_ms = b.limit_ms;
     stmts[2] = (struct pg_stmt){s->sql.data, (int)s->n, s->values};
-    r = pg_run(pg, stmts, 3, res, e);
+    r = pg_run(pg, stmts + skip, 3 - skip, res + skip, e);
     if (r)
         return r;
     PQclear(res[0]);
@@ -464,7 +468,7 @@ int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *re
     s.values = arena_alloc_array(a, s.cap, sizeof(*s.values));
     if (!s.values)
         return -ENOMEM;
-    r = pg_ready(pg, e);
+    r = c->open ? 0 : pg_ready(pg, e);
     if (!r)
         r = build(&s, c, &n, &o, pg, e);
     if (!r)

@@ -10,6 +10,7 @@
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/codec.h"
+#include "celeryc/base/limits.h"
 
 #include <errno.h>
 #include <time.h>
@@ -220,10 +221,11 @@ int sqlite_step_done(struct sqlite *q, sqlite3_stmt *s, struct err *e)
 
 static int read_rows(struct sqlite *q, sqlite3_stmt *s, struct db_rows *rows, struct err *e)
 {
-    struct slice cells[32];
+    struct slice cells[LIMIT_COLUMNS];
     int n = sqlite3_column_count(s), step, r;
 
-    ASSERT((size_t)n <= ARRAY_SIZE(cells));
+    if ((size_t)n > ARRAY_SIZE(cells))
+        return -E2BIG;
     r = db_rows_init(rows, (size_t)n);
     while (!r && (step = sqlite3_step(s)) == SQLITE_ROW) {
         for (int i = 0; i < n; i++) {
@@ -348,6 +350,7 @@ const struct db_ops db_sqlite_ops = {
     .insert_batches = sqlite_insert_batches,
     .forget = forget,
     .chunk = sqlite_chunk,
+    .guard = sqlite_guard,
     .stream = sqlite_stream,
     .check_target = sqlite_check_target,
 };

@@ -36,6 +36,7 @@ int sqlite_exec(struct db *db, const char *sql, const struct db_val *v, size_t n
 
 int sqlite_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                  struct err *e);
+int sqlite_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
 int sqlite_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);
 int sqlite_check_target(struct db *db, const struct db_target *t, struct err *e);
 

@@ -371,6 +371,12 @@ static int apply_rows(struct db *db, const struct db_chunk *c, struct update *u,
         case DB_O_UNCHANGED:
             n->unchanged++;
             break;
+        case DB_O_DONE:
+            break;
+        case DB_O_STALE:
+            n->stale++;
+            r = add_outcome(db, &outcome, c, row, "stale", e);
+            break;
         case DB_O_SKIPPED:
             n->skipped++;
             r = add_outcome(db, &outcome, c, row, "skipped", e);
@@ -446,12 +452,39 @@ static int chunk_body(struct db *db, const struct db_chunk *c, struct update *u,
     return r;
 }
 
+/* Inside BEGIN IMMEDIATE nobody else writes: what was looked at stays as it is. */
+int sqlite_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
+    struct update u = {.q = sqlite_of(db), .t = c->target, .arena = a};
+    int r = a ? resolve(db, c->target, a, &u.kinds, e) : -ENOMEM;
+
+    if (r)
+        return r;
+    buf_append_str(&sql, "SELECT 1 FROM ");
+    db_quote_table(&sql, c->target->table);
+    append_where(&u, &sql);
+    r = buf_ok(&sql) ? -ENOMEM : sqlite_prepare(u.q, sql.data, &u.stmt, e);
+    for (size_t i = 0; !r && i < c->n_rows; i++) {
+        r = bind_where(&u, 1, &c->rows[i], e);
+        int step = r ? SQLITE_DONE : sqlite3_step(u.stmt);
+
+        if (!r && step != SQLITE_ROW && step != SQLITE_DONE)
+            r = sqlite_fail(u.q, e);
+        ret_stale[i] = step == SQLITE_DONE;
+        (void)sqlite3_reset(u.stmt);
+    }
+    (void)sqlite3_finalize(u.stmt);
+    return r;
+}
+
 int sqlite_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                  struct err *e)
 {
     struct update u = {.q = sqlite_of(db), .t = c->target};
     struct db_chunk_result out = {0};
-    int r = sqlite_begin(db, 0, e);
+    int r = c->open ? 0 : sqlite_begin(db, 0, e);
 
     if (r)
         return r;

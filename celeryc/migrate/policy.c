@@ -125,6 +125,30 @@ static bool find_entry(const char *on_error, const char *error_class, const char
     return false;
 }
 
+/* An item of the migration's .retry_on; what is no number of tries is the usual one. */
+static bool find_own(const char *own, const char *error_class, const char *sqlstate,
+                     struct policy_answer *ret_a)
+{
+    for (const char *p = own ? own : ""; *p;) {
+        size_t skip = strspn(p, ", \t"), len = strcspn(p + skip, ", \t");
+        struct slice item = {p + skip, len};
+        const char *colon = len ? memchr(item.p, ':', len) : NULL;
+        struct slice name = {item.p, colon ? (size_t)(colon - item.p) : len};
+        int64_t times = 0;
+
+        p += skip + len;
+        if (name.len == 0 || !names(name, error_class, sqlstate))
+            continue;
+        *ret_a =
+            (struct policy_answer){.action = DB_ACT_RETRY, .max_attempts = POLICY_MAX_ATTEMPTS};
+        if (colon && !num_parse_i64((struct slice){colon + 1, len - name.len - 1}, &times) &&
+            times > 0)
+            ret_a->max_attempts = times;
+        return true;
+    }
+    return false;
+}
+
 static bool is_cut_off(const char *sqlstate)
 {
     static const char *const states[] = {"08", "57P", "58", "25P03"};
@@ -142,7 +166,9 @@ struct policy_answer policy_ask(const struct policy *p, const char *error_class,
 
     error_class = error_class ? error_class : "";
     sqlstate = sqlstate ? sqlstate : "";
-    if (!find_entry(p->on_error, error_class, sqlstate, &a))
+    if (!find_entry(p->on_error, error_class, sqlstate, &a) &&
+        (failure_listed(p->retry_on, error_class, sqlstate) ||
+         !find_own(p->own, error_class, sqlstate, &a)))
         a.action = failure_listed(p->retry_on, error_class, sqlstate)
                        ? DB_ACT_RETRY
                        : db_default_action(error_class, sqlstate);

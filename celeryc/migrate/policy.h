@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
-/* A plan's answers to failures: entries of --on-error, then --retry-on, then the defaults of db_default_action.
+/* A plan's answers to failures: entries of --on-error, then --retry-on, then what the migration says, then the defaults of
+ * db_default_action.
  *
  * The plan's row holds them as a JSON object in the order in which they were given, {"23505": "skip", "ValueError":
  * "retry:5"}; the first that matches counts. A name is a SQLSTATE, its first two letters, or an exception's class or one
@@ -13,6 +14,7 @@
 struct policy {
     const char *on_error; /* JSON; NULL */
     const char *retry_on; /* comma-separated; NULL */
+    const char *own;      /* the migration's own .retry_on, "ConnectionError:5,55P03"; NULL */
 };
 
 struct policy_answer {

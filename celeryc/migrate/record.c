@@ -104,6 +104,14 @@ const char *scatter_param(const struct scatter_record *r, const char *name)
     return json_string_z(r->arena, v, &s) ? NULL : s.p;
 }
 
+const char *scatter_idempotency_key(const struct scatter_record *r)
+{
+    if (!r->plan)
+        return NULL;
+    return arena_printf(r->arena, "%s/%lld/%lld", r->plan, (long long)r->batch,
+                        (long long)r->position);
+}
+
 /* ---- the change ---- */
 
 static int set_value(struct scatter_change *c, const char *column, struct slice value)
@@ -211,23 +219,49 @@ static bool changes(const struct scatter_migration *m, const struct slice *reads
     return any;
 }
 
-int migrate_compute(const struct scatter_migration *m, const char *key, struct json_val params,
-                    const struct slice *fields, struct arena *a, struct db_row *ret_row)
+/* The function of a row or of something outside has done its work itself. */
+static enum db_outcome outcome_of(const struct migrate_call *call, struct scatter_change *c)
 {
+    if (c->outcome == DB_O_QUARANTINED || c->outcome == DB_O_SKIPPED || call->m->record)
+        return c->outcome;
+    if (c->outcome == DB_O_CHANGED) {
+        (void)scatter_fail(c, "TypeError",
+                           "only a .record function sets columns; this one has its own means");
+        return DB_O_QUARANTINED;
+    }
+    return call->tx && !call->tx->changed ? DB_O_UNCHANGED : DB_O_DONE;
+}
+
+static int call_function(const struct migrate_call *call, const struct scatter_record *r,
+                         struct scatter_change *c)
+{
+    if (call->m->row)
+        return call->m->row(r, call->tx, c);
+    return call->m->record ? call->m->record(r, c) : call->m->external(r, c);
+}
+
+int migrate_call(const struct migrate_call *call, struct db_row *ret_row)
+{
+    const struct scatter_migration *m = call->m;
     struct scatter_change c;
     bool all = true;
 
-    if (new_change(m, a, &c))
+    if (new_change(m, call->arena, &c))
         return -ENOMEM;
     const struct scatter_record r = {.migration = m,
-                                     .fields = fields,
-                                     .key = key,
-                                     .n_keys = key_width(key),
-                                     .params = params,
-                                     .arena = a,
-                                     .change = &c};
-    int rc = m->record(&r, &c);
+                                     .fields = call->fields,
+                                     .key = call->key,
+                                     .n_keys = key_width(call->key),
+                                     .params = call->params,
+                                     .arena = call->arena,
+                                     .change = &c,
+                                     .plan = call->plan,
+                                     .batch = call->batch,
+                                     .position = call->position};
+    int rc = call_function(call, &r, &c);
 
+    if (call->tx && call->tx->code)
+        return call->tx->code;
     if (rc == OUT_OF_MEMORY)
         return -ENOMEM;
     if (rc && c.outcome != DB_O_QUARANTINED && c.outcome != DB_O_SKIPPED &&
@@ -235,14 +269,23 @@ int migrate_compute(const struct scatter_migration *m, const char *key, struct j
         return -ENOMEM;
     if (c.mistake)
         c.outcome = DB_O_QUARANTINED;
-    if (c.outcome == DB_O_CHANGED && !changes(m, fields + r.n_keys, &c, &all))
+    if (m->record && c.outcome == DB_O_CHANGED && !changes(m, call->fields + r.n_keys, &c, &all))
         c.outcome = DB_O_UNCHANGED;
-    ret_row->outcome = c.outcome;
-    ret_row->old = fields;
-    ret_row->fresh = c.fresh;
-    ret_row->set = all ? NULL : c.set;
-    ret_row->error_class = c.error_class;
-    ret_row->sqlstate = NULL;
-    ret_row->message = c.message;
+    *ret_row = (struct db_row){.outcome = outcome_of(call, &c),
+                               .position = call->position,
+                               .old = call->fields,
+                               .fresh = c.fresh,
+                               .set = all ? NULL : c.set,
+                               .error_class = c.error_class,
+                               .message = c.message};
     return 0;
+}
+
+int migrate_compute(const struct scatter_migration *m, const char *key, struct json_val params,
+                    const struct slice *fields, struct arena *a, struct db_row *ret_row)
+{
+    const struct migrate_call call = {
+        .m = m, .key = key, .params = params, .fields = fields, .arena = a};
+
+    return migrate_call(&call, ret_row);
 }

@@ -31,6 +31,12 @@ __attribute__((used)) static void (*const api[])(void) = {
     API_FUNCTION(scatter_set_null),
     API_FUNCTION(scatter_skip),
     API_FUNCTION(scatter_fail),
+    API_FUNCTION(scatter_idempotency_key),
+    API_FUNCTION(scatter_exec),
+    API_FUNCTION(scatter_query),
+    API_FUNCTION(scatter_rows_len),
+    API_FUNCTION(scatter_cell),
+    API_FUNCTION(scatter_dialect),
 };
 
 static void note_fault(int code, const char *text, const char *name)
@@ -43,9 +49,9 @@ static const char *fault_of(const struct scatter_migration *m)
 {
     if (strlen(m->name) > LIMIT_TASK_NAME)
         return "the migration's name is too long";
-    if (!m->record)
-        return "the migration has no .record function";
-    if (!m->writes[0])
+    if (!!m->record + !!m->row + !!m->external != 1)
+        return "the migration needs one function: .record, .row or .external";
+    if (m->record && !m->writes[0])
         return "the migration has no .writes column";
     if (!m->table)
         return "the migration has no .table";

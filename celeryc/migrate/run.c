@@ -162,7 +162,8 @@ static int claim(struct job *j, struct err *e)
     if (!r) {
         j->position = j->start_position = j->claim.position;
         j->counts = j->claim.counts;
-        j->policy = (struct policy){.on_error = j->claim.on_error, .retry_on = j->claim.retry_on};
+        j->policy = (struct policy){
+            .on_error = j->claim.on_error, .retry_on = j->claim.retry_on, .own = j->m->retry_on};
     }
     return r;
 }

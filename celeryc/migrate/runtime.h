@@ -21,6 +21,8 @@ struct scatter_record {
     struct json_val params;        /* of the plan, an object or nothing */
     struct arena *arena;           /* of the chunk */
     struct scatter_change *change; /* where a mistake of the function is noted */
+    const char *plan;              /* NULL: not of a batch */
+    int64_t batch, position;
 };
 
 struct scatter_change {
@@ -33,8 +35,33 @@ struct scatter_change {
     const char *error_class, *message;
 };
 
+/* The transaction that a .row function is handed (row.c). */
+struct scatter_tx {
+    struct db *db;
+    struct arena *arena; /* of the record */
+    bool touched;        /* a statement ran for the present record */
+    bool changed;        /* and changed something */
+    int code;            /* of db/: a statement failed, and the transaction with it */
+    struct err e;
+};
+
+/* One call of a migration's function. */
+struct migrate_call {
+    const struct scatter_migration *m;
+    const char *key;
+    struct json_val params;
+    const struct slice *fields;
+    struct arena *arena;
+    struct scatter_tx *tx; /* of .row */
+    const char *plan;
+    int64_t batch, position;
+};
+
+/* Calls the function and turns its answer into a row. 0; -ENOMEM; a code of db/ when a statement failed. */
+int migrate_call(const struct migrate_call *c, struct db_row *ret_row) WARN_UNUSED;
+
 size_t migrate_columns(const char *const *names); /* entries of reads or writes */
-/* Calls the function for one record and turns its answer into a row. -ENOMEM. */
+/* The same for a record of no batch, and a .record function. -ENOMEM. */
 int migrate_compute(const struct scatter_migration *m, const char *key, struct json_val params,
                     const struct slice *fields, struct arena *a,
                     struct db_row *ret_row) WARN_UNUSED;

@@ -6,6 +6,7 @@
  * until the refused record is alone and can be set aside. A failure that the plan wants retried, or that fails batch or
  * plan, stops the work in front of the record that had it; what was done before is committed. */
 
+#include "celeryc/migrate/work.h"
 #include "celeryc/base/clock.h"
 #include "celeryc/base/key.h"
 #include "celeryc/migrate/bisect.h"
@@ -20,29 +21,12 @@
 #define CHUNK_MAX      5000
 #define CHUNK_FIRST    500
 #define QUICK_RETRIES  3   /* inside the task, before the message waits */
+#define EXTERNAL_MAX   100 /* calls to the outside that a crash may repeat */
 #define STATEMENT_ROWS 60  /* what a chunk costs besides its rows, in rows */
-#define STOPPED        101 /* beside the codes of db/: w->pending_end says how the work ends */
 #define TRIED_MEMORY \
     200000.0 /* records after which half of what was learnt about refusals is forgotten */
 /* SQLite has one writer: shorter turns let the others in. */
 #define SQLITE_TURN_MS 60
-
-struct work {
-    struct job *j;
-    struct failure *f;
-    struct arena *arena; /* of the chunk */
-    size_t *read_field;  /* place of each read column in a record */
-    size_t n_keys, n_reads;
-    struct db_target target;
-    int64_t chunk_ms;
-    struct db_row *rows;
-    struct pace pace;
-    int quick_retries;         /* since the last commit */
-    enum work_end pending_end; /* WORK_DONE; else the record behind the chunk ends the work, by: */
-    struct failure pending;
-    size_t n_refused; /* by the database, of the chunk */
-    bool unchecked;   /* records were set aside, and the plan's limits not asked since */
-};
 
 /* The record at the position has been retried often enough: then it is set aside. */
 static enum db_action answer(const struct job *j, int64_t position, const char *error_class,
@@ -128,15 +112,47 @@ static struct slice *fields_of(struct work *w, size_t at)
     return fields;
 }
 
-/* A function that is slow for its first chunk must not hold the batch until the lease has ended. */
-static bool takes_too_long(const struct work *w, int64_t began_ns)
+struct migrate_call work_call(const struct work *w, const struct db_row *row)
 {
-    return clock_mono_ns() - began_ns > 2 * w->chunk_ms * NS_PER_MS ||
-           celeryc_should_stop(w->j->call);
+    const struct job *j = w->j;
+
+    return (struct migrate_call){.m = j->m,
+                                 .key = w->target.key,
+                                 .params = j->params,
+                                 .fields = row->old,
+                                 .arena = w->arena,
+                                 .plan = j->plan,
+                                 .batch = j->number,
+                                 .position = row->position};
+}
+
+struct db_chunk work_chunk(const struct work *w, const struct db_row *rows, size_t n)
+{
+    const struct job *j = w->j;
+
+    return (struct db_chunk){.plan = j->plan,
+                             .batch = j->number,
+                             .token = j->claim.token,
+                             .old_position = j->position,
+                             .new_position = j->position + (int64_t)n,
+                             .target = &w->target,
+                             .rows = rows,
+                             .n_rows = n,
+                             .lease_ms = j->rt->options.lease_ms,
+                             .worker = celeryc_hostname(j->call),
+                             .open = w->open};
+}
+
+/* A function that is slow for its first chunk must not hold the batch until the lease has ended. */
+bool work_takes_too_long(const struct work *w, int64_t began_ns)
+{
+    int64_t limit_ms = w->j->m->record ? 2 * w->chunk_ms : w->chunk_ms;
+
+    return clock_mono_ns() - began_ns > limit_ms * NS_PER_MS || celeryc_should_stop(w->j->call);
 }
 
 /* What the plan wants for a record that failed in the migration. false: the work ends in front of it. */
-static bool settle_failed(struct work *w, struct db_row *row)
+bool work_settle_failed(struct work *w, struct db_row *row)
 {
     enum db_action action = answer(w->j, row->position, row->error_class, "");
 
@@ -152,31 +168,66 @@ static bool settle_failed(struct work *w, struct db_row *row)
     return false;
 }
 
+/* Rows of which only the old values are known. */
+int work_fill_rows(struct work *w, size_t n)
+{
+    size_t from = (size_t)w->j->position;
+
+    arena_reset(w->arena);
+    for (size_t i = 0; i < n; i++) {
+        w->rows[i] = (struct db_row){.outcome = DB_O_CHANGED,
+                                     .position = (int64_t)(from + i),
+                                     .old = fields_of(w, from + i)};
+        if (!w->rows[i].old)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* Which rows have changed since they were planned, before anything is done for them outside. */
+static int find_stale(struct work *w, size_t n, bool *stale)
+{
+    struct db *db = w->j->conn->db;
+    const struct db_chunk c = work_chunk(w, w->rows, n);
+    int r;
+
+    w->f->e = ERR_INIT;
+    r = db_tx_begin(db, &c, &w->f->e);
+    if (r)
+        return r;
+    r = db_tx_guard(db, &c, stale, &w->f->e);
+    db_tx_rollback(db);
+    return r;
+}
+
 /* Fills up to n rows from the present position on. w->pending_end: the record behind the last row failed in a way that
  * ends the work. */
 static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
 {
-    const struct job *j = w->j;
-    size_t from = (size_t)j->position, i;
+    bool stale[EXTERNAL_MAX] = {0};
+    int r = work_fill_rows(w, n);
+    size_t i;
 
-    arena_reset(w->arena);
-    for (i = 0; i < n; i++) {
-        struct slice *fields = fields_of(w, from + i);
+    if (!r && w->j->m->external)
+        r = find_stale(w, n, stale);
+    for (i = 0; !r && i < n; i++) {
         struct db_row *row = &w->rows[i];
+        const struct migrate_call call = work_call(w, row);
 
-        if (!fields || migrate_compute(j->m, w->target.key, j->params, fields, w->arena, row))
-            return -ENOMEM;
-        row->position = (int64_t)(from + i);
-        row->attempts = 0;
-        if (row->outcome == DB_O_QUARANTINED && !settle_failed(w, row))
+        if (w->j->m->external && stale[i]) {
+            row->outcome = DB_O_STALE;
+            continue;
+        }
+        r = migrate_call(&call, row);
+        if (!r && row->outcome == DB_O_QUARANTINED && !work_settle_failed(w, row))
             break;
-        if (takes_too_long(w, began_ns)) {
+        if (!r && work_takes_too_long(w, began_ns)) {
             i++;
             break;
         }
     }
-    *ret_n = i;
-    return 0;
+    *ret_n = r ? 0 : i;
+    return r;
 }
 
 /* ---- applying ---- */
@@ -200,19 +251,10 @@ static void count_rows(struct work *w, const struct db_row *rows, size_t n)
         breaker_add(b, rows[i].outcome == DB_O_QUARANTINED);
 }
 
-static int apply_once(struct work *w, struct db_row *rows, size_t n)
+int work_apply_once(struct work *w, struct db_row *rows, size_t n)
 {
     struct job *j = w->j;
-    const struct db_chunk c = {.plan = j->plan,
-                               .batch = j->number,
-                               .token = j->claim.token,
-                               .old_position = j->position,
-                               .new_position = j->position + (int64_t)n,
-                               .target = &w->target,
-                               .rows = rows,
-                               .n_rows = n,
-                               .lease_ms = j->rt->options.lease_ms,
-                               .worker = celeryc_hostname(j->call)};
+    const struct db_chunk c = work_chunk(w, rows, n);
     struct db_chunk_result res = {0};
     int r;
 
@@ -232,7 +274,7 @@ static int apply_once(struct work *w, struct db_row *rows, size_t n)
 }
 
 /* Is it a record's fault, by what the plan says of it? A statement that failed for another reason fails as a whole. */
-static bool is_refusal(const struct work *w, int code)
+bool work_is_refusal(const struct work *w, int code)
 {
     const struct db *db = w->j->conn->db;
 
@@ -252,9 +294,9 @@ static bool is_refusal(const struct work *w, int code)
 static int try_rows(void *arg, size_t from, size_t n)
 {
     struct work *w = arg;
-    int r = apply_once(w, w->rows + from, n);
+    int r = work_apply_once(w, w->rows + from, n);
 
-    return is_refusal(w, r) ? BISECT_REFUSED : r;
+    return work_is_refusal(w, r) ? BISECT_REFUSED : r;
 }
 
 static size_t suspected(void *arg, size_t from, size_t n)
@@ -265,9 +307,8 @@ static size_t suspected(void *arg, size_t from, size_t n)
 }
 
 /* The record was refused alone: it is marked and goes with the next statement, or ends the work. */
-static int set_aside(void *arg, size_t at)
+int work_set_aside(struct work *w, size_t at)
 {
-    struct work *w = arg;
     struct db_row *row = &w->rows[at];
     const struct db *db = w->j->conn->db;
     const char *class = arena_strdup(w->arena, slice_str(db_error_class(db)));
@@ -282,7 +323,7 @@ static int set_aside(void *arg, size_t at)
         failure_from_db(w->f, db, DB_E_DATA);
         w->pending = *w->f;
         w->pending_end = row->outcome == DB_O_CHANGED ? end_of(action) : WORK_FAILED;
-        return STOPPED;
+        return WORK_STOPPED_HERE;
     }
     row->outcome = action == DB_ACT_SKIP ? DB_O_SKIPPED : DB_O_QUARANTINED;
     row->error_class = class;
@@ -293,7 +334,12 @@ static int set_aside(void *arg, size_t at)
     return 0;
 }
 
-/* The n rows stand at the present position. 0, STOPPED, or a code of db/. */
+static int set_aside(void *arg, size_t at)
+{
+    return work_set_aside(arg, at);
+}
+
+/* The n rows stand at the present position. 0, WORK_STOPPED_HERE, or a code of db/. */
 static int apply(struct work *w, size_t n)
 {
     const struct bisect b = {
@@ -428,6 +474,18 @@ static int prepare(struct work *w)
     return 0;
 }
 
+/* At most n records, by whatever kind of function there is. */
+static int chunk(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
+{
+    const struct scatter_migration *m = w->j->m;
+    int r;
+
+    if (m->row)
+        return work_row_chunk(w, w->limit ? MIN(w->limit, n) : n, began_ns, ret_n);
+    r = compute(w, m->external ? MIN(n, EXTERNAL_MAX) : n, began_ns, ret_n);
+    return r || *ret_n == 0 ? r : apply(w, *ret_n);
+}
+
 /* One chunk. WORK_DONE: go on. */
 static enum work_end step(struct work *w)
 {
@@ -435,16 +493,17 @@ static enum work_end step(struct work *w)
     size_t left = batch_len(j->batch) - (size_t)j->position, n = 0;
     int64_t began_ns = clock_mono_ns();
 
+    int r;
+
     w->pending_end = WORK_DONE;
-    if (compute(w, MIN(next_size(w), left), began_ns, &n)) {
+    r = chunk(w, MIN(next_size(w), left), began_ns, &n);
+    if (r == -ENOMEM) {
         failure_set(w->f, "MemoryError", true, "out of memory");
         return WORK_RETRY;
     }
-    if (n > 0) {
-        int r = apply(w, n);
-
+    if (n > 0 || r) {
         check_limits(w);
-        if (r && r != STOPPED)
+        if (r && r != WORK_STOPPED_HERE)
             return recover(w, r);
         learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
     }

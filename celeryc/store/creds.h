@@ -48,7 +48,7 @@ struct creds_keeper *creds_keeper_shared(void);
 
 /* A copy of credentials that are good now. The first caller after their time renews them while others go on with the
  * old ones; when that fails, so does everybody for a while, as long as they are good. 0; STORE_E_TRANSIENT trying later
- * may help; STORE_E_DENIED refused or none found; -EINVAL wrong settings; -Exxx. */
+ * may help; STORE_E_DENIED refused; -EINVAL none found, or wrong settings; -Exxx. */
 int creds_get(struct creds_keeper *k, int64_t left_ms, struct creds *ret_c,
               struct err *e) WARN_UNUSED;
 /* S3 has refused these: they are not given again. False when asking again would only give the same. */

@@ -158,7 +158,7 @@ int creds_chain(const char *source, int64_t left_ms, struct creds *ret_c, struct
     if (code != CREDS_E_ABSENT)
         return code;
     /* Where there have been some before, there will be some again. */
-    return err_set(e, source ? STORE_E_TRANSIENT : STORE_E_DENIED,
+    return err_set(e, source ? STORE_E_TRANSIENT : -EINVAL,
                    "no AWS credentials (%s): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
                    "give this pod or machine a role",
                    buf_ok(&tried) ? "" : tried.data);

@@ -40,6 +40,7 @@ class Site:
         folder: Path,
         plugins: Sequence[Path],
     ) -> None:
+        self.redis = redis
         self.url = redis.socket_url()
         self.workers = workers
         self.database = database
@@ -67,6 +68,14 @@ class Site:
         report = json.loads(done.stdout)
         assert isinstance(report, dict)
         return report
+
+    def send_twins(self, times: int) -> None:
+        """Every message of the queue so many times more."""
+        r = self.redis.client()
+        for raw in r.lrange("celery", 0, -1) * times:
+            twin = json.loads(raw)
+            twin["properties"]["delivery_tag"] = str(uuid.uuid4())
+            r.lpush("celery", json.dumps(twin))
 
     def start(self, kind: str, concurrency: int = 1) -> Worker:
         env = dict(self.env)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 from typing import Any
 
@@ -21,7 +20,7 @@ def command(site: Site, name: str, plan: str, *more: str) -> subprocess.Complete
     words = [name, plan, "--database-url", site.database.url, "--store", site.store]
     if name in ("redrive", "undo", "verify"):
         words += ["-b", site.url, "-A", str(MIGRATIONS)]
-    return scatter_plan(*words, *more, env=os.environ | site.env)
+    return scatter_plan(*words, *more, env=site.environment)
 
 
 def made(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

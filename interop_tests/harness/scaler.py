@@ -16,7 +16,7 @@ from kube.worlds import Scene
 from .workers import BUILD
 
 SCALER = BUILD / "scatter-scale"
-HEARTBEAT_S = 1.6
+HEARTBEAT_S = 2.5
 # For workers: a heartbeat each second, so that a run need not wait long for one.
 HEARTBEATS = ["--heartbeat-interval", "1"]
 

@@ -7,7 +7,9 @@ INTEROP_ENGINE, INTEROP_NAME and INTEROP_HOST describe its database.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import django
@@ -67,6 +69,30 @@ class Upper(Migration):
 
 
 @register
+class Book(Migration):
+    name = "interop.book"
+    table = "account"
+    reads = ("word",)
+
+    def process_row(self, record: Record, cursor: Any) -> None:
+        entry = [record.key, record["word"]]
+        cursor.execute("INSERT INTO entry (account, word) VALUES (%s, %s)", entry)
+        cursor.execute("UPDATE account SET changes = changes + 1 WHERE id = %s", entry[:1])
+
+
+@register
+class Tell(Migration):
+    name = "interop.tell"
+    table = "account"
+    reads = ("word",)
+
+    def process_external(self, record: Record) -> None:
+        time.sleep(0.001)  # as a call takes its time
+        with Path(record.params["file"]).open("a", encoding="utf-8") as f:
+            f.write(record.idempotency_key + "\n")
+
+
+@register
 class Renumber(Migration):
     name = "phones.vn_renumber"
     table = "parcel"
@@ -76,6 +102,12 @@ class Renumber(Migration):
     def process(self, record: Record) -> Mapping[str, Any] | None:
         fresh = renumbered(record["phone"])
         return None if fresh == record["phone"] else {"phone": fresh}
+
+
+@app.task(name="scatter_app.seen")
+def seen(*args: Any, **kwargs: Any) -> list[Any]:
+    """A callback: what it was called with."""
+    return [list(args), kwargs]
 
 
 @register

@@ -31,9 +31,17 @@ class Site:
         self.env = {"SCATTER_LEASE": LEASE}
         (folder / "store").mkdir()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of scatter-plan; chords among callbacks need the workers' result backend."""
+        return os.environ | self.env | {"CELERY_RESULT_BACKEND": self.url}
+
+    def options(self, plan: str, batch_size: int = BATCH) -> list[str]:
+        return [*create_options(self.database, self.store, self.url, plan, batch_size)]
+
     def plan(self, plan: str, batch_size: int = BATCH, *more: str) -> dict[str, object]:
-        options = create_options(self.database, self.store, self.url, plan, batch_size)
-        done = scatter_plan(*options, "--format", "json", *more, env=os.environ | self.env)
+        options = self.options(plan, batch_size)
+        done = scatter_plan(*options, "--format", "json", *more, env=self.environment)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         assert isinstance(report, dict)
@@ -63,7 +71,12 @@ class Site:
             )
         env.update(self.database.django)
         return self.workers.start(
-            kind, self.url, concurrency=concurrency, env=env, app="scatter_app"
+            kind,
+            self.url,
+            concurrency=concurrency,
+            env=env,
+            app="scatter_app",
+            options=options,
         )
 
     def all_done(self, plan: str) -> bool:

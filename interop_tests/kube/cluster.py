@@ -12,6 +12,8 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from harness.certificates import Authority
 from harness.processes import Process
 from harness.redis_server import free_port
@@ -22,6 +24,10 @@ from .api import Api, Refused
 ROOT = Path(__file__).resolve().parent.parent.parent
 KUBETEST = ROOT / "build/kube/kubetest"
 CONTROLLERS = "deployment,replicaset,cronjob,job,serviceaccount,garbagecollector,namespace,disruption,resourcequota"
+
+
+def _unpadded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def kubeconfig(path: Path, api: Api, namespace: str = "default") -> Path:
@@ -160,6 +166,18 @@ class Cluster:
         body: Any = {"spec": {"expirationSeconds": seconds}}
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
         return str(self.admin.ok("POST", path, body)["status"]["token"])
+
+    def expired_token(self, namespace: str, account: str) -> str:
+        """One that was good an hour ago, signed by the cluster's own key."""
+        head, body, _ = self.token(namespace, account).split(".")
+        claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+        for claim in ("exp", "iat", "nbf"):
+            claims[claim] -= 7200
+        text = ".".join([head, _unpadded(json.dumps(claims).encode())])
+        key = serialization.load_pem_private_key(self.key.read_bytes(), None)
+        assert isinstance(key, rsa.RSAPrivateKey)
+        signature = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{text}.{_unpadded(signature)}"
 
     def api_for(self, namespace: str, account: str) -> Api:
         return Api(self.host, self.port, self.ca, self.token(namespace, account))

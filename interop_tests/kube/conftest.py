@@ -4,11 +4,16 @@ API server as well."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from .cluster import Cluster
+from .kubelet import permitted
+from .stage import Stage
 from .worlds import Scene, World
 
 
@@ -35,3 +40,32 @@ def scene(world: World) -> Iterator[Scene]:
     yield made
     made.close()
     world.front.plans.clear()
+
+
+numbers = itertools.count(1)
+
+
+def stages(cluster: Cluster, folder: Path) -> Iterator[Callable[..., Stage]]:
+    assert permitted(), "containers need namespaces and mounts: run `make test-kube` as root"
+    made: list[Stage] = []
+
+    def make(**options: Any) -> Stage:
+        number = next(numbers)
+        made.append(Stage(cluster, f"stage{number}", folder / f"stage{number}", **options))
+        return made[-1]
+
+    yield make
+    for stage in made:
+        stage.stop()
+
+
+@pytest.fixture
+def make_stage(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
+    yield from stages(cluster, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def make_shared_stage(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Stage]]:
+    yield from stages(cluster, tmp_path_factory.mktemp("stages"))

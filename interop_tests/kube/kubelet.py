@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from harness.processes import PROCESS_MARK, SESSION_MARK, Process
@@ -86,8 +88,11 @@ class Kubelet:
         while not self.done.is_set():
             try:
                 self._turn()
-            except (Refused, OSError) as e:
-                self.errors.append(str(e))
+            except Refused as e:
+                if e.answer.status not in (404, 409):  # gone or changed since it was listed
+                    self.errors.append(str(e))
+            except (OSError, http.client.HTTPException) as e:
+                self.errors.append(repr(e))
             self.done.wait(0.1)
 
     def _turn(self) -> None:
@@ -114,14 +119,14 @@ class Kubelet:
         elif "deletionTimestamp" in meta or self._too_long(pod):
             self._stop(running, float(meta.get("deletionGracePeriodSeconds", 1)))
 
-    def _too_long(self, pod: Object) -> bool:
+    @staticmethod
+    def _too_long(pod: Object) -> bool:
         limit = pod["spec"].get("activeDeadlineSeconds")
         started = pod["status"].get("startTime")
         if limit is None or started is None:
             return False
-        return (
-            datetime.now(timezone.utc) - datetime.fromisoformat(started.replace("Z", "+00:00"))
-        ).seconds > limit
+        began = datetime.fromisoformat(started.replace("Z", "+00:00"))
+        return bool((datetime.now(timezone.utc) - began).total_seconds() > limit)
 
     def _bind(self, name: str) -> None:
         body = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node"}}
@@ -294,7 +299,7 @@ class Kubelet:
         # Nothing of our own environment but the marks by which processes are found again.
         kept = [f'{mark}="${mark}"' for mark in (SESSION_MARK, PROCESS_MARK)]
         kept += [f"{k}={shlex.quote(v)}" for k, v in {"PATH": "/usr/bin", **env}.items()]
-        enter = f"setpriv --no-new-privs chroot --userspec={user} {here}"
+        enter = f"{which('setpriv')} --no-new-privs {which('chroot')} --userspec={user} {here}"
         lines += [f'exec env -i {" ".join(kept)} {enter} "$@"']
         script = folder / "run"
         script.write_text("\n".join(lines) + "\n")

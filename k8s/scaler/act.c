@@ -119,7 +119,7 @@ static bool has_rival(struct act *a)
     struct err e = ERR_INIT;
     int r = kube_rival_read(a->j->seat->kube, a->j->target->deployment, &rival, &e);
 
-    if (r && r != KUBE_E_AUTH)
+    if (r)
         job_note(a->j, "other autoscalers could not be looked for: %s", err_text(&e, r));
     if (r || !rival)
         return false;

@@ -106,8 +106,8 @@ int answer_selector(struct arena *a, struct json_val v, char **ret_selector, str
             buf_append_char(&b, ',');
         code = append_expression(a, it.val, &b, e);
     }
-    if (code)
-        return code;
+    if (code || buf_ok(&b))
+        return code ? code : -ENOMEM;
     if (!b.len)
         return err_set(e, -EINVAL, "spec.selector is missing or empty");
     *ret_selector = buf_take(&b);

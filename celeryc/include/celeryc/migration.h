@@ -19,7 +19,15 @@
  * unchanged. The function must depend on nothing but the record and the parameters: it may be called again for the
  * same record after a crash, and its effect still happens once.
  *
- * ABI 1: first version. */
+ * Two other kinds of function take the place of .record (docs/MIGRATIONS.md):
+ *
+ *   .row = fn       runs its own statements in the chunk's transaction, for records whose rows still hold the planned old
+ *                   values; they are locked. What it does in the database happens once, and nothing of it stays when the
+ *                   record fails or is skipped.
+ *   .external = fn  does something outside of the database, at least once for each record: a crash may repeat the calls
+ *                   since the last checkpoint, each with the idempotency key that it had.
+ *
+ * ABI 1: first version. ABI 2: .row, .external, .retry_on. */
 
 #include <celeryc/task.h>
 
@@ -27,13 +35,18 @@
 extern "C" {
 #endif
 
-#define SCATTER_ABI         1
+#define SCATTER_ABI         2
 #define SCATTER_MAX_COLUMNS 32
 
 struct scatter_record;
 struct scatter_change;
 
+struct scatter_tx;
+struct scatter_rows;
+
 typedef int (*scatter_record_fn)(const struct scatter_record *r, struct scatter_change *c);
+typedef int (*scatter_row_fn)(const struct scatter_record *r, struct scatter_tx *tx,
+                              struct scatter_change *c);
 
 struct scatter_migration {
     const char *name; /* also the Celery task's name */
@@ -43,6 +56,12 @@ struct scatter_migration {
     const char *reads[SCATTER_MAX_COLUMNS];  /* planned and guarded */
     const char *writes[SCATTER_MAX_COLUMNS]; /* may be set */
     const char *version;                     /* shown in reports; NULL */
+    /* since ABI 2; exactly one of record, row and external is set */
+    scatter_row_fn row;
+    scatter_record_fn external;
+    /* Failures of a record that another try may cure, "ConnectionError:5,55P03": exceptions and SQLSTATEs, with the
+     * number of tries. The batch waits in between, longer each time; what the plan says of them comes first. */
+    const char *retry_on;
 };
 
 #define SCATTER_MIGRATION(migration_name, ...)                                                    \
@@ -65,6 +84,22 @@ CELERYC_API const char *scatter_text(const struct scatter_record *r, const char 
 CELERYC_API int scatter_int(const struct scatter_record *r, const char *column, int64_t *ret_v);
 /* A parameter of the plan (--param k=v), NULL when absent. */
 CELERYC_API const char *scatter_param(const struct scatter_record *r, const char *name);
+
+/* The same text whenever this record of this plan is tried: "plan/batch/position". */
+CELERYC_API const char *scatter_idempotency_key(const struct scatter_record *r);
+
+/* ---- statements of a .row function; parameters $1, $2, ... and results are texts, NULL is SQL NULL ---- */
+/* 0, or a value that the function must return: the statement has failed, and the record with it. A statement may not
+ * begin, end or divide the transaction. ret_changed (may be NULL): rows inserted, updated or deleted. */
+CELERYC_API int scatter_exec(struct scatter_tx *tx, const char *sql, const char *const *values,
+                             size_t n, int64_t *ret_changed);
+/* The same for a query; the rows are there until the function returns. */
+CELERYC_API int scatter_query(struct scatter_tx *tx, const char *sql, const char *const *values,
+                              size_t n, const struct scatter_rows **ret_rows);
+CELERYC_API size_t scatter_rows_len(const struct scatter_rows *rows);
+CELERYC_API const char *scatter_cell(const struct scatter_rows *rows, size_t row, size_t column);
+/* "postgresql" or "sqlite" */
+CELERYC_API const char *scatter_dialect(const struct scatter_tx *tx);
 
 /* ---- the change; each returns what the function should return ---- */
 CELERYC_API int scatter_set_text(struct scatter_change *c, const char *column, const char *value);

@@ -149,6 +149,8 @@ class Outcome(enum.Enum):
     UNCHANGED = "unchanged"
     SKIPPED = "skipped"
     QUARANTINED = "quarantined"
+    DONE = "done"  # by statements of the migration's own, or outside of the database
+    STALE = "stale"  # found by guard
 
 
 @dataclass
@@ -164,6 +166,7 @@ class Row:
     sqlstate: str | None = None
     message: str | None = None
     attempts: int = 1
+    values: Sequence[Any] = ()  # the old ones as Python has them
 
 
 @dataclass
@@ -527,20 +530,42 @@ class Control(ABC):
     def apply(self, chunk: Chunk) -> Orders:
         """One transaction: change, checkpoint, outcomes, share. What to obey is read on the way."""
         with self.transaction():
-            stale = self.change(chunk)
-            if stale:
-                self.execute(
-                    "UPDATE scatter_batch SET stale = stale + %s WHERE plan = %s AND batch = %s",
-                    (len(stale), chunk.plan, chunk.batch),
-                )
-            self.insert_outcomes(chunk, stale)
+            return self.settle(chunk)
+
+    def settle(self, chunk: Chunk) -> Orders:
+        """The same inside of a transaction that is open."""
+        stale = self.change(chunk) + [r for r in chunk.rows if r.outcome is Outcome.STALE]
+        if stale:
             self.execute(
-                "INSERT INTO scatter_share (plan, batch, worker, records) VALUES (%s, %s, %s, %s) "
-                "ON CONFLICT (plan, batch, worker) "
-                "DO UPDATE SET records = scatter_share.records + excluded.records",
-                (chunk.plan, chunk.batch, chunk.worker, len(chunk.rows)),
+                "UPDATE scatter_batch SET stale = stale + %s WHERE plan = %s AND batch = %s",
+                (len(stale), chunk.plan, chunk.batch),
             )
-            return self.orders(chunk.plan)
+        self.insert_outcomes(chunk, stale)
+        self.execute(
+            "INSERT INTO scatter_share (plan, batch, worker, records) VALUES (%s, %s, %s, %s) "
+            "ON CONFLICT (plan, batch, worker) "
+            "DO UPDATE SET records = scatter_share.records + excluded.records",
+            (chunk.plan, chunk.batch, chunk.worker, len(chunk.rows)),
+        )
+        return self.orders(chunk.plan)
+
+    # ---- a chunk whose changes are the migration's own statements ----
+
+    @abstractmethod
+    def guard(self, rows: Sequence[Row]) -> set[int]:
+        """Inside of a transaction: the numbers of the rows that do not hold their planned values any more. The others
+        are locked, in their order."""
+
+    def fence(self, chunk: Chunk) -> None:
+        """Inside of a transaction: the batch's row is locked and its lease renewed; Unknown when the checkpoint is not
+        there, or not ours."""
+        moved = self.execute(
+            f"UPDATE scatter_batch SET lease_until = {self.LEASE} WHERE plan = %s AND batch = %s "
+            "AND lease_token = %s AND position = %s AND state = 'running'",
+            (self.lease_ms, chunk.plan, chunk.batch, chunk.token, chunk.position),
+        )
+        if moved != 1:
+            raise Unknown
 
     def checkpoint_params(self, chunk: Chunk) -> list[Any]:
         """For CHECKPOINT below."""

@@ -37,7 +37,7 @@ class PostgresControl(Control):
     OUTBOX_AGE = "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"
     SKIP_O = "FOR UPDATE OF o SKIP LOCKED"
 
-    sql = ""
+    sql = guard_sql = ""
     target: Target
 
     def begin(self) -> None:
@@ -76,6 +76,7 @@ class PostgresControl(Control):
         self.target = target
         self.array_columns = {c for c, kind in found.items() if kind.endswith("[]")}
         self.sql = self.chunk_sql(target, found)
+        self.guard_sql = self.lock_sql(target, found)
 
     def quoted_table(self, table: str) -> str:
         return ".".join(self.quote(part) for part in table.split("."))
@@ -112,6 +113,27 @@ class PostgresControl(Control):
             "AND EXISTS (SELECT 1 FROM ck) RETURNING v.i) "
             "SELECT (SELECT count(*) FROM ck), (SELECT array_agg(i) FROM u)"
         )
+
+    def lock_sql(self, target: Target, types: dict[str, str]) -> str:
+        names = [f"k{i}" for i in range(len(target.keys))]
+        names += [f"o{i}" for i in range(len(target.reads))]
+        on = [f"t.{self.quote(c)} = v.k{i}::{types[c]}" for i, c in enumerate(target.keys)]
+        on += [
+            f't.{self.quote(c)}::text COLLATE "C" IS NOT DISTINCT FROM v.o{i}'
+            for i, c in enumerate(target.reads)
+        ]
+        return (
+            f"SELECT v.i FROM unnest({', '.join(['%s::text[]'] * len(names))}) "
+            f"WITH ORDINALITY v({', '.join(names)}, i) "
+            f"JOIN {self.quoted_table(target.table)} t ON {' AND '.join(on)} "
+            "ORDER BY v.i FOR NO KEY UPDATE OF t"
+        )
+
+    def guard(self, rows: Sequence[Row]) -> set[int]:
+        width = len(self.target.keys) + len(self.target.reads)
+        columns = [[row.old[i] for row in rows] for i in range(width)]
+        held = {int(i) - 1 for (i,) in self.rows(self.guard_sql, columns)}
+        return set(range(len(rows))) - held
 
     def change(self, chunk: Chunk) -> list[Row]:
         changed = chunk.changed

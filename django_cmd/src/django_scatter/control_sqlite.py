@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -129,6 +130,11 @@ class SqliteControl(Control):
         sql = f"UPDATE {self.table} SET {sets} WHERE {self.where}"
         params = [self.stored(name, row.fresh[name]) for name in names]
         return self.execute(sql, params + self.where_params(row)) > 0
+
+    def guard(self, rows: Sequence[Row]) -> set[int]:
+        """Inside of BEGIN IMMEDIATE nobody else writes: what was looked at stays as it is."""
+        sql = f"SELECT 1 FROM {self.table} WHERE {self.where}"
+        return {i for i, row in enumerate(rows) if not self.rows(sql, self.where_params(row))}
 
     def where_params(self, row: Row) -> list[Any]:
         keys, reads = self.target.keys, self.target.reads

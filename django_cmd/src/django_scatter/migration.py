@@ -17,6 +17,8 @@ process gives the new values, None (unchanged), or Skip("reason"); whatever it r
 exception. It may be called again for the same record after a crash and must depend on nothing but the record and the
 plan's parameters: its effect still happens once.
 
+Instead of process a class may have process_batch, process_row or process_external (below; docs/MIGRATIONS.md says more).
+
 The registered class is a Celery task of the same name. A worker that has it and a celeryc that has a migration of that
 name in C can share a queue, and finish each other's batches.
 """
@@ -24,6 +26,7 @@ name in C can share a queue, and finish each other's batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, Union
 
 from django.db import models
@@ -43,11 +46,18 @@ class Record(Mapping[str, Any]):
     """The planned values of one row by column name, the key included (a tuple when it has several columns). Integers and booleans are Python's own,
     everything else is the database's text form, NULL is None."""
 
-    __slots__ = ("_values", "key", "params")
+    __slots__ = ("_values", "idempotency_key", "key", "params")
 
-    def __init__(self, key: Any, values: dict[str, Any], params: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        key: Any,
+        values: dict[str, Any],
+        params: Mapping[str, str],
+        idempotency_key: str = "",
+    ) -> None:
         self.key = key
         self.params = params
+        self.idempotency_key = idempotency_key  # the same whenever this record of the plan is tried
         self._values = values
 
     def __getitem__(self, column: str) -> Any:
@@ -66,6 +76,24 @@ class Record(Mapping[str, Any]):
 Change = Union[Mapping[str, Any], Skip, None]
 
 
+@dataclass(frozen=True)
+class Retry:
+    """How often a failing record is tried before it is set aside, and the seconds before the second try, doubled for
+    each one after it."""
+
+    times: int = 5
+    backoff: float = 2.0
+
+
+# The functions of which a migration has one, and what each is for.
+KINDS = {
+    "process": "new values for one record",
+    "process_batch": "new values for many records at once",
+    "process_row": "statements of its own for one record",
+    "process_external": "something outside of the database for one record",
+}
+
+
 def pk_columns(model: type[models.Model]) -> list[str]:
     """The columns of a model's primary key, several for a CompositePrimaryKey."""
     options: Any = model._meta  # noqa: SLF001  Django's documented Meta API
@@ -82,8 +110,36 @@ class Migration:
     reads: Sequence[str] = ()
     writes: Sequence[str] = ()
 
+    retry_on: Mapping[type[BaseException] | str, Retry] = {}  # exceptions or SQLSTATEs
+
     def process(self, record: Record) -> Change:
+        """The new values of a record, None, or Skip."""
         raise NotImplementedError
+
+    def process_batch(self, records: Sequence[Record]) -> Sequence[Change | Exception]:
+        """The same for many records, in their order; an exception in the list sets its record aside. When the call
+        itself raises, halves are tried until the record is alone."""
+        raise NotImplementedError
+
+    def process_row(self, record: Record, cursor: Any) -> Skip | None:
+        """Changes the database by itself: with the cursor, or with models on the same connection. The record's row is
+        locked and holds its planned values; nothing of a record that raises or is skipped stays."""
+        raise NotImplementedError
+
+    def process_external(self, record: Record) -> Skip | None:
+        """Does something outside of the database, at least once: a crash may repeat what came after the last
+        checkpoint, with the same record.idempotency_key."""
+        raise NotImplementedError
+
+    @property
+    def kind(self) -> str:
+        """Which of the four functions it has."""
+        mine = type(self)
+        found = [name for name in KINDS if getattr(mine, name) is not getattr(Migration, name)]
+        if len(found) != 1:
+            have = f"has {' and '.join(found)}" if found else "has none"
+            raise ScatterError(f"{mine.__name__} needs one of {', '.join(KINDS)}; it {have}")
+        return found[0]
 
     @property
     def guards(self) -> Sequence[str]:
@@ -115,11 +171,9 @@ class Migration:
                 raise ScatterError(f"{who}.{label} must be a list of column names")
             if len(set(columns)) != len(columns):
                 raise ScatterError(f"{who}.{label} names a column twice")
-        if not self.writes:
+        if self.kind in ("process", "process_batch") and not self.writes:
             raise ScatterError(f"{who}.writes is empty: it could change nothing")
         self.check_key(who)
-        if type(self).process is Migration.process:
-            raise ScatterError(f"{who} has no process(record)")
 
     def check_key(self, who: str) -> None:
         for key in key_columns(self.key):

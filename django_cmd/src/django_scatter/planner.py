@@ -149,6 +149,7 @@ def child_arguments(
     argv = plan_arguments(command, plan, database, options, flags)
     for plugin in conf.plugins():
         argv += ["-A", plugin]
+    argv += ["--store", conf.store_url()]
     return [*argv, "--progress", "json", "--created-by", created_by() or "django"]
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan's answers to failures: entries of --on-error, then --retry-on, then the defaults of errors.txt.
+"""A plan's answers to failures: entries of --on-error, then --retry-on, then the migration's retry_on,
+then the defaults of errors.txt.
 
 The plan's row holds the entries as a JSON object, {"23505": "skip", "ValueError": "retry:5"}; the first that matches
 counts. celeryc does the same in celeryc/migrate/policy.c.
@@ -8,10 +9,12 @@ counts. celeryc does the same in celeryc/migrate/policy.c.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Union
 
 from django_scatter import sqlstates
+from django_scatter.migration import Retry
 
 MAX_ATTEMPTS = 20  # at one record or place of a batch; retry:N names another number
 ACTIONS = ("retry", "quarantine", "skip", "fail-batch", "fail-plan")
@@ -34,8 +37,14 @@ class Answer:
 
 
 class Policy:
-    def __init__(self, on_error: str | None, retry_on: str | None) -> None:
+    def __init__(
+        self,
+        on_error: str | None,
+        retry_on: str | None,
+        own: Mapping[ErrorClass, Retry] | None = None,
+    ) -> None:
         self.retry_on = retry_on
+        self.own = {k if isinstance(k, str) else k.__name__: v for k, v in (own or {}).items()}
         self.entries: list[tuple[str, Answer]] = []
         try:
             found = json.loads(on_error or "{}")
@@ -59,8 +68,18 @@ class Policy:
                 return answer
         if sqlstates.listed(self.retry_on, error, sqlstate):
             return Answer("retry")
+        rule = self.rule(error, sqlstate)
+        if rule is not None:
+            return Answer("retry", rule.times)
         name = error if isinstance(error, str) else error.__name__
         return Answer(sqlstates.default_action(name, sqlstate))
+
+    def rule(self, error: ErrorClass, sqlstate: str) -> Retry | None:
+        """The migration's own, which counts when the plan says nothing."""
+        for name, rule in self.own.items():
+            if sqlstates.listed(name, error, sqlstate):
+                return rule
+        return None
 
 
 class Breaker:

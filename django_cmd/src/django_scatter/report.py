@@ -41,7 +41,10 @@ def headline(status: Status) -> str:
         speed = f", {duration(took)}"
         if took > 0 and done:
             speed += f", {done / took:,.0f} records/s"
-    return f"plan {status.plan}: {status.migration} on {status.table}, {status.state}{speed}"
+    parent = f", {status.kind} of {status.parent}" if status.parent else ""
+    reason = f" ({status.reason})" if status.reason else ""
+    what = f"{status.migration} on {status.table}{parent}"
+    return f"plan {status.plan}: {what}, {status.state}{reason}{speed}"
 
 
 def full_text(status: Status) -> str:
@@ -72,7 +75,26 @@ def full_text(status: Status) -> str:
         more = status.n_failures - sum(g.count for g in status.failure_groups)
         if more > 0:
             blocks.append(f"... and {more:,} more for other reasons")
+    blocks += more_about(status)
     return "\n\n".join(blocks)
+
+
+def more_about(status: Status) -> list[str]:
+    """What was resolved later, what was checked, which plans were made from this one, what waits to be sent."""
+    lines = []
+    if status.n_failures:
+        open_now = status.n_failures - status.n_resolved
+        lines.append(
+            f"set aside: {status.n_failures:,}, resolved: {status.n_resolved:,}, open: {open_now:,}"
+        )
+    lines += [f"{kind} {plan}: {state}" for plan, kind, state in status.children]
+    if status.verification is not None:
+        lines.append(
+            "verified: " + ("it holds" if status.verification["ok"] else "IT DOES NOT HOLD")
+        )
+    if status.callbacks_pending:
+        lines.append(f"callbacks that wait to be sent: {status.callbacks_pending}")
+    return ["\n".join(lines)] if lines else []
 
 
 def plans_text(plans: Sequence[Status]) -> str:

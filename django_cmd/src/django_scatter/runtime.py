@@ -37,8 +37,9 @@ from django_scatter.control import (
     Unknown,
 )
 from django_scatter.errors import ScatterError, SchemaError
-from django_scatter.migration import Migration, Record, Skip
+from django_scatter.migration import Change, Migration, Record, Retry, Skip
 from django_scatter.orders import Orders
+from django_scatter.paths import path_of
 from django_scatter.policy import Policy, breaker_of
 from django_scatter.sqlstates import Kind
 from django_scatter.throttle import Standstill, Throttle
@@ -77,6 +78,7 @@ class Failure:
     text: str
     transient: bool  # may pass by itself: worth another try without being asked
     action: str = ""  # what becomes of the batch, where that is known: retry, fail-batch, fail-plan
+    retry: Retry | None = None  # the migration's own rule for it
 
     def __str__(self) -> str:
         return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
@@ -174,14 +176,15 @@ class Pace:
             self.resize()
         self.begun = self.clock()
 
+    def spent(self, times: float) -> bool:
+        """The chunk has taken so many times what one aims at: a slow function must not keep orders waiting, nor hold the
+        batch until the lease has ended."""
+        return self.clock() - self.begun > times * self.target_s
+
     def end(self, rows: int) -> None:
         self.rows = self.rows * 0.75 + rows
         self.seconds = self.seconds * 0.75 + max(1e-6, self.clock() - self.begun)
         self.resize()
-
-    def is_slow(self) -> bool:
-        """A function that is slow must not keep orders waiting, nor hold the batch until the lease has ended."""
-        return self.clock() - self.begun > 2 * self.target_s
 
     def timed_out(self) -> None:
         """Chunks were too large for what else goes on in the database."""
@@ -301,8 +304,9 @@ def plan_row(batch: Batch, request: Request) -> PlanRow:
 
 
 def retry_for(request: Request, failure: Failure) -> RetryLater:
-    """2 s, 4 s, 8 s ... 300 s, with jitter."""
-    seconds = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(request.retries, 20)) * random.random()
+    """2 s, 4 s, 8 s ... 300 s, with jitter; the first may be the migration's own."""
+    first = failure.retry.backoff if failure.retry else BACKOFF_S
+    seconds = min(BACKOFF_MAX_S, first * 2.0 ** min(request.retries, 20)) * random.random()
     return RetryLater(seconds, str(failure), failure.error)
 
 
@@ -342,7 +346,7 @@ class Run:
         self.throttle = Throttle(
             lambda ms: control.beat(request.plan, request.batch, claim.token, ms)
         )
-        self.policy = Policy(claim.on_error, claim.retry_on)
+        self.policy = Policy(claim.on_error, claim.retry_on, migration.retry_on)
         self.breaker = breaker_of(request.plan)
         # Records were set aside, and the plan's limits not asked since; whoever did it may have died.
         self.unchecked = claim.quarantined > 0
@@ -360,6 +364,7 @@ class Run:
             self.target = Target(
                 batch.table, batch.keys, tuple(migration.guards), tuple(migration.writes)
             )
+            self.path = path_of(self)
 
     @property
     def orders(self) -> Orders:
@@ -402,73 +407,68 @@ class Run:
             if stopping():
                 raise Stopping
             self.pace.begin(self.orders.chunk_ms / 1000)
-            rows, failure = self.process(
-                self.position,
-                min(self.batch.count, self.position + self.throttle.size(self.pace.size)),
-            )
-            if rows:
-                try:
-                    self.apply(rows)
-                    self.pace.end(len(rows))
-                except Stopped as e:
-                    failure = e.failure
-                except DatabaseError as e:
-                    self.recover(e)
-                    continue
-                except Unknown:
-                    self.recover(None)
-                    continue
-                finally:
-                    self.check_limits()
+            failure = None
+            try:
+                failure = self.chunk(self.throttle.size(self.pace.size))
+            except Stopped as e:
+                failure = e.failure
+            except DatabaseError as e:
+                self.recover(e)
+                continue
+            except Unknown:
+                self.recover(None)
+                continue
+            finally:
+                self.check_limits()
             if failure is not None and self.orders.go_on:
                 return failure
             self.throttle.wait()
         self.throttle.end()
         return None
 
+    def chunk(self, n: int) -> Failure | None:
+        """At most n records from the position on. Why the work ends behind those that are done."""
+        done, failure = self.path.chunk(min(self.batch.count - self.position, n))
+        if done:
+            self.pace.end(done)
+        return failure
+
     # ---- records ----
 
-    def process(self, begin: int, end: int) -> tuple[list[Row], Failure | None]:
-        rows: list[Row] = []
-        for position in range(begin, end):
-            row, error = self.process_one(position)
-            if error is not None:
-                failure = failure_of(error)
-                failure.action = self.settle(row, type(error), "")
-                if failure.action not in ("quarantine", "skip"):
-                    return rows, failure
-            rows.append(row)
-            if self.pace.is_slow():
-                break
-        return rows, None
+    def record(self, row: Row) -> Record:
+        n_keys = len(self.batch.keys)
+        return Record(
+            row.values[0] if n_keys == 1 else tuple(row.values[:n_keys]),
+            dict(zip(self.names, row.values)),
+            self.request.params,
+            f"{self.request.plan}/{self.request.batch}/{row.position}",
+        )
 
-    def process_one(self, position: int) -> tuple[Row, Exception | None]:
+    def blank(self, position: int) -> Row:
+        """A row of which only the old values are known."""
         found = self.batch.record(position)
         values = [found[i] for i in self.places]
         old = [batchfile.text_of(v) for v in values]
-        n_keys = len(self.batch.keys)
-        key = values[0] if n_keys == 1 else tuple(values[:n_keys])
-        record = Record(key, dict(zip(self.names, values)), self.request.params)
-        try:
-            change = self.migration.process(record)
-            if isinstance(change, Skip):
-                row = Row(Outcome.SKIPPED, position, old, message=change.reason[:MESSAGE_CHARS])
-                return row, None
-            fresh = self.fresh_values(change, dict(zip(self.names, old)))
-        except Error:
-            raise  # the migration's own statement on our connection failed: that is the database's matter
-        except Exception as e:  # noqa: BLE001  whatever a migration raises belongs to its record
-            row = Row(
-                Outcome.QUARANTINED,
-                position,
-                old,
-                error_class=type(e).__name__,
-                message=str(e)[:MESSAGE_CHARS],
-            )
-            return row, e
-        if not fresh:
-            return Row(Outcome.UNCHANGED, position, old), None
-        return Row(Outcome.CHANGED, position, old, fresh), None
+        return Row(Outcome.CHANGED, position, old, values=values)
+
+    def fill(self, row: Row, change: Change | Exception) -> None:
+        """What a function answered for a record; raises what is wrong with it."""
+        if isinstance(change, Exception):
+            raise change
+        if isinstance(change, Skip):
+            row.outcome, row.message = Outcome.SKIPPED, change.reason[:MESSAGE_CHARS]
+            return
+        row.fresh = self.fresh_values(change, dict(zip(self.names, row.old)))
+        row.outcome = Outcome.CHANGED if row.fresh else Outcome.UNCHANGED
+
+    def failed(self, row: Row, error: Exception) -> Failure | None:
+        """The record's function raised. None: it is set aside, go on; else the work ends in front of it."""
+        row.outcome, row.fresh = Outcome.QUARANTINED, {}
+        row.error_class, row.message = type(error).__name__, str(error)[:MESSAGE_CHARS]
+        failure = failure_of(error)
+        failure.action = self.settle(row, type(error), "")
+        failure.retry = self.policy.rule(type(error), "")
+        return None if failure.action in ("quarantine", "skip") else failure
 
     def fresh_values(
         self, change: Mapping[str, Any] | None, old: Mapping[str, str | None]
@@ -513,8 +513,8 @@ class Run:
         finally:
             self.pace.learn_refusals(len(rows), self.refused)
 
-    def write(self, rows: Sequence[Row]) -> str | None:
-        chunk = Chunk(
+    def new_chunk(self, rows: Sequence[Row]) -> Chunk:
+        return Chunk(
             self.request.plan,
             self.batch.batch,
             self.token,
@@ -523,6 +523,9 @@ class Run:
             self.request.worker,
             len(self.batch.keys),
         )
+
+    def write(self, rows: Sequence[Row]) -> str | None:
+        chunk = self.new_chunk(rows)
         try:
             self.throttle.told(self.control.apply(chunk), len(rows))
         except DatabaseError as e:
@@ -530,10 +533,13 @@ class Run:
                 raise
             self.error = e
             return sqlstates.text_of(e)
-        self.position += len(rows)
+        self.written(chunk)
+        return None
+
+    def written(self, chunk: Chunk) -> None:
+        self.position += len(chunk.rows)
         self.quick_retries = 0
         self.count_rows(chunk)
-        return None
 
     def is_refusal(self, error: DatabaseError) -> bool:
         """Is it a record's fault, by what the plan says of it? A statement that failed for another reason fails whole."""

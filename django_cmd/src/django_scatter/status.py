@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,8 +15,8 @@ from django_scatter.errors import ScatterError
 
 FINAL = ("finished", "failed", "cancelled")
 
-PLAN_COLUMNS = """plan migration table_name key_column state store queue database on_batch on_finish
-retry_on total n_batches created_by created_at started_at finished_at""".split()
+PLAN_COLUMNS = """plan migration table_name key_column state store queue database total n_batches
+created_by created_at started_at finished_at kind parent reason verification report_sha256""".split()
 
 COUNTS = """SELECT plan, count(*), coalesce(sum(records), 0), coalesce(sum(position), 0),
   coalesce(sum(unchanged), 0), coalesce(sum(stale), 0), coalesce(sum(skipped), 0),
@@ -99,6 +100,14 @@ class Status:
     started_at: str | None
     finished_at: str | None
     counts: Counts
+    kind: str = "migrate"
+    parent: str | None = None
+    reason: str | None = None
+    verification: dict[str, Any] | None = None
+    report_sha256: str | None = None
+    n_resolved: int = 0  # of the records that were set aside
+    callbacks_pending: int = 0
+    children: list[tuple[str, str, str]] = field(default_factory=list)  # plan, kind, state
     batches: dict[str, int] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -191,6 +200,28 @@ def read_status(alias: str, plan: str, max_failures: int = 20) -> Status:
     status.n_failures = int(
         query(alias, "SELECT count(*) FROM scatter_outcome WHERE plan = %s", (plan,))[0][0]
     )
+    status.n_resolved = int(
+        query(
+            alias,
+            "SELECT count(*) FROM scatter_outcome WHERE plan = %s AND resolved_by IS NOT NULL",
+            (plan,),
+        )[0][0]
+    )
+    status.callbacks_pending = int(
+        query(
+            alias,
+            "SELECT count(*) FROM scatter_outbox WHERE plan = %s AND sent_at IS NULL",
+            (plan,),
+        )[0][0]
+    )
+    status.children = [
+        (str(p), str(k), str(s))
+        for p, k, s in query(
+            alias,
+            "SELECT plan, kind, state FROM scatter_plan WHERE parent = %s ORDER BY created_at, plan",
+            (plan,),
+        )
+    ]
     status.failures = [
         Failure(int(r[0]), int(r[1]), str(r[2]), str(r[3]), r[4], r[5], r[6])
         for r in query(
@@ -265,5 +296,10 @@ def status_of(row: dict[str, Any], counts: Counts | None) -> Status:
         created_at=time_text(row["created_at"]),
         started_at=time_text(row["started_at"]),
         finished_at=time_text(row["finished_at"]),
+        kind=row["kind"],
+        parent=row["parent"],
+        reason=row["reason"],
+        verification=json.loads(row["verification"]) if row["verification"] else None,
+        report_sha256=row["report_sha256"],
         counts=counts or Counts(planned=total, remaining=total),
     )

@@ -6,14 +6,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django_scatter import operator
+from django_scatter import planner
 from django_scatter.errors import ScatterError
 from django_scatter.progress import Output, Progress
-from django_scatter.status import Status, read_status
+from django_scatter.status import FINAL, Status, read_status
 
 POLL_S = 0.3
 QUIET_S = 30.0
-SWEEP_S = 60.0
 
 
 def note_of(status: Status) -> str:
@@ -32,17 +31,6 @@ def note_of(status: Status) -> str:
     return ", ".join(parts)
 
 
-def sweep(alias: str, out: Output) -> None:
-    """What a lost Redis has lost is sent again; who cannot do that only watches."""
-    try:
-        found = operator.sweep(alias)
-    except ScatterError as e:
-        out.write(f"no sweep: {e}", ending="\n")
-        return
-    if found["sent"]:
-        out.write(f"{found['sent']} lost messages were sent again", ending="\n")
-
-
 def watch(
     alias: str,
     plan: str,
@@ -54,13 +42,9 @@ def watch(
     status = read_status(alias, plan)
     progress = Progress(out, "running", status.counts.planned)
     moved_at, done = progress.clock(), status.counts.done
-    swept_at = progress.clock()
     while not status.over:
         progress.update(status.counts.done, note_of(status))
         sleep(poll_s)
-        if progress.clock() - swept_at > SWEEP_S:
-            swept_at = progress.clock()
-            sweep(alias, out)
         status = read_status(alias, plan, max_failures=0)
         if status.counts.done != done:
             moved_at, done = progress.clock(), status.counts.done
@@ -72,4 +56,14 @@ def watch(
                 ending="\n",
             )
     progress.finish(status.counts.done, note_of(status))
+    if status.report_sha256 is None and status.state in FINAL:
+        write_report(alias, plan, out)
     return read_status(alias, plan)
+
+
+def write_report(alias: str, plan: str, out: Output) -> None:
+    """The plan is over: whoever watches it writes its report."""
+    try:
+        planner.run(planner.plan_arguments("report", plan, alias, {}), alias)
+    except ScatterError as e:
+        out.write(f"the report was not written: {e}", ending="\n")

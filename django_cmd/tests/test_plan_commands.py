@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands on a plan that is there, with the real scatter-plan and a celeryc."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from migrations import Plan, Renumber, execute, one
+from scatter_test_app.models import Parcel
+from test_end_to_end import QUEUE, StartCeleryc, broker, celeryc, fill, redis, scatter_plan, until
+
+from django_scatter import migration
+from django_scatter.status import read_status
+
+__all__ = ["broker", "celeryc", "redis"]  # fixtures
+
+
+def run(command: str, *words: str) -> str:
+    out = io.StringIO()
+    call_command(command, *words, stdout=out, stderr=io.StringIO())
+    return out.getvalue()
+
+
+def over(plan: str) -> None:
+    until(f"the end of {plan}", lambda: read_status("default", plan).state == "finished")
+
+
+def test_a_migration_in_python_is_undone_by_celeryc(
+    database: str, celeryc: StartCeleryc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phones = ["0901", "0902", "+84", "raise", "skip", "0903"]
+    Parcel.objects.bulk_create(Parcel(id=i, phone=p) for i, p in enumerate(phones, 1))
+    Plan(tmp_path, [[i, p] for i, p in enumerate(phones, 1)], Renumber()).run()
+    monkeypatch.setitem(migration._registered, "tests.renumber", Renumber())
+    Parcel.objects.filter(id=2).update(phone="by the application")
+    celeryc()
+    out = run("scatter_undo", "plan-1", "--as", "undo-1", "--queue", QUEUE)
+    assert "plan undo-1: 3 records, 1 batches, 1 messages sent" in out
+    over("undo-1")
+    now = list(Parcel.objects.order_by("id").values_list("phone", flat=True))
+    assert now == ["0901", "by the application", "+84", "raise", "skip", "0903"]
+    found = read_status("default", "undo-1")
+    assert (found.kind, found.parent, found.counts.ok, found.counts.stale) == (
+        "undo", "plan-1", 2, 1,
+    )  # fmt: skip
+    assert ("undo-1", "undo", "finished") in read_status("default", "plan-1").children
+
+
+def test_redrive_verify_and_report(database: str, celeryc: StartCeleryc, tmp_path: Path) -> None:
+    fill(200)
+    celeryc()
+    scatter_plan("--query", "SELECT id, phone FROM parcel", "--plan", "p1", "--watch")
+    manifest = tmp_path / "store/p1/report/manifest.json"
+    assert manifest.exists(), "whoever watches a plan to its end writes its report"
+    execute(
+        "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome, error_class) "
+        "VALUES ('p1', 1, 4, '5', 'quarantined', 'ValueError')"
+    )
+    execute("UPDATE scatter_batch SET quarantined = 1 WHERE plan = 'p1'")
+    Parcel.objects.filter(id=5).update(phone="01630000005")
+    assert "1 records" in run("scatter_redrive", "p1", "--class", "ValueError", "--dry-run")
+    run("scatter_redrive", "p1", "--class", "ValueError", "--as", "p2")
+    over("p2")
+    assert one("SELECT resolved_by FROM scatter_outcome") == "p2"
+    assert "set aside: 1, resolved: 1, open: 0" in run("scatter_status", "p1")
+    assert "0 records" in run("scatter_redrive", "p1")
+
+    assert "plan p1 holds" in run("scatter_verify", "p1", "--check", "phone LIKE '033%'")
+    Parcel.objects.filter(id=7).update(phone="0163 0000007")
+    with pytest.raises(CommandError, match="does not hold") as raised:
+        run("scatter_verify", "p1", "--check", "phone LIKE '033%'")
+    assert raised.value.returncode == 3
+    assert "verified: IT DOES NOT HOLD" in run("scatter_status", "p1")
+    assert "report.html" in run("scatter_report", "p1")
+    with pytest.raises(CommandError, match="there is no plan p9"):
+        run("scatter_report", "p9")

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Functions with statements of their own, and with an effect outside; the twins are in harness/scatter_app.py. */
+
+#include <celeryc/migration.h>
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A line in the ledger for each account. */
+static int book(const struct scatter_record *r, struct scatter_tx *tx, struct scatter_change *c)
+{
+    const char *values[] = {scatter_key(r), scatter_text(r, "word")};
+    int64_t changed = 0;
+    int rc = scatter_exec(tx, "INSERT INTO entry (account, word) VALUES ($1, $2)", values, 2, NULL);
+
+    if (!rc)
+        rc = scatter_exec(tx, "UPDATE account SET changes = changes + 1 WHERE id = $1", values, 1,
+                          &changed);
+    if (rc)
+        return rc;
+    return changed == 1 ? 0 : scatter_fail(c, "AssertionError", "no account %s", values[0]);
+}
+SCATTER_MIGRATION("interop.book", .row = book, .table = "account", .reads = {"word"})
+
+/* Its key in a file. */
+static int tell(const struct scatter_record *r, struct scatter_change *c)
+{
+    const char *key = scatter_idempotency_key(r), *path = scatter_param(r, "file");
+    char line[200];
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    size_t n = strlen(key);
+
+    if (fd < 0 || n + 2 > sizeof(line))
+        return scatter_fail(c, "OSError", "cannot open %s", path);
+    memcpy(line, key, n);
+    line[n++] = '\n';
+    (void)usleep(1000); /* as a call takes its time */
+    ssize_t written = write(fd, line, n);
+
+    (void)close(fd);
+    return written == (ssize_t)n ? 0 : scatter_fail(c, "OSError", "cannot write %s", path);
+}
+SCATTER_MIGRATION("interop.tell", .external = tell, .table = "account", .reads = {"word"})
