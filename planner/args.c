@@ -5,6 +5,7 @@
  * URLs with passwords are better there than in the process list. */
 
 #include "planner/args.h"
+#include "planner/plan.h"
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
@@ -132,6 +133,8 @@ static const struct option options[] = {
      "send no messages yet; scatter-plan enqueue does it later"},
     {"dry-run", 0, KIND_FLAG, COMMAND_CREATE | CHILD, AT(dry_run), NULL,
      "check everything, read and count the records, write nothing"},
+    {"window", 0, KIND_LIST, COMMAND_CREATE, AT(windows), "DAYS HH:MM-HH:MM ZONE",
+     "when the plan may run, as \"Mon-Fri 01:00-05:00 Asia/Ho_Chi_Minh\"; may be given again"},
     {"reason", 0, KIND_TEXT, VERB, AT(reason), "TEXT", "why, for the status and the records"},
     {"every", 0, KIND_COUNT, COMMAND_SWEEP, AT(every_s), "SECONDS",
      "go on and sweep again after so long, until stopped"},
@@ -173,6 +176,7 @@ void args_deinit(struct args *a)
     free(a->plugins.items);
     free(a->params.items);
     free(a->words.items);
+    free(a->windows.items);
     *a = (struct args){0};
 }
 
@@ -381,6 +385,11 @@ static int check_create(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE, "--migration is missing: which migration is to run?");
     if (!a->query && !a->from_stdin)
         return err_set(e, ARGS_E_MISTAKE, "--query is missing: which records (or --stdin)?");
+    CLEANUP(buf_deinit) struct buf windows = BUF_INIT;
+    int r = windows_json(a, &windows, e);
+
+    if (r)
+        return r == -EINVAL ? ARGS_E_MISTAKE : r;
     if (a->query && a->from_stdin)
         return err_set(e, ARGS_E_MISTAKE, "--query and --stdin exclude each other");
     if (!a->store)

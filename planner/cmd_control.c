@@ -101,6 +101,8 @@ int plan_control(const struct args *a, struct buf *dst, struct err *e)
     if (!code)
         code = control(s.db, verb, a, &changed, e);
     if (!code && verb == DB_PLAN_RESUME)
+        code = windows_roll(s.db, a->plan, e);
+    if (!code && verb == DB_PLAN_RESUME)
         code = send_again(&s, a, &sent, e);
     if (!code && a->broker)
         code = outbox_send_all(s.db, a, a->plan, OUTBOX_ABANDONED_S, &n_callbacks, e);

@@ -47,7 +47,9 @@ static int sweep_once(const struct args *a, struct sweep_result *ret_r, struct e
                                     .after_ms = a->after_s * 1000,
                                     .lease_ms = lease_ms()};
 
-    code = migrate_sweep(&o, ret_r, e);
+    code = windows_roll(s.db, a->plan, e);
+    if (!code)
+        code = migrate_sweep(&o, ret_r, e);
     /* A database that has no control tables has no plans. */
     if (code == DB_E_SCHEMA && str_eq(db_sqlstate(s.db), "42P01"))
         return 0;

@@ -149,6 +149,15 @@ int db_plan_control(struct db *db, enum db_plan_verb verb, const char *plan, con
 /* The window in which a plan may run is over: it is paused until the next one begins. */
 int db_plan_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 
+struct db_window {
+    const char *plan;
+    const char *windows;    /* JSON, to be kept; NULL: as it is */
+    int64_t ends_s, next_s; /* Unix time; 0: nothing known */
+    const char *reason;     /* for a plan that waits for its window */
+};
+
+int db_plan_window(struct db *db, const struct db_window *w, struct err *e) WARN_UNUSED;
+
 /* What every worker obeys from its next chunk on. */
 struct db_plan_knobs {
     const char *plan, *who;
@@ -446,6 +455,7 @@ int db_governor_sample(struct db *db, bool archive, struct arena *a, struct db_s
 struct db_plan_status {
     char *state; /* planned queued running paused finished failed cancelled */
     char *migration, *store, *on_finish, *queue;
+    char *reason; /* why it is paused or failed; NULL */
     int64_t total, n_batches, batches_done, batches_failed, batches_running;
     int64_t ok, unchanged, stale, skipped, quarantined, remaining;
     int64_t created_us, started_us, finished_us; /* 0 unknown */

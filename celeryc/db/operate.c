@@ -93,12 +93,12 @@ int db_close_window(struct db *db, const char *plan, struct err *e)
     const struct db_val v[] = {db_text(plan)};
     bool moved = false;
     int r = db_plan_move(db,
-                         &(struct db_plan_move){.plan = plan,
-                                                .to = DB_PLAN_PAUSED,
-                                                .from = DB_PLAN_MASK(DB_PLAN_QUEUED) |
-                                                        DB_PLAN_MASK(DB_PLAN_RUNNING) |
-                                                        DB_PLAN_MASK(DB_PLAN_DRAINING),
-                                                .reason = "outside of its maintenance window"},
+                         &(struct db_plan_move){
+                             .plan = plan,
+                             .to = DB_PLAN_PAUSED,
+                             .from = DB_PLAN_MASK(DB_PLAN_PLANNED) | DB_PLAN_MASK(DB_PLAN_QUEUED) |
+                                     DB_PLAN_MASK(DB_PLAN_RUNNING) | DB_PLAN_MASK(DB_PLAN_DRAINING),
+                             .reason = "outside of its maintenance window"},
                          &moved, e);
 
     if (r || !moved)
@@ -112,6 +112,23 @@ int db_plan_close_window(struct db *db, const char *plan, struct err *e)
     int r = db->ops->begin(db, 0, e);
 
     return r ? r : db_end(db, db_close_window(db, plan, e), e);
+}
+
+int db_plan_window(struct db *db, const struct db_window *w, struct err *e)
+{
+    const struct db_val v[] = {db_text(w->plan), db_text(w->windows),
+                               w->ends_s ? db_int(w->ends_s) : db_text(NULL),
+                               w->next_s ? db_int(w->next_s) : db_text(NULL), db_text(w->reason)};
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = db_exec(db,
+                "UPDATE scatter_plan SET windows = coalesce($2, windows), window_ends = @at3@, "
+                "window_next = @at4@, resume_at = CASE WHEN resume_at IS NULL THEN NULL ELSE @at4@ "
+                "END, reason = CASE WHEN resume_at IS NULL THEN reason ELSE $5 END WHERE plan = $1",
+                v, ARRAY_SIZE(v), NULL, e);
+    return db_end(db, r, e);
 }
 
 static void write_knob(struct buf *b, bool set, const char *name, double v)

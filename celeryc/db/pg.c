@@ -40,6 +40,8 @@ static const struct db_token tokens[] = {
     {"ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
     {"plan_age", "extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at)"},
     {"outbox_age", "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"},
+    {"at3", "to_timestamp(CAST($3 AS double precision))"},
+    {"at4", "to_timestamp(CAST($4 AS double precision))"},
     {"clock_ago", "clock_timestamp() - CAST($1 AS bigint) * interval '1 millisecond'"},
     {"clock", "clock_timestamp()"},
     {"silent", "extract(epoch FROM clock_timestamp() - g.beat_at)"},

@@ -34,6 +34,8 @@ static const struct db_token tokens[] = {
      "((julianday(coalesce(p.finished_at, 'now')) - julianday(p.started_at)) * 86400.0)"},
     {"outbox_age",
      "((julianday('now') - julianday(coalesce(o.tried_at, o.created_at))) * 86400.0)"},
+    {"at3", "CAST($3 AS real)"},
+    {"at4", "CAST($4 AS real)"},
     {"clock_ago", "(" NOW_SECONDS " - $1 / 1000.0)"},
     {"clock", NOW_SECONDS},
     {"silent", "(" NOW_SECONDS " - g.beat_at)"},
