@@ -23,7 +23,7 @@
 #define BROKER   (MAKE | COMMAND_ENQUEUE | COMMAND_SWEEP | VERB)
 #define CHILD    (COMMAND_REDRIVE | COMMAND_UNDO)          /* plans made from a plan */
 #define MAKE     (COMMAND_CREATE | CHILD | COMMAND_VERIFY) /* --top-up makes one */
-#define ALL      (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS | OPERATOR)
+#define ALL      (MAKE | COMMAND_REPORT | COMMAND_ENQUEUE | COMMAND_STATUS | COMMAND_AUDIT | OPERATOR)
 
 enum kind {
     KIND_TEXT,
@@ -132,7 +132,11 @@ static const struct option options[] = {
     {"no-enqueue", 0, KIND_FLAG, MAKE, AT(no_enqueue), NULL,
      "send no messages yet; scatter-plan enqueue does it later"},
     {"dry-run", 0, KIND_FLAG, COMMAND_CREATE | CHILD, AT(dry_run), NULL,
-     "check everything, read and count the records, write nothing"},
+     "write nothing: run the migration on all records, and the statement on a sample that is "
+     "rolled "
+     "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
+    {"files", 0, KIND_FLAG, COMMAND_AUDIT, AT(files), NULL,
+     "fetch the batch files too, and compare their digests and counts"},
     {"window", 0, KIND_LIST, COMMAND_CREATE, AT(windows), "DAYS HH:MM-HH:MM ZONE",
      "when the plan may run, as \"Mon-Fri 01:00-05:00 Asia/Ho_Chi_Minh\"; may be given again"},
     {"reason", 0, KIND_TEXT, VERB, AT(reason), "TEXT", "why, for the status and the records"},
@@ -167,6 +171,8 @@ static const struct {
     {"undo", COMMAND_UNDO, "make a plan that writes the old values of another one back"},
     {"verify", COMMAND_VERIFY, "check what a plan has done; exit code 3 when it does not hold"},
     {"report", COMMAND_REPORT, "write the report of a plan into the store"},
+    {"audit", COMMAND_AUDIT,
+     "check that every record is accounted for; exit code 3 when it is not"},
 };
 
 void args_deinit(struct args *a)

@@ -22,6 +22,7 @@ enum command {
     COMMAND_UNDO = 16,
     COMMAND_VERIFY = 32,
     COMMAND_REPORT = 64,
+    COMMAND_AUDIT = 1 << 20,
 };
 
 struct args_list {
@@ -51,7 +52,7 @@ struct args {
     struct args_list plugins, params;
     const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
     int64_t batch_size, canary, uploads;
-    bool from_stdin, no_enqueue, dry_run;
+    bool from_stdin, no_enqueue, dry_run, files;
 };
 
 void args_deinit(struct args *a);

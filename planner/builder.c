@@ -159,6 +159,8 @@ int builder_columns(struct builder *b, const char *const *names, const char *con
     for (size_t i = 0; i < r->n_columns && !code; i++)
         code = place(b, b->key.n + i, "column", slice_str(r->columns[i]), &c, e);
     b->row_width = n;
+    if (!code && b->o.on_columns)
+        code = b->o.on_columns(names, n, b->o.arg);
     return code;
 }
 
@@ -388,6 +390,8 @@ int builder_row(struct builder *b, const struct slice *values, const enum batch_
         code = add_record(b, e);
     if (!code && b->o.dry_run && b->n_sample < BUILDER_SAMPLE)
         code = add_sample(b);
+    if (!code && b->o.on_record)
+        code = b->o.on_record(b->fields, values, b->o.arg, e);
     if (code)
         return code;
     b->total++;

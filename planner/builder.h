@@ -25,6 +25,10 @@ struct builder_options {
     const char *fix_order; /* what to do about keys out of order or twice, for the error text */
     /* Takes a finished batch (b is empty afterwards). */
     int (*on_batch)(const struct manifest_batch *m, struct buf *b, void *arg, struct err *e);
+    /* Dry run: see the names of a row's values, and each record (key, columns; the row's values). NULL: nobody. */
+    int (*on_columns)(const char *const *names, size_t n, void *arg);
+    int (*on_record)(const struct slice *fields, const struct slice *values, void *arg,
+                     struct err *e);
     void *arg;
 };
 

@@ -15,6 +15,7 @@
 #include "planner/marker.h"
 #include "planner/outbox.h"
 #include "planner/plan.h"
+#include "planner/preflight.h"
 #include "planner/settings.h"
 #include "planner/source.h"
 #include "planner/stop.h"
@@ -40,10 +41,11 @@ struct creation {
     struct query_source query;
     struct stdin_source input;
     struct upload *upload;
-    struct buf settings; /* as the manifest keeps them */
-    bool leftovers;      /* of a killed planner, under this id */
-    bool marked;         /* our marker stands */
-    bool committing;     /* the manifest may be there */
+    struct preflight *preflight; /* of a dry run */
+    struct buf settings;         /* as the manifest keeps them */
+    bool leftovers;              /* of a killed planner, under this id */
+    bool marked;                 /* our marker stands */
+    bool committing;             /* the manifest may be there */
     char nonce[33];
 };
 
@@ -53,6 +55,7 @@ static void creation_deinit(struct creation *c)
     builder_free(c->builder);
     buf_deinit(&c->query.sql);
     buf_deinit(&c->settings);
+    preflight_free(c->preflight);
     stdin_source_deinit(&c->input);
     request_deinit(&c->request);
     servers_deinit(&c->servers);
@@ -158,6 +161,21 @@ static int on_batch(const struct manifest_batch *m, struct buf *b, void *arg, st
     return name ? final(upload_put(c->upload, name, b, e)) : -ENOMEM;
 }
 
+static int on_columns(const char *const *names, size_t n, void *arg)
+{
+    struct creation *c = arg;
+
+    return preflight_columns(c->preflight, names, n);
+}
+
+static int on_record(const struct slice *fields, const struct slice *values, void *arg,
+                     struct err *e)
+{
+    struct creation *c = arg;
+
+    return preflight_record(c->preflight, fields, values, e);
+}
+
 static int prepare_source(struct creation *c, struct err *e)
 {
     struct builder_options o = {
@@ -171,6 +189,14 @@ static int prepare_source(struct creation *c, struct err *e)
         .on_batch = on_batch,
         .arg = c};
 
+    if (c->args->dry_run && !c->child) {
+        int code = preflight_new(&c->request, c->servers.db, &c->preflight, e);
+
+        if (code)
+            return code;
+        o.on_columns = on_columns;
+        o.on_record = on_record;
+    }
     c->builder = builder_new(&o);
     if (!c->builder)
         return -ENOMEM;
@@ -462,6 +488,11 @@ static int dry_run(struct creation *c, struct err *e)
     }
     if (buf_ok(&c->result->sample))
         return -ENOMEM;
+    if (c->preflight)
+        code = preflight_finish(c->preflight, &c->result->preflight, &c->result->preflight_text,
+                                &c->result->blocked, e);
+    if (code)
+        return final(code);
     return fill_result(c, n ? batches[0].first_key : "", n ? batches[n - 1].last_key : "");
 }
 

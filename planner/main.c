@@ -28,6 +28,10 @@ static void write_json(struct buf *dst, const struct result *r)
         buf_append_str(dst, ", ");
         json_text(dst, "last_key", r->last_key);
         buf_appendf(dst, ", \"sample\": [%s]", r->sample.data ? r->sample.data : "");
+        if (r->preflight.len) {
+            buf_append_str(dst, ", \"preflight\": ");
+            buf_append_slice(dst, buf_slice(&r->preflight));
+        }
     }
     if (r->note) {
         buf_append_str(dst, ", ");
@@ -57,6 +61,7 @@ static void write_text(struct buf *dst, const struct result *r)
     else
         buf_appendf(dst, "store    %s\nsent     %s messages to queue %s\n",
                     r->store ? r->store : "", enqueued, r->queue ? r->queue : "");
+    buf_append_slice(dst, buf_slice(&r->preflight_text));
     if (r->note)
         buf_appendf(dst, "note     %s\n", r->note);
 }
@@ -93,6 +98,8 @@ static int run(const struct args *a, struct progress *p, struct buf *out, bool *
         break;
     case COMMAND_REPORT:
         return plan_report(a, out, e);
+    case COMMAND_AUDIT:
+        return plan_audit(a, out, ret_holds, e);
     case COMMAND_VERIFY:
         return plan_verify(a, p, out, ret_holds, e);
     case COMMAND_ENQUEUE:
@@ -105,6 +112,7 @@ static int run(const struct args *a, struct progress *p, struct buf *out, bool *
     }
     if (code)
         return code;
+    *ret_holds = !r.blocked;
     if (str_eq(a->format, "json"))
         write_json(out, &r);
     else

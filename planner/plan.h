@@ -28,6 +28,8 @@ struct result {
     bool dry_run;
     char *first_key, *last_key;
     struct buf sample; /* records as JSON arrays, separated by ", " */
+    struct buf preflight, preflight_text;
+    bool blocked; /* by the preflight */
 };
 
 void result_deinit(struct result *r);
@@ -42,6 +44,8 @@ int plan_redrive(const struct args *a, struct progress *p, struct result *ret_r,
 /* A plan that writes the old values of another one back. */
 int plan_undo(const struct args *a, struct progress *p, struct result *ret_r,
               struct err *e) WARN_UNUSED;
+/* Checks that every record of a plan is accounted for, and appends it. */
+int plan_audit(const struct args *a, struct buf *dst, bool *ret_holds, struct err *e) WARN_UNUSED;
 /* Checks what a plan did, keeps the result in its row and appends it. *ret_holds: nothing speaks against it. */
 int plan_verify(const struct args *a, struct progress *p, struct buf *dst, bool *ret_holds,
                 struct err *e) WARN_UNUSED;

@@ -52,5 +52,7 @@ void result_deinit(struct result *r)
     free(r->first_key);
     free(r->last_key);
     buf_deinit(&r->sample);
+    buf_deinit(&r->preflight);
+    buf_deinit(&r->preflight_text);
     *r = (struct result){0};
 }

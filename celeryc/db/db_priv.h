@@ -26,6 +26,8 @@ struct db_token {
     const char *name, *text;
 };
 
+struct db_rehearsal;
+
 struct db_ops {
     const struct db_token *tokens;
     struct db *(*close)(struct db *db);
@@ -42,6 +44,9 @@ struct db_ops {
     void (*forget)(struct db *db);
     int (*chunk)(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                  struct err *e);
+    /* The chunk in a transaction that is rolled back; plan not NULL: only how the statement would be run. */
+    int (*rehearse)(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
+                    struct buf *plan, struct err *e);
     int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);
     int (*check_target)(struct db *db, const struct db_target *t, struct err *e);
@@ -107,6 +112,9 @@ int db_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 #define DB_ORDERS_CELLS  10
 #define DB_ORDERS_TABLES "scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
 int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUSED;
+
+/* The control rows of a rehearsed chunk of n records, in the open transaction. */
+int db_rehearsal_rows(struct db *db, size_t n, struct err *e) WARN_UNUSED;
 
 /* Inside the transaction that ends a batch. */
 int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;

@@ -445,17 +445,14 @@ static int pg_exec(struct db *db, const char *sql, const struct db_val *v, size_
 
 /* Asked first, so that a worker without the right to create tables can live with tables that are there. Two creators
  * take turns: CREATE TABLE IF NOT EXISTS is not safe against its own kind. */
-static int pg_ensure_schema(struct db *db, struct err *e)
+int pg_schema_here(struct pg *pg, struct err *e)
 {
-    struct pg *pg = pg_of(db);
+    struct db *db = &pg->db;
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
-    int r = pg_begin(db, 0, e);
+    int r = pg_exec(db, "SELECT to_regclass('scatter_governor') IS NOT NULL", NULL, 0, &rows, e);
 
-    if (r)
-        return r;
-    r = pg_exec(db, "SELECT to_regclass('scatter_governor') IS NOT NULL", NULL, 0, &rows, e);
     if (!r && db_cell_is(&rows, 0, 0, "t"))
-        return pg_commit(db, e);
+        return 0;
     if (!r)
         r = pg_exec(db, "SELECT pg_advisory_xact_lock(7235421763)", NULL, 0, NULL, e);
     if (!r) {
@@ -464,10 +461,19 @@ static int pg_ensure_schema(struct db *db, struct err *e)
         r = good(res) ? 0 : pg_fail(pg, res, e);
         PQclear(res);
     }
+    return r ? err_prefix(e, r, "cannot create the control tables") : 0;
+}
+
+static int pg_ensure_schema(struct db *db, struct err *e)
+{
+    int r = pg_begin(db, 0, e);
+
+    if (!r)
+        r = pg_schema_here(pg_of(db), e);
     if (!r)
         return pg_commit(db, e);
     pg_rollback(db);
-    return err_prefix(e, r, "cannot create the control tables");
+    return r;
 }
 
 /* One statement of arrays for some thousand rows. */
@@ -530,6 +536,7 @@ const struct db_ops db_pg_ops = {
     .insert_batches = pg_insert_batches,
     .forget = forget,
     .chunk = pg_chunk,
+    .rehearse = pg_rehearse,
     .guard = pg_guard,
     .stream = pg_stream,
     .check_target = pg_check_target,

@@ -106,6 +106,12 @@ int pg_target_key(struct pg *pg, const struct pg_target *t, const struct db_targ
 void pg_target_forget(struct pg *pg);
 
 int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r, struct err *e);
+struct db_rehearsal;
+
+int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
+                struct buf *plan, struct err *e);
+/* The control tables in the open transaction, made when they are missing. */
+int pg_schema_here(struct pg *pg, struct err *e) WARN_UNUSED;
 int pg_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
 int pg_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);
 int pg_check_target(struct db *db, const struct db_target *t, struct err *e);

@@ -11,6 +11,9 @@
 
 #include "celeryc/db/pg.h"
 
+#include "celeryc/base/clock.h"
+#include "celeryc/db/rehearse.h"
+
 #include <errno.h>
 
 /* Parameters $1..$10 of every chunk; the arrays follow. */
@@ -452,27 +455,143 @@ static int send_chunk(struct pg *pg, const struct db_chunk *c, const struct stat
     return r;
 }
 
+/* The statement of a chunk, and what it points into. */
+struct prepared {
+    struct arena *arena;
+    struct outcomes outcomes;
+    struct statement s;
+};
+
+static void prepared_deinit(struct prepared *p)
+{
+    outcomes_deinit(&p->outcomes);
+    statement_deinit(&p->s);
+    arena_free(p->arena);
+}
+
+DEFINE_CLEANUP_VALUE(struct prepared, prepared_deinit)
+
+static int prepare(struct prepared *p, struct pg *pg, const struct db_chunk *c, struct err *e)
+{
+    struct counts n = count_rows(c);
+    int r;
+
+    *p = (struct prepared){.arena = arena_new()};
+    if (!p->arena)
+        return -ENOMEM;
+    p->outcomes.arena = p->arena;
+    p->s = (struct statement){.arena = p->arena, .sql = BUF_INIT};
+    p->s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads +
+               2 * c->target->n_writes;
+    p->s.values = arena_alloc_array(p->arena, p->s.cap, sizeof(*p->s.values));
+    if (!p->s.values)
+        return -ENOMEM;
+    r = c->open ? 0 : pg_ready(pg, e);
+    return r ? r : build(&p->s, c, &n, &p->outcomes, pg, e);
+}
+
 int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r, struct err *e)
 {
     struct pg *pg = pg_of(db);
-    struct counts n = count_rows(c);
-    CLEANUP(arena_free) struct arena *a = arena_new();
-    CLEANUP(outcomes_deinit) struct outcomes o = {.arena = a};
-    CLEANUP(statement_deinit) struct statement s = {.arena = a, .sql = BUF_INIT};
-    int r;
+    CLEANUP(prepared_deinit) struct prepared p = {0};
+    int r = prepare(&p, pg, c, e);
 
-    if (!a)
-        return -ENOMEM;
-    s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads +
-            2 * c->target->n_writes;
-    s.values = arena_alloc_array(a, s.cap, sizeof(*s.values));
-    if (!s.values)
-        return -ENOMEM;
-    r = c->open ? 0 : pg_ready(pg, e);
     if (!r)
-        r = build(&s, c, &n, &o, pg, e);
-    if (!r)
-        r = send_chunk(pg, c, &s, ret_r, e);
+        r = send_chunk(pg, c, &p.s, ret_r, e);
     pg_rollback(db);
     return r == DB_E_FENCED ? db_fenced(db, c, e) : r;
+}
+
+/* ---- running it, and taking it back ---- */
+
+/* Updates of the table in this transaction, those on their page, and where the WAL stands. */
+static int read_meter(struct db *db, const struct db_chunk *c, struct db_rows *rows, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf table = BUF_INIT;
+
+    db_quote_table(&table, c->target->table);
+    if (buf_ok(&table))
+        return -ENOMEM;
+    return db_exec(db,
+                   "SELECT pg_stat_get_xact_tuples_updated(t.oid), "
+                   "pg_stat_get_xact_tuples_hot_updated(t.oid), "
+                   "pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') "
+                   "FROM (SELECT to_regclass($1)::oid) AS t (oid)",
+                   (struct db_val[]){db_text(table.data)}, 1, rows, e);
+}
+
+/* A statement that fails has written WAL as well, which is read when the transaction is over. */
+static int measure(struct pg *pg, const struct db_chunk *c, const struct statement *s,
+                   struct db_rehearsal *x, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows before = {0}, after = {0};
+    const struct pg_stmt stmt = {s->sql.data, (int)s->n, s->values};
+    PGresult *res[1] = {0};
+    struct err mine = ERR_INIT;
+    int r = read_meter(&pg->db, c, &before, e);
+
+    if (r)
+        return r;
+    int64_t began_ns = clock_mono_ns();
+    int failed = pg_run(pg, &stmt, 1, res, e);
+
+    x->seconds = (double)(clock_mono_ns() - began_ns) / 1e9;
+    if (failed) {
+        pg_rollback(&pg->db);
+        if (pg->db.ops->begin(&pg->db, 0, &mine))
+            return failed;
+    }
+    PQclear(res[0]);
+    r = read_meter(&pg->db, c, &after, failed ? &mine : e);
+    if (r)
+        return failed ? failed : r;
+    double updated = (double)(db_cell_i64(&after, 0, 0) - db_cell_i64(&before, 0, 0));
+
+    x->hot = updated > 0
+                 ? (double)(db_cell_i64(&after, 0, 1) - db_cell_i64(&before, 0, 1)) / updated
+                 : -1;
+    x->wal_bytes = db_cell_i64(&after, 0, 2) - db_cell_i64(&before, 0, 2);
+    return failed;
+}
+
+static int explain(struct pg *pg, struct statement *s, struct buf *dst, struct err *e)
+{
+    CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
+    PGresult *res[1] = {0};
+
+    buf_append_str(&sql, "EXPLAIN (COSTS OFF) ");
+    buf_append_slice(&sql, buf_slice(&s->sql));
+    if (buf_ok(&sql))
+        return -ENOMEM;
+    const struct pg_stmt stmt = {sql.data, (int)s->n, s->values};
+    int r = pg_run(pg, &stmt, 1, res, e);
+
+    if (r)
+        return r;
+    for (int i = 0; i < PQntuples(res[0]); i++)
+        buf_appendf(dst, "%s\n", PQgetvalue(res[0], i, 0));
+    PQclear(res[0]);
+    return buf_ok(dst);
+}
+
+int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
+                struct buf *plan, struct err *e)
+{
+    struct pg *pg = pg_of(db);
+    CLEANUP(prepared_deinit) struct prepared p = {0};
+    struct db_rehearsal x = {.wal_bytes = -1, .hot = -1};
+    int r = prepare(&p, pg, c, e);
+
+    if (r)
+        return r;
+    r = db->ops->begin(db, c->lease_ms, e);
+    if (!r)
+        r = pg_schema_here(pg, e);
+    if (!r)
+        r = db_rehearsal_rows(db, c->n_rows, e);
+    if (!r)
+        r = plan ? explain(pg, &p.s, plan, e) : measure(pg, c, &p.s, &x, e);
+    pg_rollback(db);
+    *ret_x = x;
+    return r;
 }

@@ -312,6 +312,11 @@ static int sqlite_ensure_schema(struct db *db, struct err *e)
     return r ? err_prefix(e, r, "cannot create the control tables") : 0;
 }
 
+int sqlite_schema_here(struct db *db, struct err *e)
+{
+    return run(sqlite_of(db), schema_sqlite, e);
+}
+
 static int sqlite_insert_batches(struct db *db, const char *plan, const struct db_batch_row *rows,
                                  size_t n, struct err *e)
 {
@@ -352,6 +357,7 @@ const struct db_ops db_sqlite_ops = {
     .insert_batches = sqlite_insert_batches,
     .forget = forget,
     .chunk = sqlite_chunk,
+    .rehearse = sqlite_rehearse,
     .guard = sqlite_guard,
     .stream = sqlite_stream,
     .check_target = sqlite_check_target,

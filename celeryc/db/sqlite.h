@@ -34,6 +34,12 @@ void sqlite_rollback(struct db *db);
 int sqlite_exec(struct db *db, const char *sql, const struct db_val *v, size_t n,
                 struct db_rows *ret_r, struct err *e);
 
+struct db_rehearsal;
+
+int sqlite_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
+                    struct buf *plan, struct err *e);
+/* The control tables in the open transaction, made when they are missing. */
+int sqlite_schema_here(struct db *db, struct err *e) WARN_UNUSED;
 int sqlite_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                  struct err *e);
 int sqlite_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);

@@ -7,8 +7,10 @@
 
 #include "celeryc/db/sqlite.h"
 
+#include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
+#include "celeryc/db/rehearse.h"
 
 #include <errno.h>
 #include <strings.h>
@@ -496,6 +498,58 @@ int sqlite_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result
         return db_fenced(db, c, e);
     if (!r)
         *ret_r = out;
+    return r;
+}
+
+/* ---- running it, and taking it back ---- */
+
+/* SCAN or SEARCH, as EXPLAIN QUERY PLAN says it. */
+static int explain(struct db *db, const struct db_chunk *c, struct buf *dst, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
+    struct update u = {.q = sqlite_of(db), .t = c->target, .arena = a};
+    int r = a ? resolve(db, c->target, a, &u.kinds, e) : -ENOMEM;
+
+    buf_append_str(&sql, "EXPLAIN QUERY PLAN ");
+    if (!r)
+        r = update_text(&u, &sql);
+    if (!r)
+        r = sqlite_exec(db, sql.data, NULL, 0, &rows, e);
+    for (size_t i = 0; !r && i < rows.n_rows; i++)
+        buf_appendf(dst, "%s\n", db_cell(&rows, i, 3).p);
+    return r ? r : buf_ok(dst);
+}
+
+static int measure(struct db *db, const struct db_chunk *c, struct db_rehearsal *x, struct err *e)
+{
+    struct update u = {.q = sqlite_of(db), .t = c->target};
+    struct db_chunk_result unused = {0};
+    int64_t began_ns = clock_mono_ns();
+    int r = chunk_body(db, c, &u, &unused, e);
+
+    x->seconds = (double)(clock_mono_ns() - began_ns) / 1e9;
+    return r;
+}
+
+int sqlite_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
+                    struct buf *plan, struct err *e)
+{
+    struct db_rehearsal x = {.wal_bytes = -1, .hot = -1};
+    int r;
+
+    if (plan)
+        return explain(db, c, plan, e);
+    r = sqlite_begin(db, 0, e);
+    if (!r)
+        r = sqlite_schema_here(db, e);
+    if (!r)
+        r = db_rehearsal_rows(db, c->n_rows, e);
+    if (!r)
+        r = measure(db, c, &x, e);
+    sqlite_rollback(db);
+    *ret_x = x;
     return r;
 }
 

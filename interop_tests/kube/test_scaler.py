@@ -68,7 +68,7 @@ def test_a_long_task_is_never_cut_short(make_stage: Callable[..., Stage]) -> Non
 
 
 def test_the_cronjob_runs_by_itself(make_stage: Callable[..., Stage]) -> None:
-    stage = make_stage()
+    stage = make_stage(each_minute=True)
     stage.set_replicas(0)
     stage.wait_gone()
     stage.send(4, 0.2)

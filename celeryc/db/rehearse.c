@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Chunks that are rolled back. The control rows that a chunk needs are made in its own transaction. */
+
+#include "celeryc/db/rehearse.h"
+
+#include "celeryc/db/db_priv.h"
+
+#define PLAN     "scatter-preflight"
+#define LEASE_MS 60000
+
+int db_rehearsal_rows(struct db *db, size_t n, struct err *e)
+{
+    const struct db_val plan[] = {db_text(PLAN)};
+    const struct db_val batch[] = {db_text(PLAN), db_int((int64_t)n)};
+    int r = db_exec(db,
+                    "INSERT INTO scatter_plan (plan, migration, table_name, key_column, store, "
+                    "queue, database, total, n_batches, state) VALUES ($1, '', '', '', '', '', '', "
+                    "0, 1, 'running')",
+                    plan, 1, NULL, e);
+
+    if (!r)
+        r = db_exec(db,
+                    "INSERT INTO scatter_batch (plan, batch, source, sha256, records, state, "
+                    "lease_token) VALUES ($1, 1, '', '', $2, 'running', 1)",
+                    batch, 2, NULL, e);
+    return r;
+}
+
+static struct db_chunk chunk_of(const struct db_target *t, const struct db_row *rows, size_t n)
+{
+    return (struct db_chunk){.plan = PLAN,
+                             .batch = 1,
+                             .token = 1,
+                             .new_position = (int64_t)n,
+                             .target = t,
+                             .rows = rows,
+                             .n_rows = n,
+                             .lease_ms = LEASE_MS,
+                             .worker = PLAN};
+}
+
+int db_rehearse(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
+                struct db_rehearsal *ret_x, struct err *e)
+{
+    const struct db_chunk c = chunk_of(t, rows, n);
+
+    return db->ops->rehearse(db, &c, ret_x, NULL, e);
+}
+
+int db_explain_chunk(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
+                     struct buf *dst, struct err *e)
+{
+    const struct db_chunk c = chunk_of(t, rows, n);
+    struct db_rehearsal unused;
+
+    return db->ops->rehearse(db, &c, &unused, dst, e);
+}

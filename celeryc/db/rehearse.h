@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* What a plan would do to a database, found out without doing it: chunks that are rolled back, and the new values of all
+ * its records in a temporary table, where they can be held against unique indexes. */
+
+#include "celeryc/db/db.h"
+
+struct db_rehearsal {
+    double seconds;    /* of the chunk's statement */
+    int64_t wal_bytes; /* that the whole server wrote meanwhile; -1: not known (SQLite) */
+    double
+        hot; /* part of the updates that stayed on their page, beside the indexes; -1: not known */
+};
+
+/* The chunk of the n rows (positions 0..n-1), control rows included, in a transaction that is rolled back. Codes as of
+ * db_chunk_apply; what a refused chunk cost is told as well. */
+int db_rehearse(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
+                struct db_rehearsal *ret_x, struct err *e) WARN_UNUSED;
+/* Appends how the server would run that chunk's statement, as its EXPLAIN says it. SQLite: the guarded UPDATE's. */
+int db_explain_chunk(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
+                     struct buf *dst, struct err *e) WARN_UNUSED;
+
+/* New values of a plan's records, on a connection of their own. */
+struct db_fresh;
+
+int db_fresh_new(struct db *db, const struct db_target *t, struct db_fresh **ret_f,
+                 struct err *e) WARN_UNUSED;
+struct db_fresh *db_fresh_free(struct db_fresh *f);
+DEFINE_CLEANUP(struct db_fresh, db_fresh_free)
+/* A record that is changed; copied. */
+int db_fresh_add(struct db_fresh *f, const struct db_row *row, struct err *e) WARN_UNUSED;
+
+/* What a unique index would say once all records have their new values. */
+struct db_collision {
+    const char *index;
+    int64_t among;    /* records of the plan that would get a value another one gets too */
+    int64_t existing; /* that would get the value of a row outside of the plan */
+    int64_t passing;  /* that would get a value which a row of the plan has until its own turn */
+    const char *example;
+    const char *error; /* it could not be found out; NULL */
+};
+
+/* One for each unique index that a written column is part of. Texts are the arena's. */
+int db_fresh_collisions(struct db_fresh *f, struct arena *a, struct db_collision **ret_c,
+                        size_t *ret_n, struct err *e) WARN_UNUSED;

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+/* Inside the preflight: what it has found, and its checks. */
+
+#include "celeryc/base/key.h"
+#include "celeryc/db/rehearse.h"
+#include "celeryc/db/rows.h"
+#include "celeryc/message/json.h"
+#include "celeryc/migrate/runtime.h"
+#include "planner/preflight.h"
+
+#define RUN_LENGTH \
+    25 /* consecutive records of a sample: what a page holds is changed together, as in the run */
+#define RUNS    40
+#define SAMPLE  (RUN_LENGTH * RUNS)
+#define PAIRS   20
+#define CLASSES 32
+#define CHECKS  48
+
+enum check_level { CHECK_OK, CHECK_WARN, CHECK_BLOCK };
+
+struct check {
+    enum check_level level;
+    const char *name, *text, *fix;
+};
+
+/* Failures of one class: counted in the migration over all records, or found in the sample by the database. */
+struct error_count {
+    char name[64], sqlstate[6];
+    const char *example;
+    int64_t records, sampled;
+};
+
+/* Consecutive records, kept by lot. */
+struct run {
+    struct arena *arena;
+    struct db_row rows[RUN_LENGTH];
+    size_t n;
+    int64_t first; /* position of the first one */
+};
+
+struct forecast {
+    double rows, wal, full_pages, heap_growth, index_growth, seconds, hot;
+    double wal_row, seconds_row;
+};
+
+struct preflight {
+    const struct request *request;
+    const struct scatter_migration *m; /* NULL: only Python knows it */
+    struct db *db;
+    struct key key;
+    struct json_val params;
+    struct db_target target;
+    struct db_fresh *fresh;
+    struct db *fresh_db;
+    size_t reads[SCATTER_MAX_COLUMNS]; /* places of what the migration reads, behind the key */
+    bool computed;                     /* the rows bring outcomes of their own, at: */
+    size_t at_outcome, at_class, at_message, at_fresh[SCATTER_MAX_COLUMNS],
+        at_set[SCATTER_MAX_COLUMNS];
+    struct arena *arena, *record;
+    struct run runs[RUNS], *keeping; /* the run that takes the next record; NULL: none */
+    uint64_t lot;
+    int64_t n_records, n_runs;
+    int64_t changed, unchanged, skipped, failed;
+    int64_t compute_ns;
+    struct error_count errors[CLASSES];
+    size_t n_errors;
+    /* asked at the end */
+    struct db_row sample[SAMPLE]; /* changed ones */
+    const struct db_row *kept[SAMPLE];
+    size_t n_sample, n_kept;
+    struct buf explained;
+    struct db_rehearsal cost;
+    struct forecast forecast;
+    struct db_collision *collisions;
+    size_t n_collisions;
+    struct check checks[CHECKS];
+    size_t n_checks;
+};
+
+void check_add(struct preflight *p, enum check_level level, const char *name, const char *fix,
+               const char *format, ...) PRINTF_LIKE(5, 6);
+struct error_count *error_of(struct preflight *p, const char *name, const char *sqlstate,
+                             const char *message);
+/* Of x in n: the upper end of Wilson's interval at 95 %. */
+double upper_bound(double x, double n);
+
+/* The sample through the real statement (preflight_sample.c); the catalogue and the server (preflight_checks.c); what is
+ * printed (preflight_report.c). */
+int preflight_sample(struct preflight *p, struct err *e) WARN_UNUSED;
+int preflight_checks(struct preflight *p, struct err *e) WARN_UNUSED;
+int preflight_report(struct preflight *p, struct buf *json, struct buf *text) WARN_UNUSED;
