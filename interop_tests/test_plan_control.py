@@ -191,3 +191,28 @@ def test_as_many_batches_at_a_time_as_the_plan_allows(site: Site) -> None:
     wait_until(over, "the end of the plan", 90)
     assert most <= 2
     site.database.check_parcels()
+
+
+def test_plan_waits_for_its_window(site: Site) -> None:
+    """Made outside of its window it is paused until the sweep sees it begin; at its end workers give it back."""
+    away = time.strftime("%a", time.gmtime(time.time() + 3 * 86400))
+    target = ("--database-url", site.database.url, "-b", site.url)
+    options = create_options(site.database, f"file://{site.store}", site.url, "p1", BATCH)
+    done = scatter_plan(*options, "--window", f"{away} 01:00-05:00 Asia/Ho_Chi_Minh")
+    assert done.returncode == 0, done.stderr
+    assert "next start" in done.stdout
+    assert site.state("p1") == "paused"
+    assert scatter_plan("sweep", *target).returncode == 0
+    assert site.state("p1") == "paused"
+    site.database.run("""UPDATE scatter_plan SET windows = '["daily 00:00-24:00 UTC"]'""")
+    assert scatter_plan("sweep", *target).returncode == 0
+    assert site.state("p1") == "queued"
+    assert site.order("resume", "p1")["sent"] == N_ROWS // BATCH
+    site.start(("celeryc", 2), ("python", 1))
+    site.order("set", "p1", "rate=3000")
+    site.wait_for_work("p1", 2)
+    past = "1" if site.database.postgres is None else "'epoch'"
+    site.database.run(f"UPDATE scatter_plan SET window_ends = {past}, rate = NULL")
+    wait_until(lambda: site.state("p1") == "paused", "the window is over", 20)
+    site.wait_idle("p1")
+    assert site.position("p1") < N_ROWS
