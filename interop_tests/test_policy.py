@@ -17,9 +17,9 @@ from harness import planted
 from harness.parcels import Database, create_options, postgres_database, scatter_plan
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
+from harness.site import Site
 from harness.waiting import wait_until
 from harness.workers import WorkerFactory
-from test_migration import Site
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_exactly_the_refused_records_are_set_aside(site: Site, kind: str) -> Non
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["python", "celeryc"])
 def test_300_of_1500000(
     site: Site,

@@ -31,6 +31,8 @@ static void write_json(struct buf *dst, const struct result *r)
         if (r->preflight.len) {
             buf_append_str(dst, ", \"preflight\": ");
             buf_append_slice(dst, buf_slice(&r->preflight));
+            buf_append_str(dst, ", ");
+            json_text(dst, "preflight_text", r->preflight_text.data);
         }
     }
     if (r->note) {

@@ -155,7 +155,7 @@ static void write_counts(const struct preflight *p, struct buf *b)
     char n[32];
 
     for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
-        buf_appendf(b, "%-9s%s\n", lines[i].name, progress_number(lines[i].n, n));
+        buf_appendf(b, "%-10s%s\n", lines[i].name, progress_number(lines[i].n, n));
     for (size_t i = 0; i < p->n_errors; i++) {
         const struct error_count *c = &p->errors[i];
         char most[32];

@@ -213,7 +213,7 @@ def run_batch(migration: Migration, request: Request, control: Control) -> Ended
     control.ensure_schema()
     try:
         batch = load(migration, request)
-        migration = migration.of_file(batch.columns)
+        migration = migration.of_batch(batch)
     except ScatterError as e:
         failure = failure_of(e)
         if failure.transient:

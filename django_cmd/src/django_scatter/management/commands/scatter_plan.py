@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
-from django_scatter import conf, planner, report, rows
+from django_scatter import conf, planner, preflight, report, rows
 from django_scatter.errors import ScatterError
 from django_scatter.migration import find_migration, pk_columns
 from django_scatter.plancommand import add_callbacks
@@ -81,6 +82,8 @@ class Command(BaseCommand):
             request.table = request.table or queryset.model._meta.db_table  # noqa: SLF001
             request.key = request.key or ",".join(pk_columns(queryset.model))
             source = rows.stream(queryset, request.key, request.columns)
+        if options["dry_run"]:
+            source = self.rehearse(request, source)
         phases = Phases(self)
         result = planner.create(request, source, phases.update)
         phases.finish()
@@ -89,7 +92,7 @@ class Command(BaseCommand):
                 f"dry run: {result.total:,} records would make {result.batches:,} batches; "
                 "nothing was written"
             )
-            return None
+            return self.tell(result)
         self.stdout.write(
             f"plan {result.plan}: {result.total:,} records, {result.batches:,} batches"
         )
@@ -99,6 +102,29 @@ class Command(BaseCommand):
         transaction.on_commit(lambda: self.enqueue(result.plan, database, queue), using=database)
         self.stdout.write(f"{result.batches:,} messages go to queue {queue} on commit")
         return None
+
+    def rehearse(
+        self, request: planner.PlanRequest, source: Iterator[bytes] | None
+    ) -> Iterator[bytes] | None:
+        """A migration that only Python knows is asked here, record by record."""
+        migration = find_migration(request.migration)
+        if migration is None or not preflight.can_rehearse(migration) or request.key is None:
+            return source
+        if source is None:
+            assert request.query is not None
+            query = preflight.Query(request.database, request.query, request.key, request.columns)
+            source, request.query = query.stream(), None
+        params = dict(p.split("=", 1) for p in request.params)
+        table = request.table or migration.table
+        rehearsal = preflight.Rehearsal(migration, request.database, request.key, table, params)
+        return rehearsal.lines(source)
+
+    def tell(self, result: planner.PlanResult) -> None:
+        self.stdout.write(str(result.raw.get("preflight_text") or ""), ending="")
+        checks = (result.raw.get("preflight") or {}).get("checks", [])
+        blocks = [c["name"] for c in checks if c["level"] == "block"]
+        if blocks:
+            raise CommandError(f"the plan would not end well: {', '.join(blocks)}", returncode=3)
 
     def refuse(self, options: dict[str, Any], in_transaction: bool) -> None:
         if not options["enqueue"] and not options["migration"]:
