@@ -33,8 +33,7 @@ MakeClient = Callable[..., Client]
     ("database", "kind", "n"),
     [
         ("postgresql", "celeryc", 20_000),
-        ("sqlite", "celeryc", 2000),
-        ("postgresql", "python", 2000),
+        ("sqlite", "python", 2000),
     ],
     indirect=["database"],
 )
@@ -72,7 +71,7 @@ def test_redrive_after_a_fix_leaves_nothing_open(site: Site, kind: str, n: int) 
 
 @pytest.mark.parametrize(
     ("database", "kind"),
-    [("postgresql", "celeryc"), ("sqlite", "python"), ("postgresql", "python")],
+    [("postgresql", "celeryc"), ("sqlite", "python")],
     indirect=["database"],
 )
 def test_undo_puts_back_all_but_what_was_changed_since(site: Site, kind: str) -> None:

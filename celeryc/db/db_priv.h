@@ -114,6 +114,14 @@ int db_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 #define DB_ORDERS_TABLES "scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
 int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUSED;
 
+/* May this row of scatter_batch (by its name or alias) have a message? Until the canary's records are done, only its
+ * batches may. */
+#define DB_OPEN_TO_SEND(b)                                                                      \
+    "(SELECT y.canary IS NULL OR y.canary_at IS NOT NULL OR " b                                 \
+    ".batch <= (SELECT coalesce(max(u.batch), 0) FROM (SELECT c.batch, sum(c.records) OVER "    \
+    "(ORDER BY c.batch) AS upto FROM scatter_batch c WHERE c.plan = y.plan) u WHERE u.upto <= " \
+    "y.canary) FROM scatter_plan y WHERE y.plan = " b ".plan)"
+
 /* The control rows of a rehearsed chunk of n records, in the open transaction. */
 int db_rehearsal_rows(struct db *db, size_t n, struct err *e) WARN_UNUSED;
 

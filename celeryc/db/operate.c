@@ -29,20 +29,25 @@ static int resume(struct db *db, const struct db_plan_move *m, bool *ret_moved, 
     enum db_plan_state now = DB_PLAN_PLANNED;
 
     if (!r && rows.n_rows && !db_plan_state_parse(db_cell(&rows, 0, 1), &now) &&
-        (DB_PLAN_MASK(now) & DB_PLAN_OVER))
-        r = err_set(e, -EINVAL, "plan %s is %s, only a paused one can go on", m->plan,
+        (now == DB_PLAN_CANCELLED || now == DB_PLAN_FINISHED))
+        r = err_set(e, -EINVAL, "plan %s is %s, only a paused or failed one can go on", m->plan,
                     db_plan_state_name(now));
     if (r)
         return r;
     move.to = rows.n_rows && db_cell_true(&rows, 0, 0) ? DB_PLAN_RUNNING : DB_PLAN_QUEUED;
-    move.from = DB_PLAN_MASK(DB_PLAN_PAUSED) | DB_PLAN_MASK(DB_PLAN_DRAINING);
+    move.from = DB_PLAN_MASK(DB_PLAN_PAUSED) | DB_PLAN_MASK(DB_PLAN_DRAINING) |
+                DB_PLAN_MASK(DB_PLAN_FAILED);
     r = db_plan_move(db, &move, ret_moved, e);
     if (r || !*ret_moved)
         return r;
-    return db_exec(db,
-                   "UPDATE scatter_batch SET state = 'queued', sent_at = NULL WHERE plan = $1 AND "
-                   "batch IN (" WAITING ")",
-                   v, 1, NULL, e);
+    /* A batch that failed is tried again: somebody has mended what it failed by. */
+    return db_exec(
+        db,
+        "UPDATE scatter_batch SET state = 'queued', sent_at = NULL, failed_times = 0 "
+        "WHERE plan = $1 AND batch IN (SELECT b.batch FROM scatter_batch b WHERE b.plan = "
+        "$1 AND (b.state IN ('queued', 'parked', 'failed') OR (b.state = 'planned' "
+        "AND " DB_OPEN_TO_SEND("b") ")) @skip_b@)",
+        v, 1, NULL, e);
 }
 
 /* Whoever works on one of the others gives it back as cancelled. */
@@ -230,9 +235,11 @@ static const char take_sql[] =
     "scatter_plan p ON p.plan = b.plan WHERE (CAST($2 AS text) IS NULL OR b.plan = $2) AND "
     "coalesce(b.sent_at, p.created_at) < @ago@ AND ((b.state IN ('planned', 'queued', 'parked') "
     "AND "
-    "p.state IN ('queued', 'running')) OR (b.state = 'running' AND b.lease_until < @clock@ AND "
-    "p.state IN ('running', 'draining'))) ORDER BY b.plan, b.batch LIMIT $3 @skip_b@) RETURNING "
-    "plan, batch, records, source, sha256";
+    "p.state IN ('queued', 'running') AND (b.state <> 'planned' OR " DB_OPEN_TO_SEND(
+        "b") ")) OR (b.state = 'running' AND b.lease_until < @clock@ AND p.state IN ('running', "
+             "'draining'))) "
+             "ORDER BY b.plan, b.batch LIMIT $3 @skip_b@) RETURNING plan, batch, records, source, "
+             "sha256";
 
 static int copy_lost(const struct db_rows *rows, struct arena *a, struct db_lost *lost)
 {

@@ -22,7 +22,7 @@
 #define CHUNK_FIRST    500
 #define QUICK_RETRIES  3   /* inside the task, before the message waits */
 #define EXTERNAL_MAX   100 /* calls to the outside that a crash may repeat */
-#define STATEMENT_ROWS 60  /* what a chunk costs besides its rows, in rows */
+#define STATEMENT_ROWS 200 /* what a chunk costs besides its rows, in rows: round trips, commit */
 #define TRIED_MEMORY \
     200000.0 /* records after which half of what was learnt about refusals is forgotten */
 /* SQLite has one writer: shorter turns let the others in. */

@@ -15,8 +15,11 @@ static bool differs(const struct work *w, const struct db_row *row, size_t write
     for (size_t i = 0; i < w->n_reads; i++) {
         struct slice old = row->old[w->n_keys + i];
 
-        if (str_eq(w->j->m->reads[i], name))
-            return !old.p != !fresh.p || !slice_eq(old, fresh);
+        if (!str_eq(w->j->m->reads[i], name))
+            continue;
+        if (!old.p || !fresh.p)
+            return old.p != fresh.p;
+        return !slice_eq(old, fresh);
     }
     return true;
 }
