@@ -54,15 +54,15 @@ def test_a_long_task_is_never_cut_short(make_stage: Callable[..., Stage]) -> Non
     long = stage.send(1, 3600.0)[0]
     first = stage.running()[0]
     wait_until(lambda: long in stage.kubelet.log(first), "the long one runs", 30)
-    stage.send(7, 0.5)
+    stage.send(80, 0.5)
     stage.run_until(4)
     stage.wait_running(4)
-    wait_until(lambda: stage.done() == 7, "the short ones are done", 60)
+    wait_until(lambda: stage.done() == 80, "the short ones are done", 60)
     runs = stage.run_until(1)
     assert runs[-1].line["reason"].startswith("down")
     wait_until(lambda: len(stage.worker_pods()) == 1, "the idle ones are gone", 60)
     assert stage.running() == [first]
-    assert (stage.done(), stage.pods_killed()) == (7, [])
+    assert (stage.done(), stage.pods_killed()) == (80, [])
     assert {code for pod, code, _ in stage.kubelet.ended if pod.startswith("worker-")} == {0}
 
 
