@@ -45,7 +45,8 @@ struct option {
 
 static const struct option options[] = {
     {"migration", 0, KIND_TEXT, COMMAND_CREATE, AT(migration), "NAME",
-     "the migration's registered name, which is also the task's name"},
+     "the migration's registered name, which is also the task's name; or sql:FILE, a migration in "
+     "SQL"},
     {"app", 'A', KIND_LIST, MAKE, AT(plugins), "PLUGIN.so",
      "plug-in that knows the migration; may be given again (environment: SCATTER_PLUGINS, "
      "separated by colons)"},
@@ -114,8 +115,9 @@ static const struct option options[] = {
      "only records with this error class"},
     {"sqlstate", 0, KIND_TEXT, COMMAND_REDRIVE, AT(sqlstate), "CODE",
      "only records with this SQLSTATE, or of this class of two characters"},
-    {"outcome", 0, KIND_CHOICE, COMMAND_REDRIVE, AT(outcome), "quarantined|stale|skipped",
-     "only records with this outcome (default: quarantined and stale ones)"},
+    {"outcome", 0, KIND_CHOICE, COMMAND_REDRIVE, AT(outcome), "quarantined|stale|skipped|failed",
+     "only records with this outcome (default: quarantined and stale ones); failed: what batches "
+     "that failed have left"},
     {"limit", 0, KIND_COUNT, COMMAND_REDRIVE, AT(limit), "N", "the first N of them"},
     {"batch", 0, KIND_COUNT, COMMAND_UNDO, AT(batch), "N", "only this batch"},
     {"check", 0, KIND_TEXT, COMMAND_VERIFY, AT(check), "SQL",

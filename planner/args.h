@@ -25,6 +25,8 @@ enum command {
     COMMAND_AUDIT = 1 << 20,
 };
 
+struct scatter_migration;
+
 struct args_list {
     const char **items;
     size_t n;
@@ -48,6 +50,8 @@ struct args {
     int64_t limit, batch, sample;
     bool top_up, no_residue;
     bool add_columns; /* of a child: columns that a newer migration reads are added, not missed */
+    const struct scatter_migration *sql; /* --migration sql:FILE, parsed; NULL */
+    const char *statement;               /* its text */
     struct args_list plugins, params;
     const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
     int64_t batch_size, canary, uploads;

@@ -363,7 +363,8 @@ static int finish_batch(struct builder *b, struct err *e)
                              .key = (char *)r->key,
                              .columns = r->columns,
                              .types = typed ? b->types : NULL,
-                             .n_columns = r->n_columns};
+                             .n_columns = r->n_columns,
+                             .statement = (char *)r->args->statement};
 
     code = batch_writer_finish(b->writer, &h, &object, m->sha256);
     if (code || b->o.dry_run)

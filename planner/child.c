@@ -5,6 +5,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/message/json.h"
+#include "celeryc/migrate/sqlfile.h"
 
 #include <errno.h>
 #include <strings.h>
@@ -111,6 +112,22 @@ static const char *joined(struct arena *a, char *const *names, size_t n)
     return buf_ok(&b) ? NULL : arena_strdup(a, n ? buf_slice(&b) : SLICE_LIT(""));
 }
 
+/* A plan of an SQL file brings the file's text with it. */
+static int sql_args(struct parent *p, struct err *e)
+{
+    struct sql_file *file = arena_alloc(p->arena, sizeof(*file));
+
+    if (!file)
+        return -ENOMEM;
+    int r = sql_file_parse(slice_str(p->statement), p->arena, file, e);
+
+    if (r)
+        return err_prefix(e, r, "the SQL file that plan %s keeps", p->plan.plan);
+    p->args.sql = &file->m;
+    p->args.statement = p->statement;
+    return 0;
+}
+
 static int child_args(struct parent *p, const struct args *a, struct err *e)
 {
     struct args *c = &p->args;
@@ -130,6 +147,12 @@ static int child_args(struct parent *p, const struct args *a, struct err *e)
         return -ENOMEM;
     if (!*c->store)
         return err_set(e, -EINVAL, "plan %s names no store: give --store", p->plan.plan);
+    if (p->statement) {
+        int r = sql_args(p, e);
+
+        if (r)
+            return r;
+    }
     return param_options(p, e);
 }
 

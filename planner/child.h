@@ -22,6 +22,8 @@ struct plan_child {
     /* A re-drive's: where each record stands in the parent, filled by accept. */
     struct db_drive *drives;
     size_t n_drives, cap_drives;
+    const int64_t *failed; /* a re-drive's of failed batches: their numbers */
+    size_t n_failed;
 };
 
 /* As plan_create, for a plan that comes from another one. What an interrupted try under the same id left is made anew. */

@@ -5,6 +5,7 @@
  * re-drive still works on is left to it: nothing is ever done by two plans at a time. */
 
 #include "planner/child.h"
+#include "planner/failed.h"
 
 #include "celeryc/base/num.h"
 
@@ -150,6 +151,9 @@ int plan_redrive(const struct args *a, struct progress *p, struct result *ret_r,
     CLEANUP(redrive_deinit) struct redrive d = {.args = a, .selection = BUF_INIT};
     CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
     int64_t gone = 0;
+
+    if (a->outcome && str_eq(a->outcome, "failed"))
+        return redrive_failed(a, p, ret_r, e);
     int r = look_at_parent(&d, &sql, &gone, e);
 
     if (r)

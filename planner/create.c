@@ -10,7 +10,9 @@
  * objects away again. Rows and messages are never there without the objects that they name. */
 
 #include "celeryc/base/clock.h"
+#include "celeryc/base/limits.h"
 #include "celeryc/message/json.h"
+#include "celeryc/migrate/sqlfile.h"
 #include "planner/child.h"
 #include "planner/marker.h"
 #include "planner/outbox.h"
@@ -139,6 +141,23 @@ static int open_servers(struct creation *c, struct err *e)
     return final(code);
 }
 
+/* An SQL file that the database would refuse is refused here, not by each batch. */
+static int check_statement(struct creation *c, const struct db_target *t, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    CLEANUP(buf_deinit) struct buf why = BUF_INIT;
+    struct sql_file f;
+
+    if (!a)
+        return -ENOMEM;
+    int code = sql_file_parse(slice_str(c->args->statement), a, &f, e);
+    const struct db_compute q = {.target = t, .body = f.body, .arena = a};
+
+    if (!code)
+        code = db_compute(c->servers.db, &q, e);
+    return code ? err_prefix(e, final(code), "the SELECT of the SQL file is refused") : 0;
+}
+
 static int check_target(struct creation *c, struct err *e)
 {
     const struct request *r = &c->request;
@@ -150,7 +169,9 @@ static int check_target(struct creation *c, struct err *e)
                           .writes = r->writes,
                           .n_writes = r->n_writes};
 
-    return final(db_check_target(c->servers.db, &t, e));
+    int code = db_check_target(c->servers.db, &t, e);
+
+    return code || !c->args->sql ? final(code) : check_statement(c, &t, e);
 }
 
 static int on_batch(const struct manifest_batch *m, struct buf *b, void *arg, struct err *e)
@@ -395,6 +416,8 @@ static int insert_rows(struct creation *c, const struct manifest *m, struct err 
     if (c->child) {
         p.drives = c->child->drives;
         p.n_drives = c->child->n_drives;
+        p.failed = c->child->failed;
+        p.n_failed = c->child->n_failed;
     }
     code = db_plan_insert(c->servers.db, &p, rows, m->n_batches, e);
     if (code)
@@ -632,7 +655,53 @@ int plan_make(const struct args *a, struct plan_child *child, struct progress *p
     return code ? code : check_and_make(&c, e);
 }
 
+#define SQL_PREFIX "sql:"
+
+static int read_file(const char *path, struct buf *dst, struct err *e)
+{
+    FILE *f = fopen(path, "re");
+    char part[4096];
+    size_t n;
+
+    if (!f)
+        return err_set(e, -errno, "cannot read %s: %s", path, err_errno(errno));
+    while ((n = fread(part, 1, sizeof(part), f)) > 0 && dst->len <= LIMIT_SQL_BYTES)
+        buf_append(dst, part, n);
+    int failed = ferror(f);
+
+    (void)fclose(f);
+    if (failed)
+        return err_set(e, -EIO, "cannot read %s", path);
+    return buf_ok(dst);
+}
+
+/* --migration sql:FILE: the file says what a plug-in would. */
+static int create_from_file(const struct args *a, struct progress *p, struct result *ret_r,
+                            struct err *e)
+{
+    CLEANUP(arena_free) struct arena *arena = arena_new();
+    CLEANUP(buf_deinit) struct buf text = BUF_INIT;
+    const char *path = a->migration + strlen(SQL_PREFIX);
+    struct args mine = *a;
+    struct sql_file file;
+    int code = arena ? read_file(path, &text, e) : -ENOMEM;
+
+    if (code)
+        return code;
+    code = sql_file_parse(buf_slice(&text), arena, &file, e);
+    if (code)
+        return err_prefix(e, code, "%s", path);
+    if (!file.m.version)
+        file.m.version = path;
+    mine.migration = MIGRATE_SQL;
+    mine.sql = &file.m;
+    mine.statement = text.data;
+    return plan_make(&mine, NULL, p, ret_r, e);
+}
+
 int plan_create(const struct args *a, struct progress *p, struct result *ret_r, struct err *e)
 {
+    if (strncmp(a->migration, SQL_PREFIX, strlen(SQL_PREFIX)) == 0)
+        return create_from_file(a, p, ret_r, e);
     return plan_make(a, NULL, p, ret_r, e);
 }

@@ -179,7 +179,8 @@ static const char *key_text(struct request *r, const struct key *key)
 static int set_migration(struct request *r, struct err *e)
 {
     struct key key;
-    const struct scatter_migration *m = migrate_find(r->args->migration);
+    const struct scatter_migration *m =
+        r->args->sql ? r->args->sql : migrate_find(r->args->migration);
 
     if (!m && !(r->args->table && r->args->key && r->args->columns))
         return unknown_migration(r, e);

@@ -4,6 +4,7 @@
 #include "celeryc/base/num.h"
 #include "celeryc/message/json.h"
 #include "celeryc/migrate/policy.h"
+#include "celeryc/migrate/sqlfile.h"
 
 #include <errno.h>
 
@@ -109,6 +110,10 @@ int settings_from_args(struct settings *s, const struct args *a, int64_t total, 
         (void)snprintf(number, sizeof(number), "%lld", (long long)MIN(a->canary, total));
         r = add(s, arena, "canary", slice_str(number));
     }
+    if (!r && a->statement)
+        r = add(s, arena, "statement", slice_str(a->statement));
+    if (!r && a->sql && a->sql->version)
+        r = add(s, arena, "version", slice_str(a->sql->version));
     return r;
 }
 

@@ -22,6 +22,7 @@
 #define LIMIT_BATCH_LINE       (16u << 20)  /* one record line of a batch file */
 #define LIMIT_BATCH_RECORDS    1000000u     /* records of one batch */
 #define LIMIT_COLUMNS          256          /* columns of a record */
+#define LIMIT_SQL_BYTES        (256u << 10) /* the file of a migration in SQL */
 #define LIMIT_KEY_COLUMNS      16           /* and of its key */
 #define LIMIT_CONFIG_BYTES     (1u << 20)   /* a --config file */
 #define LIMIT_BOUNCES          5000         /* times that an unknown task is passed on */

@@ -5,7 +5,7 @@
  * Batch: zstd frame(s) of NDJSON, UTF-8, every line ended by one line feed. Line 1 is the header object
  *   {"format": 1, "plan": "...", "batch": 7, "migration": "...", "table": "parcel", "key": "id",
  *    "columns": ["phone"], "key_type": "int8", "column_types": ["text"], "count": 10000, "total_batches": null}
- * (key_type, column_types with its entries and total_batches may be null or absent: not known), then one array per
+ * ("statement" besides, for a migration in SQL; key_type, column_types with its entries and total_batches may be null or absent: not known), then one array per
  * record: [key, old value, ...], each value a JSON string (the database's text form), number, true/false or null; the
  * key is never null. A key of several columns is named "a,b" (and typed "int8,text"); each record then starts with as
  * many values. Integers and booleans of the database are numbers and true/false, everything else its text form.
@@ -31,6 +31,7 @@ struct batch_header {
     size_t n_columns;
     int64_t count;
     int64_t total_batches; /* 0 unknown */
+    char *statement;       /* the file of a migration in SQL; NULL */
 };
 
 void batch_header_deinit(struct batch_header *h);

@@ -17,6 +17,7 @@ void batch_header_deinit(struct batch_header *h)
     free(h->migration);
     free(h->table);
     free(h->key);
+    free(h->statement);
     strings_free(h->columns, h->n_columns);
     *h = (struct batch_header){0};
 }
@@ -107,6 +108,8 @@ static int read_members(const struct member *m, struct batch_header *h)
         code = member_int(m, "count", false, 0, LIMIT_BATCH_RECORDS, &h->count);
     if (!code)
         code = member_int(m, "total_batches", true, 0, INT64_MAX, &h->total_batches);
+    if (!code)
+        code = member_string(m, "statement", true, &h->statement);
     if (!code && *h->key && key_parse(h->key, &key))
         code = err_set(m->err, -EBADMSG, "%s: \"key\" has an empty or repeated name, or too many",
                        m->what);
@@ -195,5 +198,7 @@ void header_write(struct buf *dst, const struct batch_header *h, size_t count)
         json_write_i64(dst, h->total_batches);
     else
         buf_append_str(dst, "null");
+    if (h->statement)
+        write_member(dst, "statement", h->statement);
     buf_append_str(dst, "}\n");
 }

@@ -76,6 +76,18 @@ static int mark_group(struct db *db, const struct db_plan *p, size_t from, size_
     return r ? r : db_exec(db, own.data, v, ARRAY_SIZE(v), NULL, e);
 }
 
+/* Batches that failed, and of which the re-drive has the rest. */
+static int mark_failed(struct db *db, const struct db_plan *p, struct err *e)
+{
+    int r = 0;
+
+    for (size_t i = 0; !r && i < p->n_failed; i++)
+        r = db_exec(db, "UPDATE scatter_batch SET driven_by = $1 WHERE plan = $2 AND batch = $3",
+                    (struct db_val[]){db_text(p->plan), db_text(p->parent), db_int(p->failed[i])},
+                    3, NULL, e);
+    return r;
+}
+
 int db_plan_extras(struct db *db, const struct db_plan *p, struct err *e)
 {
     int r = write_callbacks(db, p, e);
@@ -84,6 +96,8 @@ int db_plan_extras(struct db *db, const struct db_plan *p, struct err *e)
         r = write_parent(db, p, e);
     for (size_t i = 0; !r && i < p->n_drives; i += GROUP)
         r = mark_group(db, p, i, MIN(i + GROUP, p->n_drives), e);
+    if (!r)
+        r = mark_failed(db, p, e);
     return r ? r : db_outbox_plan(db, p->plan, "planned", p->created_by, e);
 }
 

@@ -83,6 +83,8 @@ static const struct {
     {"max_quarantined_batch", "bigint"},
     {"max_failure_rate", "double precision"},
     {"canary", "bigint"},
+    {"statement", "text"},
+    {"version", "text"},
 };
 
 static int apply_setting(struct db *db, const char *plan, const struct db_setting *s, struct err *e)

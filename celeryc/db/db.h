@@ -76,6 +76,8 @@ struct db_plan {
     const struct db_drive *drives;
     size_t n_drives;
     int64_t batch_size;
+    const int64_t *failed; /* redrive: the parent's failed batches of which it has the rest */
+    size_t n_failed;
 };
 
 struct db_drive {
@@ -286,6 +288,23 @@ int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t
 void db_tx_rollback(struct db *db);
 /* By its first word; for statistics only. */
 bool db_tx_only_reads(const char *sql);
+
+/* ---- new values that the database computes (SQL files) ---- */
+
+struct db_compute {
+    const struct db_target *target;
+    const char
+        *body; /* a SELECT over `old` that gives the key and the written columns by their names */
+    const struct db_row *rows; /* their old values; n_rows 0: the statement is only checked */
+    size_t n_rows;
+    int64_t lease_ms;
+    struct arena *arena; /* of the values */
+    struct slice *fresh; /* n_rows * n_writes, set for those that are found */
+    bool *found;         /* the SELECT gave a row */
+};
+
+/* In a read-only transaction of its own. Codes as db_chunk_apply. */
+int db_compute(struct db *db, const struct db_compute *q, struct err *e) WARN_UNUSED;
 
 /* Reads token, position and counts FOR UPDATE after an unknown outcome. DB_E_FENCED when the token is another's. */
 int db_batch_position(struct db *db, const char *plan, int64_t batch, int64_t token,

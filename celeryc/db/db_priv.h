@@ -46,6 +46,7 @@ struct db_ops {
     int (*rehearse)(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
                     struct buf *plan, struct err *e);
     int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
+    int (*compute)(struct db *db, const struct db_compute *q, struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);
     int (*check_target)(struct db *db, const struct db_target *t, struct err *e);
 };
@@ -110,6 +111,14 @@ int db_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 #define DB_ORDERS_CELLS  10
 #define DB_ORDERS_TABLES "scatter_plan p LEFT JOIN scatter_governor g ON g.id = 1"
 int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUSED;
+
+/* May this row of scatter_batch (by its name or alias) have a message? Until the canary's records are done, only its
+ * batches may. */
+#define DB_OPEN_TO_SEND(b)                                                                      \
+    "(SELECT y.canary IS NULL OR y.canary_at IS NOT NULL OR " b                                 \
+    ".batch <= (SELECT coalesce(max(u.batch), 0) FROM (SELECT c.batch, sum(c.records) OVER "    \
+    "(ORDER BY c.batch) AS upto FROM scatter_batch c WHERE c.plan = y.plan) u WHERE u.upto <= " \
+    "y.canary) FROM scatter_plan y WHERE y.plan = " b ".plan)"
 
 /* The control rows of a rehearsed chunk of n records, in the open transaction. */
 int db_rehearsal_rows(struct db *db, size_t n, struct err *e) WARN_UNUSED;

@@ -22,13 +22,16 @@ static int resume(struct db *db, const struct db_plan_move *m, bool *ret_moved, 
     if (r)
         return r;
     move.to = rows.n_rows && db_cell_true(&rows, 0, 0) ? DB_PLAN_RUNNING : DB_PLAN_QUEUED;
-    move.from = DB_PLAN_MASK(DB_PLAN_PAUSED) | DB_PLAN_MASK(DB_PLAN_DRAINING);
+    move.from = DB_PLAN_MASK(DB_PLAN_PAUSED) | DB_PLAN_MASK(DB_PLAN_DRAINING) |
+                DB_PLAN_MASK(DB_PLAN_FAILED);
     r = db_plan_move(db, &move, ret_moved, e);
     if (r || !*ret_moved)
         return r;
+    /* A batch that failed is tried again: somebody has mended what it failed by. */
     return db_exec(db,
-                   "UPDATE scatter_batch SET state = 'queued', sent_at = NULL WHERE plan = $1 AND "
-                   "state IN ('planned', 'queued', 'parked')",
+                   "UPDATE scatter_batch SET state = 'queued', sent_at = NULL, failed_times = 0 "
+                   "WHERE plan = $1 AND (state IN ('queued', 'parked', 'failed') OR (state = "
+                   "'planned' AND " DB_OPEN_TO_SEND("scatter_batch") "))",
                    v, 1, NULL, e);
 }
 
@@ -200,11 +203,12 @@ static const char take_sql[] =
     "state END WHERE (plan, batch) IN (SELECT b.plan, b.batch FROM scatter_batch b JOIN "
     "scatter_plan "
     "p ON p.plan = b.plan WHERE (CAST($2 AS text) IS NULL OR b.plan = $2) AND "
-    "coalesce(b.sent_at, p.created_at) < @ago@ AND ((b.state IN ('planned', 'queued') AND p.state "
-    "IN "
-    "('queued', 'running')) OR (b.state = 'running' AND b.lease_until < @clock@ AND p.state IN "
-    "('running', 'draining'))) ORDER BY b.plan, b.batch LIMIT $3 @skip_b@) RETURNING plan, batch, "
-    "records, source, sha256";
+    "coalesce(b.sent_at, p.created_at) < @ago@ AND ((b.state IN ('planned', 'queued') AND "
+    "p.state IN ('queued', 'running') AND (b.state = 'queued' OR " DB_OPEN_TO_SEND(
+        "b") ")) OR (b.state = 'running' AND b.lease_until < @clock@ AND p.state IN "
+             "('running', 'draining'))) ORDER BY b.plan, b.batch LIMIT $3 @skip_b@) RETURNING "
+             "plan, batch, "
+             "records, source, sha256";
 
 static int copy_lost(const struct db_rows *rows, struct arena *a, struct db_lost *lost)
 {

@@ -535,6 +535,7 @@ const struct db_ops db_pg_ops = {
     .chunk = pg_chunk,
     .rehearse = pg_rehearse,
     .guard = pg_guard,
+    .compute = pg_compute,
     .stream = pg_stream,
     .check_target = pg_check_target,
 };

@@ -113,6 +113,7 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
 /* The control tables in the open transaction, made when they are missing. */
 int pg_schema_here(struct pg *pg, struct err *e) WARN_UNUSED;
 int pg_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
+int pg_compute(struct db *db, const struct db_compute *q, struct err *e);
 int pg_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);
 int pg_check_target(struct db *db, const struct db_target *t, struct err *e);
 

@@ -356,6 +356,7 @@ const struct db_ops db_sqlite_ops = {
     .chunk = sqlite_chunk,
     .rehearse = sqlite_rehearse,
     .guard = sqlite_guard,
+    .compute = sqlite_compute,
     .stream = sqlite_stream,
     .check_target = sqlite_check_target,
 };

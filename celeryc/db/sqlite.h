@@ -43,6 +43,7 @@ int sqlite_schema_here(struct db *db, struct err *e) WARN_UNUSED;
 int sqlite_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                  struct err *e);
 int sqlite_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
+int sqlite_compute(struct db *db, const struct db_compute *q, struct err *e);
 int sqlite_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);
 int sqlite_check_target(struct db *db, const struct db_target *t, struct err *e);
 

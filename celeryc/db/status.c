@@ -71,24 +71,18 @@ int db_plan_get(struct db *db, const char *plan, struct arena *a, struct db_plan
     return 0;
 }
 
-/* Of plan $1: until the canary's records are done, only its batches may have a message. */
-#define DB_OPEN_TO_SEND                                                                         \
-    "(SELECT p.canary IS NULL OR p.canary_at IS NOT NULL OR batch <= (SELECT coalesce(max("     \
-    "u.batch), 0) FROM (SELECT c.batch, sum(c.records) OVER (ORDER BY c.batch) AS upto FROM "   \
-    "scatter_batch c WHERE c.plan = $1) u WHERE u.upto <= p.canary) FROM scatter_plan p WHERE " \
-    "p.plan = $1)"
-
 /* NOLINTNEXTLINE(readability-function-size): eight parameters */
 int db_batches_planned(struct db *db, const char *plan, int64_t first, size_t max, struct arena *a,
                        struct db_batch_row *rows, size_t *ret_n, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows found = {0};
     const struct db_val v[] = {db_text(plan), db_int(first), db_int((int64_t)max)};
-    int r = read_plan(
-        db, plan,
-        "SELECT batch, records, source, sha256 FROM scatter_batch WHERE plan = $1 AND "
-        "batch >= $2 AND state = 'planned' AND " DB_OPEN_TO_SEND " ORDER BY batch LIMIT $3",
-        v, ARRAY_SIZE(v), &found, e);
+    int r =
+        read_plan(db, plan,
+                  "SELECT batch, records, source, sha256 FROM scatter_batch WHERE plan = $1 AND "
+                  "batch >= $2 AND state = 'planned' AND " DB_OPEN_TO_SEND(
+                      "scatter_batch") " ORDER BY batch LIMIT $3",
+                  v, ARRAY_SIZE(v), &found, e);
 
     for (size_t i = 0; !r && i < found.n_rows; i++) {
         const char **const text[] = {&rows[i].source, &rows[i].sha256};

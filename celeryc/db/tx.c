@@ -98,6 +98,11 @@ int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t
     return db->ops->exec(db, sql, v, n, ret_rows, e);
 }
 
+int db_compute(struct db *db, const struct db_compute *q, struct err *e)
+{
+    return db->ops->compute(db, q, e);
+}
+
 void db_tx_rollback(struct db *db)
 {
     db->ops->rollback(db);

@@ -144,16 +144,23 @@ static int lease_from_environment(int64_t *ms, struct err *e)
     return 0;
 }
 
-/* Every worker undoes; its columns come with each batch file. */
-static int register_restore(struct task_registry *r, struct err *e)
+/* Every worker undoes, and runs SQL files; what they read and write comes with each batch file. */
+static int register_own(struct task_registry *r, struct err *e)
 {
-    static struct migration_task restore = {.m = {.name = MIGRATE_RESTORE}, .rt = &known.runtime};
-    const struct celeryc_task t = {.name = MIGRATE_RESTORE,
-                                   .acks_late = true,
-                                   .reject_on_worker_lost = true,
-                                   .max_retries = CELERYC_RETRY_FOREVER};
+    static struct migration_task own[] = {{.m = {.name = MIGRATE_RESTORE}},
+                                          {.m = {.name = MIGRATE_SQL}}};
+    int rc = 0;
 
-    return task_registry_add(r, &t, migrate_run, &restore, e);
+    for (size_t i = 0; !rc && i < ARRAY_SIZE(own); i++) {
+        const struct celeryc_task t = {.name = own[i].m.name,
+                                       .acks_late = true,
+                                       .reject_on_worker_lost = true,
+                                       .max_retries = CELERYC_RETRY_FOREVER};
+
+        own[i].rt = &known.runtime;
+        rc = task_registry_add(r, &t, migrate_run, &own[i], e);
+    }
+    return rc;
 }
 
 int migrate_register_tasks(struct task_registry *r, const struct migrate_options *o, struct err *e)
@@ -176,5 +183,5 @@ int migrate_register_tasks(struct task_registry *r, const struct migrate_options
 
         rc = task_registry_add(r, &t, migrate_run, known.tasks[i], e);
     }
-    return rc ? rc : register_restore(r, e);
+    return rc ? rc : register_own(r, e);
 }

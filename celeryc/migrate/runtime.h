@@ -8,6 +8,7 @@
 #include "celeryc/migrate/breaker.h"
 #include "celeryc/migrate/policy.h"
 #include "celeryc/migrate/registry.h"
+#include "celeryc/migrate/sqlfile.h"
 
 #define MIGRATE_MAX_FAILURES 100 /* listed in a callback */
 
@@ -128,6 +129,7 @@ struct job {
     int64_t number;
     struct json_val params;
     struct batch *batch;
+    const char *sql; /* of an SQL file: its SELECT; NULL */
     struct connection *conn;
     struct db_claim claim;
     struct policy policy; /* of the claim */
@@ -164,6 +166,8 @@ enum work_end source_fetch(struct job *j, struct failure *f);
 
 /* Makes j->m that of the file when it is scatter.restore. WORK_DONE, WORK_RETRY or WORK_FAILED. */
 enum work_end restore_prepare(struct job *j, struct failure *f);
+/* The same for scatter.sql. */
+enum work_end sql_prepare(struct job *j, struct failure *f);
 
 /* Sends the callbacks that are due for this plan. again: those of the batch may have been lost with an earlier delivery.
  * Called before the call is given its end. */

@@ -56,13 +56,9 @@ static bool has_column(const struct batch_header *h, const char *name)
     return false;
 }
 
-static enum work_end check_header(const struct job *j, const struct batch_header *h,
-                                  struct failure *f)
+static enum work_end check_reads(const struct job *j, const struct batch_header *h,
+                                 struct failure *f)
 {
-    if (!str_eq(h->plan, j->plan) || h->batch != j->number)
-        return refuse(f, "the batch file is of another plan or batch than its message", j);
-    if (!str_eq(h->migration, j->m->name))
-        return refuse(f, "the batch file is for another migration", j);
     for (size_t i = 0; i < migrate_columns(j->m->reads); i++) {
         if (!has_column(h, j->m->reads[i])) {
             failure_set(f, "ValueError", false,
@@ -73,6 +69,16 @@ static enum work_end check_header(const struct job *j, const struct batch_header
         }
     }
     return WORK_DONE;
+}
+
+static enum work_end check_header(const struct job *j, const struct batch_header *h,
+                                  struct failure *f)
+{
+    if (!str_eq(h->plan, j->plan) || h->batch != j->number)
+        return refuse(f, "the batch file is of another plan or batch than its message", j);
+    if (!str_eq(h->migration, j->m->name))
+        return refuse(f, "the batch file is for another migration", j);
+    return check_reads(j, h, f);
 }
 
 enum work_end source_fetch(struct job *j, struct failure *f)
@@ -98,5 +104,9 @@ enum work_end source_fetch(struct job *j, struct failure *f)
     }
     enum work_end end = check_header(j, batch_get_header(j->batch), f);
 
-    return end == WORK_DONE ? restore_prepare(j, f) : end;
+    if (end == WORK_DONE)
+        end = restore_prepare(j, f);
+    if (end == WORK_DONE)
+        end = sql_prepare(j, f);
+    return end == WORK_DONE ? check_reads(j, batch_get_header(j->batch), f) : end;
 }

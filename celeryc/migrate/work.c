@@ -22,7 +22,7 @@
 #define CHUNK_FIRST    500
 #define QUICK_RETRIES  3   /* inside the task, before the message waits */
 #define EXTERNAL_MAX   100 /* calls to the outside that a crash may repeat */
-#define STATEMENT_ROWS 60  /* what a chunk costs besides its rows, in rows */
+#define STATEMENT_ROWS 200 /* what a chunk costs besides its rows, in rows: round trips, commit */
 #define TRIED_MEMORY \
     200000.0 /* records after which half of what was learnt about refusals is forgotten */
 /* SQLite has one writer: shorter turns let the others in. */
@@ -340,7 +340,7 @@ static int set_aside(void *arg, size_t at)
 }
 
 /* The n rows stand at the present position. 0, WORK_STOPPED_HERE, or a code of db/. */
-static int apply(struct work *w, size_t n)
+int work_apply(struct work *w, size_t n)
 {
     const struct bisect b = {
         .apply = try_rows, .single = set_aside, .suspect = suspected, .arg = w};
@@ -480,10 +480,14 @@ static int chunk(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
     const struct scatter_migration *m = w->j->m;
     int r;
 
+    if (w->limit)
+        n = MIN(w->limit, n);
     if (m->row)
-        return work_row_chunk(w, w->limit ? MIN(w->limit, n) : n, began_ns, ret_n);
+        return work_row_chunk(w, n, began_ns, ret_n);
+    if (w->j->sql)
+        return work_sql_chunk(w, n, ret_n);
     r = compute(w, m->external ? MIN(n, EXTERNAL_MAX) : n, began_ns, ret_n);
-    return r || *ret_n == 0 ? r : apply(w, *ret_n);
+    return r || *ret_n == 0 ? r : work_apply(w, *ret_n);
 }
 
 /* One chunk. WORK_DONE: go on. */

@@ -43,5 +43,9 @@ bool work_is_refusal(const struct work *w, int code);
 /* Row w->rows[at] was refused alone: it is marked (0), or ends the work (WORK_STOPPED_HERE). -ENOMEM. */
 int work_set_aside(struct work *w, size_t at);
 
+/* All n rows, without those that are refused alone. 0, WORK_STOPPED_HERE, or a code of db/. */
+int work_apply(struct work *w, size_t n);
+/* One chunk of an SQL file; as work_row_chunk. */
+int work_sql_chunk(struct work *w, size_t n, size_t *ret_n);
 /* One chunk of a .row function: at most n records, *ret_n of them committed. 0, WORK_STOPPED_HERE, or a code of db/. */
 int work_row_chunk(struct work *w, size_t n, int64_t began_ns, size_t *ret_n);

@@ -152,7 +152,7 @@ def make(**attributes: Any) -> type[Migration]:
         ({"writes": ()}, "writes is empty"),
         ({"writes": ("a", "a")}, "names a column twice"),
         ({"writes": ("id",)}, "holds the key 'id'"),
-        ({"process": Migration.process}, "has no process"),
+        ({"process": Migration.process}, "needs one of process"),
     ],
 )
 def test_mistakes_in_a_declaration(app: Celery, attributes: dict[str, Any], words: str) -> None:

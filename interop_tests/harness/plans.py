@@ -29,10 +29,12 @@ def made(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-def run_child(site: Site, name: str, plan: str, child: str, *more: str) -> dict[str, Any]:
+def run_child(
+    site: Site, name: str, plan: str, child: str, *more: str, wait_s: float = 60
+) -> dict[str, Any]:
     found = made(command(site, name, plan, "--as", child, "--format", "json", *more))
     assert found["plan"] == child
-    wait_until(lambda: state(site, child) == "finished", f"{child} is finished", 60)
+    wait_until(lambda: state(site, child) == "finished", f"{child} is finished", wait_s)
     return found
 
 

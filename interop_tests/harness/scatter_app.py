@@ -29,6 +29,7 @@ settings.configure(
             "ENGINE": f"django.db.backends.{os.environ['INTEROP_ENGINE']}",
             "NAME": os.environ["INTEROP_NAME"],
             "HOST": os.environ.get("INTEROP_HOST", ""),
+            "PORT": os.environ.get("INTEROP_PORT", ""),
             "USER": "postgres",
         }
     },

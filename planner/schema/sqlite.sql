@@ -75,6 +75,7 @@ CREATE TABLE IF NOT EXISTS scatter_batch (
     failed_at     integer,                   -- position of the record that stopped it last
     failed_times  integer NOT NULL DEFAULT 0, -- how often in a row
     error         text,
+    driven_by     text,                     -- failed: the re-drive that has what was left of it
     throttled_ms  integer NOT NULL DEFAULT 0,
     sent_at       text,                     -- of its last message
     started_at    text,

@@ -248,8 +248,16 @@ BOTH_WORKERS(policy_fails_the_plan_at_the_first_hit)
                                      "reason LIKE '%record 7'"),
                  1);
     cr_assert_eq(query_int(h->db.db, "SELECT sum(position) FROM scatter_batch"), 6);
-    /* Another answer, and the message that failed comes again: the plan goes on. */
+    /* Another answer, and somebody resumes it: the plan goes on, the batch that failed too. */
+    bool changed = false;
+    struct err e = ERR_INIT;
+
     run_sql(h->db.db, "UPDATE scatter_plan SET policy = NULL");
+    cr_assert_eq(db_plan_control(h->db.db, DB_PLAN_RESUME, "p", "me", NULL, &changed, &e), 0, "%s",
+                 e.text);
+    cr_assert(changed);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_batch WHERE state = 'queued'"),
+                 3);
     for (int64_t batch = 1; batch <= 3; batch++) {
         CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", batch, false);
 
@@ -343,7 +351,12 @@ BOTH_WORKERS(canary_pauses_once)
     CLEANUP(delivery_deinit) struct delivery two = deliver(h, PHONES, 2, false);
 
     cr_assert_eq(paused_by(h, "canary"), 1);
-    run_sql(h->db.db, "UPDATE scatter_plan SET state = 'running'");
+    bool changed = false;
+    struct err e = ERR_INIT;
+
+    cr_assert_eq(db_plan_control(h->db.db, DB_PLAN_RESUME, "p", "me", NULL, &changed, &e), 0, "%s",
+                 e.text);
+    cr_assert(changed);
     CLEANUP(delivery_deinit) struct delivery three = deliver(h, PHONES, 3, false);
     CLEANUP(delivery_deinit) struct delivery four = deliver(h, PHONES, 4, false);
 

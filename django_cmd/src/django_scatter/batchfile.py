@@ -88,6 +88,7 @@ class Batch:
     lines: Sequence[bytes]
     source: str = ""
     sha256: str = ""
+    statement: str | None = None  # of a migration in SQL
 
     def __post_init__(self) -> None:
         self.keys = key_columns(self.key)
@@ -170,6 +171,7 @@ def from_header(header: dict[str, Any], lines: list[bytes], source: str, digest:
             columns=expect(header, "columns", list),
             count=expect(header, "count", int),
             total_batches=header.get("total_batches"),
+            statement=header.get("statement"),
             lines=lines,
             source=source,
             sha256=digest,

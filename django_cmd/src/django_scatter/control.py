@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.utils import DatabaseError
+from django.db.utils import DatabaseError, IntegrityError
 
 from django_scatter import limits, outbox
 from django_scatter.batchfile import key_text
@@ -200,6 +200,18 @@ class BatchEnd:
 
     plan_finished: bool
     duration_s: float
+
+
+def by_number(
+    found: Sequence[tuple[Any, ...]], columns: Sequence[str]
+) -> dict[int, dict[str, str | None]]:
+    """Rows of (number from 1, values...)."""
+    fresh: dict[int, dict[str, str | None]] = {}
+    for number, *values in found:
+        if number - 1 in fresh:
+            raise IntegrityError("the SELECT gives two rows for one key")
+        fresh[number - 1] = dict(zip(columns, values))
+    return fresh
 
 
 class Control(ABC):
@@ -542,6 +554,10 @@ class Control(ABC):
     def guard(self, rows: Sequence[Row]) -> set[int]:
         """Inside of a transaction: the numbers of the rows that do not hold their planned values any more. The others
         are locked, in their order."""
+
+    @abstractmethod
+    def compute(self, body: str, rows: Sequence[Row]) -> dict[int, dict[str, str | None]]:
+        """What the SELECT of an SQL file makes of the old values: the written columns by the row's number."""
 
     def fence(self, chunk: Chunk) -> None:
         """Inside of a transaction: the batch's row is locked and its lease renewed; Unknown when the checkpoint is not

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django_scatter.batchfile import text_of
-from django_scatter.control import Chunk, Control, Row, Target, Unknown
+from django_scatter.control import Chunk, Control, Row, Target, Unknown, by_number
 from django_scatter.errors import SchemaError
 from django_scatter.rows import array_text, as_text
 from django_scatter.schema import schema_sql
@@ -38,6 +38,7 @@ class PostgresControl(Control):
     SKIP_O = "FOR UPDATE OF o SKIP LOCKED"
 
     sql = guard_sql = ""
+    types: dict[str, str]
     target: Target
 
     def begin(self) -> None:
@@ -77,6 +78,7 @@ class PostgresControl(Control):
         self.array_columns = {c for c, kind in found.items() if kind.endswith("[]")}
         self.sql = self.chunk_sql(target, found)
         self.guard_sql = self.lock_sql(target, found)
+        self.types = found
 
     def quoted_table(self, table: str) -> str:
         return ".".join(self.quote(part) for part in table.split("."))
@@ -128,6 +130,30 @@ class PostgresControl(Control):
             f"JOIN {self.quoted_table(target.table)} t ON {' AND '.join(on)} "
             "ORDER BY v.i FOR NO KEY UPDATE OF t"
         )
+
+    def compute(self, body: str, rows: Sequence[Row]) -> dict[int, dict[str, str | None]]:
+        keys, types = self.target.keys, self.types
+        places = [
+            (i, c)
+            for i, c in enumerate([*keys, *self.target.reads])
+            if i < len(keys) or c not in keys
+        ]
+        arrays = [[row.old[i] for row in rows] for i, _ in places]
+        old = ", ".join(f"v.c{i}::{types[c]} AS {self.quote(c)}" for i, c in places)
+        fresh = "".join(f", f.{self.quote(c)}::text" for c in self.target.writes)
+        sql = (
+            f"WITH old AS (SELECT {old} FROM unnest({', '.join(['%s::text[]'] * len(places))}) "
+            f"AS v ({', '.join(f'c{i}' for i, _ in places)})), "
+            # The line feed ends a comment that may end the file.
+            f"fresh AS ({body.replace('%', '%%')}\n) SELECT v.i{fresh} "
+            f"FROM unnest({', '.join(f'%s::{types[c]}[]' for c in keys)}) "
+            f"WITH ORDINALITY AS v ({', '.join(f'k{i}' for i in range(len(keys)))}, i) "
+            f"JOIN fresh AS f ON {' AND '.join(f'f.{self.quote(c)} = v.k{i}' for i, c in enumerate(keys))}"
+        )
+        with self.transaction():
+            self.execute("SET TRANSACTION READ ONLY")
+            found = self.rows(sql, [*arrays, *arrays[: len(keys)]])
+        return by_number(found, self.target.writes)
 
     def guard(self, rows: Sequence[Row]) -> set[int]:
         width = len(self.target.keys) + len(self.target.reads)

@@ -17,7 +17,7 @@ from typing import Any
 from django.db.utils import OperationalError
 
 from django_scatter.batchfile import text_of
-from django_scatter.control import Chunk, Control, Row, Target, Unknown
+from django_scatter.control import Chunk, Control, Row, Target, Unknown, by_number
 from django_scatter.errors import SchemaError
 from django_scatter.rows import as_text, utc_naive
 from django_scatter.schema import schema_sql
@@ -107,9 +107,10 @@ class SqliteControl(Control):
             + [f"{self.text_form(c)} IS %s" for c in target.reads]
         )
 
-    def text_form(self, column: str) -> str:
+    def text_form(self, column: str, table: str = "") -> str:
         """A column as the batch file has it."""
-        name = self.quote(column)
+        # A name behind a table's is never taken for a text, as SQLite takes a lone one that it does not know.
+        name = table + self.quote(column)
         return (
             f"CASE typeof({name}) WHEN 'blob' THEN '\\x' || lower(hex({name})) "
             f"ELSE CAST({name} AS TEXT) END"
@@ -135,6 +136,44 @@ class SqliteControl(Control):
         """Inside of BEGIN IMMEDIATE nobody else writes: what was looked at stays as it is."""
         sql = f"SELECT 1 FROM {self.table} WHERE {self.where}"
         return {i for i, row in enumerate(rows) if not self.rows(sql, self.where_params(row))}
+
+    def compute(self, body: str, rows: Sequence[Row]) -> dict[int, dict[str, str | None]]:
+        keys = self.target.keys
+        places = [
+            (i, c)
+            for i, c in enumerate([*keys, *self.target.reads])
+            if i < len(keys) or c not in keys
+        ]
+        sql = (
+            f"WITH old ({', '.join(self.quote(c) for _, c in places)}) "
+            f"AS (SELECT {', '.join(['%s'] * len(places))}), "
+            # The line feed ends a comment that may end the file.
+            f"fresh AS ({body.replace('%', '%%')}\n) "
+            f"SELECT {', '.join(self.text_form(c, 'f.') for c in self.target.writes)} FROM fresh AS f"
+        )
+        found: list[tuple[Any, ...]] = []
+        for number, row in enumerate(rows, 1):
+            typed = [self.typed(c, row.old[i]) for i, c in places]
+            found += [
+                (number, *(self.told(c, v) for c, v in zip(self.target.writes, values)))
+                for values in self.rows(sql, typed)
+            ]
+        return by_number(found, self.target.writes)
+
+    def typed(self, column: str, text: str | None) -> Any:
+        """As the column keeps it: a number is one to the file's expressions."""
+        value = self.key_value(column, self.compared(column, text))
+        if isinstance(value, str) and not self.kinds[column]:
+            try:
+                return float(value)
+            except ValueError:
+                return value
+        return value
+
+    def told(self, column: str, text: str | None) -> str | None:
+        if self.kinds[column] == "bool":
+            return {"1": "true", "0": "false"}.get(text or "", text)
+        return text
 
     def where_params(self, row: Row) -> list[Any]:
         keys, reads = self.target.keys, self.target.reads

@@ -27,12 +27,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from django.db import models
 
 from django_scatter.batchfile import key_columns
 from django_scatter.errors import ScatterError
+
+if TYPE_CHECKING:
+    from django_scatter.batchfile import Batch
 
 
 class Skip:
@@ -109,6 +112,7 @@ class Migration:
     key: str = ""
     reads: Sequence[str] = ()
     writes: Sequence[str] = ()
+    body: str = ""  # of a file of SQL
 
     retry_on: Mapping[type[BaseException] | str, Retry] = {}  # exceptions or SQLSTATEs
 
@@ -145,6 +149,10 @@ class Migration:
     def guards(self) -> Sequence[str]:
         """The columns read that are compared with the table before it is changed."""
         return self.reads
+
+    def of_batch(self, batch: Batch) -> Migration:
+        """The migration for this batch file."""
+        return self.of_file(batch.columns)
 
     def of_file(self, columns: Sequence[str]) -> Migration:  # noqa: ARG002
         """The migration for a batch file with these columns."""
@@ -202,8 +210,10 @@ def register(cls: M) -> M:
         )
     if not _registered:
         from django_scatter.restore import Restore
+        from django_scatter.sqlfile import SqlFile
 
-        make_task(Restore())  # whoever migrates can undo
+        make_task(Restore())  # whoever migrates can undo, and run a file of SQL
+        make_task(SqlFile())
     _registered[migration.name] = migration
     if before is None:
         make_task(migration)

@@ -9,7 +9,7 @@ was planned.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -147,6 +147,37 @@ def done(row: Row, answer: Any) -> None:
         row.outcome = Outcome.DONE
     else:
         raise TypeError(f"{type(answer).__name__} is neither None nor Skip")
+
+
+class Computed(Values):
+    """A file of SQL: the database computes the values, chunk by chunk; what it cannot is halved until it is alone."""
+
+    def chunk(self, n: int) -> tuple[int, Failure | None]:
+        run = self.run
+        rows = [run.blank(run.position + i) for i in range(n)]
+        for row, fresh in self.computed(rows):
+            row.fresh = fresh
+        run.apply(rows)
+        return len(rows), None
+
+    def computed(self, rows: list[Row]) -> list[tuple[Row, dict[str, str | None]]]:
+        try:
+            found = self.run.control.compute(self.run.migration.body, rows)
+        except DatabaseError as e:
+            if not self.run.is_refusal(e):
+                raise
+            if len(rows) == 1:
+                self.run.error = e
+                self.run.single(rows[0])
+                return []
+            middle = len(rows) // 2
+            return self.computed(rows[:middle]) + self.computed(rows[middle:])
+        for i, row in enumerate(rows):
+            old = dict(zip(self.run.names, row.old))
+            fresh = found.get(i, {})
+            same = all(c in old and old[c] == v for c, v in fresh.items())
+            row.outcome = Outcome.UNCHANGED if same else Outcome.CHANGED
+        return [(row, found[i]) for i, row in enumerate(rows) if row.outcome is Outcome.CHANGED]
 
 
 class Undo(Exception):
@@ -287,11 +318,12 @@ class OwnStatements:
         return found
 
 
-PATHS: dict[str, type[Values] | type[OwnStatements]] = {
+PATHS: dict[str, Callable[[Run], Path]] = {
     "process": Values,
     "process_batch": ManyValues,
     "process_external": External,
     "process_row": OwnStatements,
+    "sql": Computed,
 }
 
 

@@ -52,7 +52,7 @@ CHUNK_MAX = 5000
 CHUNK_S = 0.25
 SQLITE_TURN_S = 0.06  # SQLite has one writer: shorter turns let the others in
 QUICK_RETRIES = 3  # inside the task, before the message waits
-STATEMENT_ROWS = 60  # what a chunk costs besides its rows, in rows
+STATEMENT_ROWS = 100  # what a chunk costs besides its rows, in rows: round trips, commit
 TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 MESSAGE_CHARS = 1000
@@ -213,7 +213,7 @@ def run_batch(migration: Migration, request: Request, control: Control) -> Ended
     control.ensure_schema()
     try:
         batch = load(migration, request)
-        migration = migration.of_file(batch.columns)
+        migration = migration.of_batch(batch)
     except ScatterError as e:
         failure = failure_of(e)
         if failure.transient:

@@ -17,12 +17,20 @@ from django.db import connections
 from django_scatter import batchfile, store
 from django_scatter.control import Control, Target, open_control
 from django_scatter.errors import ScatterError
-from django_scatter.migration import Migration, Record, Skip
+from django_scatter.migration import Change, Migration, Record, Skip
 from django_scatter.restore import PREFIX
 from django_scatter.rows import encode
 from django_scatter.status import query
 
 GROUP = 1000  # records whose new values are brought into their columns' form at a time
+
+
+@dataclass
+class Done:
+    """A record of an old batch file that was done."""
+
+    key: list[Any]
+    old: dict[str, Any]
 
 
 @dataclass
@@ -36,6 +44,11 @@ class Undo:
     batch: int | None = None
 
     def __post_init__(self) -> None:
+        if self.migration.kind not in ("process", "process_batch"):
+            raise ScatterError(
+                f"migration {self.migration.name} makes its changes itself: what they were is not known, "
+                "so they cannot be undone"
+            )
         missing = [c for c in self.migration.writes if c not in self.migration.reads]
         if missing:
             raise ScatterError(
@@ -56,12 +69,12 @@ class Undo:
         yield encode({"columns": [*self.keys, *self.columns], "trailer": True}) + b"\n"
         for number, source, sha256, position in self.batches():
             file = batchfile.parse(store.fetch(source), source, sha256)
-            rows = list(self.records(file, number, position))
-            for start in range(0, len(rows), GROUP):
-                group = rows[start : start + GROUP]
-                self.canonical(group)
-                count += len(group)
-                yield b"\n".join([*(encode(r) for r in group), b""])
+            done = list(self.done(file, number, position))
+            for start in range(0, len(done), GROUP):
+                rows = self.rows(done[start : start + GROUP])
+                self.canonical(rows)
+                count += len(rows)
+                yield b"\n".join([*(encode(r) for r in rows), b""])
         yield encode({"rows": count}) + b"\n"
 
     def batches(self) -> list[tuple[Any, ...]]:
@@ -72,7 +85,8 @@ class Undo:
             (self.plan, self.batch or 0, self.batch or 0),
         )
 
-    def records(self, file: batchfile.Batch, number: int, position: int) -> Iterator[list[Any]]:
+    def done(self, file: batchfile.Batch, number: int, position: int) -> Iterator[Done]:
+        """The records that were not set aside."""
         aside = {
             int(p)
             for (p,) in query(
@@ -82,33 +96,39 @@ class Undo:
             )
         }
         for i in range(position):
-            if i in aside:
-                continue
-            found = file.record(i)
-            key = found[: len(self.keys)]
-            old = dict(zip(file.columns, found[len(self.keys) :]))
-            fresh = self.fresh(key, {c: old[c] for c in self.migration.reads})
-            if fresh is not None:
-                texts = {c: batchfile.text_of(old[c]) for c in self.migration.writes}
-                yield [
-                    *key,
-                    *(fresh.get(c, texts[c]) for c in self.migration.writes),
-                    *texts.values(),
-                ]
+            if i not in aside:
+                found = file.record(i)
+                n = len(self.keys)
+                yield Done(found[:n], dict(zip(file.columns, found[n:])))
 
-    def fresh(self, key: list[Any], old: dict[str, Any]) -> dict[str, str | None] | None:
-        """The new values that the record was given; None: it was left as it is."""
-        named = dict(zip(self.keys, key)) | old
-        shown = key[0] if len(key) == 1 else tuple(key)
-        try:
-            change = self.migration.process(Record(shown, named, self.params))
-        except Exception as e:
-            raise self.other_answer(shown) from e
-        if isinstance(change, Skip):
-            raise self.other_answer(shown)
-        fresh = {c: self.control.value(c, v) for c, v in (change or {}).items()}
-        same = all(batchfile.text_of(old[c]) == v for c, v in fresh.items())
-        return None if same else fresh
+    def rows(self, done: Sequence[Done]) -> list[list[Any]]:
+        """Key, new values, old values of those that the migration changed."""
+        rows: list[list[Any]] = []
+        records = [self.record(d) for d in done]
+        for d, record, change in zip(done, records, self.answers(records)):
+            if isinstance(change, (Skip, Exception)):
+                raise self.other_answer(record.key)
+            fresh = {c: self.control.value(c, v) for c, v in (change or {}).items()}
+            texts = {c: batchfile.text_of(d.old[c]) for c in self.migration.writes}
+            if any(texts[c] != v for c, v in fresh.items()):
+                rows.append([*d.key, *(texts | fresh).values(), *texts.values()])
+        return rows
+
+    def record(self, done: Done) -> Record:
+        key = done.key[0] if len(done.key) == 1 else tuple(done.key)
+        named = dict(zip(self.keys, done.key)) | {c: done.old[c] for c in self.migration.reads}
+        return Record(key, named, self.params)
+
+    def answers(self, records: Sequence[Record]) -> Sequence[Change | Exception]:
+        if self.migration.kind == "process_batch":
+            return list(self.migration.process_batch(records))
+        found: list[Change | Exception] = []
+        for record in records:
+            try:
+                found.append(self.migration.process(record))
+            except Exception as e:  # noqa: BLE001  whatever a migration raises
+                found.append(e)
+        return found
 
     def other_answer(self, key: Any) -> ScatterError:
         return ScatterError(

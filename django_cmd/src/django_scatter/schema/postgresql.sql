@@ -74,6 +74,7 @@ CREATE TABLE IF NOT EXISTS scatter_batch (
     failed_at     bigint,                    -- position of the record that stopped it last
     failed_times  integer NOT NULL DEFAULT 0, -- how often in a row
     error         text,
+    driven_by     text,                     -- failed: the re-drive that has what was left of it
     throttled_ms  bigint NOT NULL DEFAULT 0,
     sent_at       timestamptz,              -- of its last message
     started_at    timestamptz,

@@ -19,8 +19,8 @@ class Command(ChildCommand):
         parser.add_argument("--sqlstate", help="only this SQLSTATE, or its class of two characters")
         parser.add_argument(
             "--outcome",
-            choices=("quarantined", "stale", "skipped"),
-            help="only this outcome (quarantined and stale ones)",
+            choices=("quarantined", "stale", "skipped", "failed"),
+            help="only this outcome (quarantined and stale ones); failed: what failed batches have left",
         )
         parser.add_argument("--limit", type=int, metavar="N", help="the first N of them")
 
