@@ -5,6 +5,7 @@
  * URLs with passwords are better there than in the process list. */
 
 #include "planner/args.h"
+#include "planner/plan.h"
 
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
@@ -138,6 +139,8 @@ static const struct option options[] = {
      "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
     {"files", 0, KIND_FLAG, COMMAND_AUDIT, AT(files), NULL,
      "fetch the batch files too, and compare their digests and counts"},
+    {"window", 0, KIND_LIST, COMMAND_CREATE, AT(windows), "DAYS HH:MM-HH:MM ZONE",
+     "when the plan may run, as \"Mon-Fri 01:00-05:00 Asia/Ho_Chi_Minh\"; may be given again"},
     {"reason", 0, KIND_TEXT, VERB, AT(reason), "TEXT", "why, for the status and the records"},
     {"every", 0, KIND_COUNT, COMMAND_SWEEP, AT(every_s), "SECONDS",
      "go on and sweep again after so long, until stopped"},
@@ -164,6 +167,8 @@ static const struct {
     {"drain", COMMAND_DRAIN, "finish the batches that were begun, begin no other, then pause"},
     {"set", COMMAND_SET, "retune a plan while it runs: rate=N, chunk_ms=N, workers=N (or none)"},
     {"sweep", COMMAND_SWEEP, "send the messages of batches that no message carries any more"},
+    {"governor", COMMAND_GOVERNOR,
+     "how fast all plans of a database may be: show, set max_lag_s=N ..., stop, start"},
     {"redrive", COMMAND_REDRIVE, "make a plan of the records that another one set aside"},
     {"undo", COMMAND_UNDO, "make a plan that writes the old values of another one back"},
     {"verify", COMMAND_VERIFY, "check what a plan has done; exit code 3 when it does not hold"},
@@ -179,6 +184,7 @@ void args_deinit(struct args *a)
     free(a->plugins.items);
     free(a->params.items);
     free(a->words.items);
+    free(a->windows.items);
     *a = (struct args){0};
 }
 
@@ -387,6 +393,11 @@ static int check_create(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE, "--migration is missing: which migration is to run?");
     if (!a->query && !a->from_stdin)
         return err_set(e, ARGS_E_MISTAKE, "--query is missing: which records (or --stdin)?");
+    CLEANUP(buf_deinit) struct buf windows = BUF_INIT;
+    int r = windows_json(a, &windows, e);
+
+    if (r)
+        return r == -EINVAL ? ARGS_E_MISTAKE : r;
     if (a->query && a->from_stdin)
         return err_set(e, ARGS_E_MISTAKE, "--query and --stdin exclude each other");
     if (!a->store)

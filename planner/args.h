@@ -42,6 +42,7 @@ struct args {
     const char *format, *progress;
     /* control */
     const char *reason;
+    struct args_list windows;
     struct args_list words; /* behind the plan: NAME=VALUE; of governor: what to do */
     int64_t every_s, after_s;
     bool attached;

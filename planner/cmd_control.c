@@ -10,6 +10,8 @@
 
 #include <errno.h>
 
+#define TRIES 5
+
 static const char *past(enum command c)
 {
     switch (c) {
@@ -54,6 +56,7 @@ static int send_again(struct servers *s, const struct args *a, size_t *ret_sent,
                                     .redis = s->redis,
                                     .key_prefix = a->key_prefix,
                                     .plan = a->plan,
+                                    .resumed = true,
                                     .lease_ms = SWEEP_LEASE_MS};
     struct sweep_result res = {0};
     int code = migrate_sweep(&o, &res, e);
@@ -65,6 +68,19 @@ static int send_again(struct servers *s, const struct args *a, size_t *ret_sent,
                           a->plan);
     *ret_sent = res.sent;
     return 0;
+}
+
+/* Workers lock the same rows for a moment: what a lock has kept from us is tried again. */
+static int control(struct db *db, enum db_plan_verb verb, const struct args *a, bool *ret_changed,
+                   struct err *e)
+{
+    int code = DB_E_RETRY;
+
+    for (int i = 0; i < TRIES && code == DB_E_RETRY; i++) {
+        *e = ERR_INIT;
+        code = db_plan_control(db, verb, a->plan, a->created_by, a->reason, ret_changed, e);
+    }
+    return code;
 }
 
 int plan_control(const struct args *a, struct buf *dst, struct err *e)
@@ -83,7 +99,9 @@ int plan_control(const struct args *a, struct buf *dst, struct err *e)
     if (!code && verb == DB_PLAN_RESUME)
         code = servers_open_broker(&s, a->broker, e);
     if (!code)
-        code = db_plan_control(s.db, verb, a->plan, a->created_by, a->reason, &changed, e);
+        code = control(s.db, verb, a, &changed, e);
+    if (!code && verb == DB_PLAN_RESUME)
+        code = windows_roll(s.db, a->plan, e);
     if (!code && verb == DB_PLAN_RESUME)
         code = send_again(&s, a, &sent, e);
     if (!code && a->broker)

@@ -9,6 +9,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/num.h"
 #include "celeryc/migrate/sweep.h"
+#include "planner/keeper.h"
 #include "planner/outbox.h"
 #include "planner/report.h"
 #include "planner/stop.h"
@@ -46,7 +47,9 @@ static int sweep_once(const struct args *a, struct sweep_result *ret_r, struct e
                                     .after_ms = a->after_s * 1000,
                                     .lease_ms = lease_ms()};
 
-    code = migrate_sweep(&o, ret_r, e);
+    code = windows_roll(s.db, a->plan, e);
+    if (!code)
+        code = migrate_sweep(&o, ret_r, e);
     /* A database that has no control tables has no plans. */
     if (code == DB_E_SCHEMA && str_eq(db_sqlstate(s.db), "42P01"))
         return 0;
@@ -62,20 +65,38 @@ static bool is_alone(const struct args *a, pid_t parent)
     return a->attached && getppid() != parent;
 }
 
-static void wait_until(const struct args *a, pid_t parent, int64_t end_ns)
+/* Until the next sweep: a step of the governor every second, where there are limits. */
+static void wait_until(struct keeper *k, pid_t parent, int64_t end_ns)
 {
-    while (!stop_requested() && !is_alone(a, parent) && clock_mono_ns() < end_ns) {
+    int64_t step_ns = clock_mono_ns();
+    bool governed = true, failing = false;
+
+    while (!stop_requested() && !is_alone(k->args, parent) && clock_mono_ns() < end_ns) {
         const struct timespec t = {.tv_nsec = TURN_NS};
 
+        if (governed && clock_mono_ns() >= step_ns) {
+            struct err e = ERR_INIT;
+            int code = keeper_step(k, &governed, &e);
+
+            if (code && !failing)
+                (void)fprintf(stderr, "scatter-plan: governor: %s\n", err_text(&e, code));
+            failing = code != 0;
+            governed = governed || failing;
+            step_ns = clock_mono_ns() + NS_PER_S;
+        }
         (void)nanosleep(&t, NULL);
     }
 }
 
 static int keep(const struct args *a)
 {
+    CLEANUP(mem_free) struct keeper *k = malloc(sizeof(*k));
     pid_t parent = getppid();
     bool failing = false;
 
+    if (!k)
+        return -ENOMEM;
+    keeper_init(k, a);
     while (!stop_requested() && !is_alone(a, parent)) {
         struct sweep_result res = {0};
         struct err e = ERR_INIT;
@@ -88,8 +109,9 @@ static int keep(const struct args *a)
             (void)fprintf(stderr, "scatter-plan: sweep: %zu lost messages were sent again\n",
                           res.sent);
         failing = code != 0;
-        wait_until(a, parent, began_ns + a->every_s * NS_PER_S);
+        wait_until(k, parent, began_ns + a->every_s * NS_PER_S);
     }
+    keeper_deinit(k);
     return 0;
 }
 

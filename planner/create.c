@@ -449,6 +449,8 @@ static int commit_rows(struct creation *c, const struct manifest *m, struct err 
     if (!code)
         code = insert_rows(c, m, e);
     if (!code)
+        code = final(windows_begin(c->servers.db, c->args, m->plan, e));
+    if (!code)
         code = final(marker_delete(c->servers.store, m->plan, e));
     if (!code) {
         c->result->total = m->total;

@@ -106,6 +106,27 @@ static int note(struct result *r, const char *plan, const char *state)
     return r->note ? 0 : -ENOMEM;
 }
 
+/* A plan that is made outside of its window is no mistake: its messages go when the window begins. */
+static int paused(struct db *db, const char *plan, const struct args *a, struct result *r,
+                  struct err *e)
+{
+    CLEANUP(db_plan_status_deinit) struct db_plan_status s = {0};
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT;
+
+    if (a->command == COMMAND_CREATE && a->windows.n) {
+        int code = db_plan_status(db, plan, &s, e);
+
+        if (code)
+            return code < 0 ? code : -EIO;
+        buf_appendf(&b, "the plan waits: %s", s.reason ? s.reason : "");
+        free(r->note);
+        r->note = buf_take(&b);
+        return r->note ? 0 : -ENOMEM;
+    }
+    return err_set(e, -EINVAL, "plan %s is paused: resume it, which sends its messages again",
+                   plan);
+}
+
 int plan_enqueue(struct servers *s, const struct args *a, const char *plan, struct progress *p,
                  struct result *ret_r, struct err *e)
 {
@@ -128,8 +149,7 @@ int plan_enqueue(struct servers *s, const struct args *a, const char *plan, stru
     if (is_over(state))
         return note(ret_r, plan, state);
     if (str_eq(state, "paused"))
-        return err_set(e, -EINVAL, "plan %s is paused: resume it, which sends its messages again",
-                       plan);
+        return paused(s->db, plan, a, ret_r, e);
     list = transport_queue_key(a->key_prefix, n.queue, 0);
     if (!list)
         return -ENOMEM;

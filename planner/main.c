@@ -88,7 +88,7 @@ static int run(const struct args *a, struct progress *p, struct buf *out, bool *
     case COMMAND_SWEEP:
         return plan_sweep(a, out, e);
     case COMMAND_GOVERNOR:
-        return -ENOSYS;
+        return plan_governor(a, out, e);
     case COMMAND_CREATE:
         code = plan_create(a, p, &r, e);
         break;

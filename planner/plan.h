@@ -57,6 +57,11 @@ int plan_enqueue(struct servers *s, const struct args *a, const char *plan, stru
 /* pause, resume, cancel, drain; set; sweep. Each appends its answer in the form that was asked for. */
 int plan_control(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
 int plan_set(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
+/* windows.c: what --window says, as JSON; the windows of all plans, or one, brought up to date; of a plan that is new. */
+int windows_json(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
+int windows_roll(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
+int windows_begin(struct db *db, const struct args *a, const char *plan, struct err *e) WARN_UNUSED;
+int plan_governor(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
 int plan_sweep(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;
 /* Appends the status in the form that was asked for. */
 int plan_status(const struct args *a, struct buf *dst, struct err *e) WARN_UNUSED;

@@ -42,6 +42,7 @@ static void write_json(struct buf *dst, const char *plan, const struct db_plan_s
     write_text(dst, "migration", s->migration);
     write_text(dst, "store", s->store);
     write_text(dst, "queue", s->queue);
+    write_text(dst, "reason", s->reason);
     for (size_t i = 0; i < n; i++)
         buf_appendf(dst, ", \"%s\": %lld", counts[i].name, (long long)counts[i].value);
     write_time(dst, "created", s->created_us);
@@ -57,6 +58,8 @@ static void write_table(struct buf *dst, const char *plan, const struct db_plan_
 
     buf_appendf(dst, "plan             %s\nmigration        %s\nstate            %s\n", plan,
                 s->migration ? s->migration : "", s->state ? s->state : "");
+    if (s->reason)
+        buf_appendf(dst, "because          %s\n", s->reason);
     for (size_t i = 0; i < n; i++)
         buf_appendf(dst, "%-16s %13s\n", counts[i].name, progress_number(counts[i].value, number));
 }

@@ -52,7 +52,7 @@
 #define LIMIT_SCALER_TARGETS   64          /* Deployments of one scaler */
 #define LIMIT_SCALER_QUEUES    256         /* queues of one of them */
 #define LIMIT_SCALER_DEAD      1000        /* dead celeryc workers whose messages it counts */
-#define LIMIT_KUBE_ANSWER      (64u << 20) /* one answer of a Kubernetes API server */
+#define LIMIT_KUBE_ANSWER      (32u << 20) /* one answer of a Kubernetes API server */
 #define LIMIT_KUBE_PODS        20000u      /* pods of one Deployment */
 #define LIMIT_KUBE_PAGES       1000        /* pages of one list */
 #define LIMIT_KUBE_STATE \

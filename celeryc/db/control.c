@@ -12,6 +12,7 @@
 
 #include <errno.h>
 
+#define RESUMED_MS    100  /* a claim during which its plan was resumed */
 #define RETRY_SOON_MS 1000 /* a claim that met a locked batch row */
 
 int db_end(struct db *db, int r, struct err *e)
@@ -310,15 +311,30 @@ static int note_takeover(struct db *db, const struct db_claim_request *q, const 
     return db_note_event(db, q->plan->plan, q->batch->batch, q->worker, "takeover", detail.data, e);
 }
 
-/* The plan does not want this batch to be begun (or to go on): its message goes, resuming sends it again. */
+/* The plan does not want this batch to be begun (or to go on): its message goes, resuming sends it again. The state is
+ * read once more under the plan's lock: who resumed it meanwhile has not seen this batch, and its message must stay. */
 static int park(struct db *db, const struct db_claim_request *q, struct db_claim *c, bool live,
                 struct err *e)
 {
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(q->plan->plan)};
+    enum db_plan_state now;
+    int r = 0;
+
     c->state = DB_CLAIM_PAUSED;
     if (live && !q->takeover)
         return 0;
-    int r = set_batch_state(db, q, "parked", e);
-
+    r = db_exec(db, "SELECT p.state FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v, 1, &rows,
+                e);
+    if (r)
+        return r;
+    if (rows.n_rows && !db_plan_state_parse(db_cell(&rows, 0, 0), &now) &&
+        (DB_PLAN_MASK(now) & (DB_PLAN_MASK(DB_PLAN_QUEUED) | DB_PLAN_MASK(DB_PLAN_RUNNING)))) {
+        c->state = DB_CLAIM_BUSY;
+        c->retry_after_ms = RESUMED_MS;
+        return 0;
+    }
+    r = set_batch_state(db, q, "parked", e);
     return r ? r : db_settle_drain(db, q->plan->plan, e);
 }
 

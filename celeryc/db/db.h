@@ -151,6 +151,15 @@ int db_plan_control(struct db *db, enum db_plan_verb verb, const char *plan, con
 /* The window in which a plan may run is over: it is paused until the next one begins. */
 int db_plan_close_window(struct db *db, const char *plan, struct err *e) WARN_UNUSED;
 
+struct db_window {
+    const char *plan;
+    const char *windows;    /* JSON, to be kept; NULL: as it is */
+    int64_t ends_s, next_s; /* Unix time; 0: nothing known */
+    const char *reason;     /* for a plan that waits for its window */
+};
+
+int db_plan_window(struct db *db, const struct db_window *w, struct err *e) WARN_UNUSED;
+
 /* What every worker obeys from its next chunk on. */
 struct db_plan_knobs {
     const char *plan, *who;
@@ -426,11 +435,46 @@ int db_outbox_sent(struct db *db, int64_t id, const char *error, struct err *e) 
 /* A delivery that comes again: what was sent for its batch, and for the end of its plan, may have been lost. */
 int db_outbox_again(struct db *db, const char *plan, int64_t batch, struct err *e) WARN_UNUSED;
 
+/* ---- the governor: how fast all migrations of this database may be ---- */
+
+struct db_governor {
+    bool stopped; /* the kill switch */
+    double rate;  /* INFINITY: no limit */
+    double floor, pressure;
+    const char *reason, *limits, *holder; /* limits: JSON */
+};
+
+int db_governor_read(struct db *db, struct arena *a, struct db_governor *ret_g,
+                     struct err *e) WARN_UNUSED;
+int db_governor_stop(struct db *db, bool stopped, struct err *e) WARN_UNUSED;
+/* limits: JSON; "{}": nothing is watched, and no governor is needed. */
+int db_governor_limit(struct db *db, const char *limits, double floor, struct err *e) WARN_UNUSED;
+/* One of all who ask within three seconds is elected, and stays it while it asks. */
+int db_governor_elect(struct db *db, const char *who, bool *ret_elected, struct err *e) WARN_UNUSED;
+/* What the elected one (g->holder) says; without effect when it is another by now. */
+int db_governor_write(struct db *db, const struct db_governor *g, const char *sensors,
+                      struct err *e) WARN_UNUSED;
+int db_governor_pause_all(struct db *db, const char *who, const char *reason,
+                          struct err *e) WARN_UNUSED;
+
+struct db_sample {
+    double wal_bytes, replayed_bytes; /* written so far, and replayed by the slowest replica */
+    const char *replica;              /* its name, in the arena; NULL: there is none */
+    double lag_s;                     /* as the replica says itself; 0 when it says nothing */
+    int64_t waits, blocked, archive;
+    double done; /* records finished in plans that are running */
+};
+
+/* PostgreSQL only. archive: also what waits to be archived, which takes the right pg_monitor. */
+int db_governor_sample(struct db *db, bool archive, struct arena *a, struct db_sample *ret_s,
+                       struct err *e) WARN_UNUSED;
+
 /* ---- reading ---- */
 
 struct db_plan_status {
     char *state; /* planned queued running paused finished failed cancelled */
     char *migration, *store, *on_finish, *queue;
+    char *reason; /* why it is paused or failed; NULL */
     int64_t total, n_batches, batches_done, batches_failed, batches_running;
     int64_t ok, unchanged, stale, skipped, quarantined, remaining;
     int64_t created_us, started_us, finished_us; /* 0 unknown */

@@ -14,6 +14,8 @@
  * ago       as now, $1 milliseconds before it
  * plan_age  seconds from p.started_at to p.finished_at, or to now
  * outbox_age  seconds since o was tried, or made
+ * at3, at4  the Unix time $3, $4 as clock
+ * clock_ago as clock, $1 milliseconds before it
  * clock     the current time as lease_until, window_ends, resume_at and beat_at are kept
  * silent    seconds since g.beat_at
  * created, started, finished, b_started, b_finished, event_at   p.created_at..., b.started_at..., v.at as

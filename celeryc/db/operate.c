@@ -9,6 +9,12 @@
 
 #include <errno.h>
 
+/* Batches that nobody works on. One that is being claimed just now is left out: its row is locked, and who locks a batch
+ * goes for the plan's row next, which is ours. It begins, is told at its first chunk, or is found by the sweep. */
+#define WAITING                                                                         \
+    "SELECT b.batch FROM scatter_batch b WHERE b.plan = $1 AND b.state IN ('planned', " \
+    "'queued', 'parked') @skip_b@"
+
 /* ---- orders of people ---- */
 
 static int resume(struct db *db, const struct db_plan_move *m, bool *ret_moved, struct err *e)
@@ -16,9 +22,16 @@ static int resume(struct db *db, const struct db_plan_move *m, bool *ret_moved, 
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     const struct db_val v[] = {db_text(m->plan)};
     struct db_plan_move move = *m;
-    int r = db_exec(db, "SELECT p.started_at IS NOT NULL FROM scatter_plan p WHERE p.plan = $1", v,
-                    1, &rows, e);
+    int r = db_exec(
+        db, "SELECT p.started_at IS NOT NULL, p.state FROM scatter_plan p WHERE p.plan = $1", v, 1,
+        &rows, e);
 
+    enum db_plan_state now = DB_PLAN_PLANNED;
+
+    if (!r && rows.n_rows && !db_plan_state_parse(db_cell(&rows, 0, 1), &now) &&
+        (now == DB_PLAN_CANCELLED || now == DB_PLAN_FINISHED))
+        r = err_set(e, -EINVAL, "plan %s is %s, only a paused or failed one can go on", m->plan,
+                    db_plan_state_name(now));
     if (r)
         return r;
     move.to = rows.n_rows && db_cell_true(&rows, 0, 0) ? DB_PLAN_RUNNING : DB_PLAN_QUEUED;
@@ -28,21 +41,23 @@ static int resume(struct db *db, const struct db_plan_move *m, bool *ret_moved, 
     if (r || !*ret_moved)
         return r;
     /* A batch that failed is tried again: somebody has mended what it failed by. */
-    return db_exec(db,
-                   "UPDATE scatter_batch SET state = 'queued', sent_at = NULL, failed_times = 0 "
-                   "WHERE plan = $1 AND (state IN ('queued', 'parked', 'failed') OR (state = "
-                   "'planned' AND " DB_OPEN_TO_SEND("scatter_batch") "))",
-                   v, 1, NULL, e);
+    return db_exec(
+        db,
+        "UPDATE scatter_batch SET state = 'queued', sent_at = NULL, failed_times = 0 "
+        "WHERE plan = $1 AND batch IN (SELECT b.batch FROM scatter_batch b WHERE b.plan = "
+        "$1 AND (b.state IN ('queued', 'parked', 'failed') OR (b.state = 'planned' "
+        "AND " DB_OPEN_TO_SEND("b") ")) @skip_b@)",
+        v, 1, NULL, e);
 }
 
-/* Batches that nobody works on; whoever works on one gives it back as cancelled. */
+/* Whoever works on one of the others gives it back as cancelled. */
 static int cancel_waiting(struct db *db, const char *plan, struct err *e)
 {
     const struct db_val v[] = {db_text(plan)};
 
     return db_exec(db,
-                   "UPDATE scatter_batch SET state = 'cancelled' WHERE plan = $1 AND state IN "
-                   "('planned', 'queued', 'parked')",
+                   "UPDATE scatter_batch SET state = 'cancelled' WHERE plan = $1 AND batch IN "
+                   "(" WAITING ")",
                    v, 1, NULL, e);
 }
 
@@ -83,12 +98,12 @@ int db_close_window(struct db *db, const char *plan, struct err *e)
     const struct db_val v[] = {db_text(plan)};
     bool moved = false;
     int r = db_plan_move(db,
-                         &(struct db_plan_move){.plan = plan,
-                                                .to = DB_PLAN_PAUSED,
-                                                .from = DB_PLAN_MASK(DB_PLAN_QUEUED) |
-                                                        DB_PLAN_MASK(DB_PLAN_RUNNING) |
-                                                        DB_PLAN_MASK(DB_PLAN_DRAINING),
-                                                .reason = "outside of its maintenance window"},
+                         &(struct db_plan_move){
+                             .plan = plan,
+                             .to = DB_PLAN_PAUSED,
+                             .from = DB_PLAN_MASK(DB_PLAN_PLANNED) | DB_PLAN_MASK(DB_PLAN_QUEUED) |
+                                     DB_PLAN_MASK(DB_PLAN_RUNNING) | DB_PLAN_MASK(DB_PLAN_DRAINING),
+                             .reason = "outside of its maintenance window"},
                          &moved, e);
 
     if (r || !moved)
@@ -102,6 +117,23 @@ int db_plan_close_window(struct db *db, const char *plan, struct err *e)
     int r = db->ops->begin(db, 0, e);
 
     return r ? r : db_end(db, db_close_window(db, plan, e), e);
+}
+
+int db_plan_window(struct db *db, const struct db_window *w, struct err *e)
+{
+    const struct db_val v[] = {db_text(w->plan), db_text(w->windows),
+                               w->ends_s ? db_int(w->ends_s) : db_text(NULL),
+                               w->next_s ? db_int(w->next_s) : db_text(NULL), db_text(w->reason)};
+    int r = db->ops->begin(db, 0, e);
+
+    if (r)
+        return r;
+    r = db_exec(db,
+                "UPDATE scatter_plan SET windows = coalesce($2, windows), window_ends = @at3@, "
+                "window_next = @at4@, resume_at = CASE WHEN resume_at IS NULL THEN NULL ELSE @at4@ "
+                "END, reason = CASE WHEN resume_at IS NULL THEN reason ELSE $5 END WHERE plan = $1",
+                v, ARRAY_SIZE(v), NULL, e);
+    return db_end(db, r, e);
 }
 
 static void write_knob(struct buf *b, bool set, const char *name, double v)
@@ -119,7 +151,7 @@ static int set(struct db *db, const struct db_plan_knobs *k, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     CLEANUP(buf_deinit) struct buf detail = BUF_INIT;
-    char rate[40];
+    char rate[40] = "";
 
     write_knob(&detail, k->set_rate, "rate", k->rate);
     write_knob(&detail, k->set_chunk_ms, "chunk_ms", (double)k->chunk_ms);
@@ -198,17 +230,16 @@ int db_sweep_tidy(struct db *db, struct err *e)
 
 /* Marked as sent before they are: whoever takes them sends them, or the next sweep does. */
 static const char take_sql[] =
-    "UPDATE scatter_batch SET sent_at = @now@, state = CASE WHEN state = 'planned' THEN 'queued' "
-    "ELSE "
-    "state END WHERE (plan, batch) IN (SELECT b.plan, b.batch FROM scatter_batch b JOIN "
-    "scatter_plan "
-    "p ON p.plan = b.plan WHERE (CAST($2 AS text) IS NULL OR b.plan = $2) AND "
-    "coalesce(b.sent_at, p.created_at) < @ago@ AND ((b.state IN ('planned', 'queued') AND "
-    "p.state IN ('queued', 'running') AND (b.state = 'queued' OR " DB_OPEN_TO_SEND(
-        "b") ")) OR (b.state = 'running' AND b.lease_until < @clock@ AND p.state IN "
-             "('running', 'draining'))) ORDER BY b.plan, b.batch LIMIT $3 @skip_b@) RETURNING "
-             "plan, batch, "
-             "records, source, sha256";
+    "UPDATE scatter_batch SET sent_at = @now@, state = CASE WHEN state = 'running' THEN state ELSE "
+    "'queued' END WHERE (plan, batch) IN (SELECT b.plan, b.batch FROM scatter_batch b JOIN "
+    "scatter_plan p ON p.plan = b.plan WHERE (CAST($2 AS text) IS NULL OR b.plan = $2) AND "
+    "coalesce(b.sent_at, p.created_at) < @ago@ AND ((b.state IN ('planned', 'queued', 'parked') "
+    "AND "
+    "p.state IN ('queued', 'running') AND (b.state <> 'planned' OR " DB_OPEN_TO_SEND(
+        "b") ")) OR (b.state = 'running' AND b.lease_until < @clock@ AND p.state IN ('running', "
+             "'draining'))) "
+             "ORDER BY b.plan, b.batch LIMIT $3 @skip_b@) RETURNING plan, batch, records, source, "
+             "sha256";
 
 static int copy_lost(const struct db_rows *rows, struct arena *a, struct db_lost *lost)
 {

@@ -103,6 +103,7 @@ void db_plan_status_deinit(struct db_plan_status *s)
     free(s->store);
     free(s->on_finish);
     free(s->queue);
+    free(s->reason);
     *s = (struct db_plan_status){0};
 }
 
@@ -112,7 +113,7 @@ static int status_row(struct db *db, const char *plan, struct db_plan_status *s,
     const struct db_val v[] = {db_text(plan)};
     int r = read_plan(db, plan,
                       "SELECT p.state, p.migration, p.store, p.on_finish, p.queue, p.total, "
-                      "p.n_batches, @created@, @started@, @finished@ FROM scatter_plan p "
+                      "p.n_batches, @created@, @started@, @finished@, p.reason FROM scatter_plan p "
                       "WHERE p.plan = $1",
                       v, 1, &rows, e);
     char **const text[] = {&s->state, &s->migration, &s->store, &s->on_finish, &s->queue};
@@ -123,6 +124,8 @@ static int status_row(struct db *db, const char *plan, struct db_plan_status *s,
         return no_plan(plan, e);
     for (size_t i = 0; !r && i < ARRAY_SIZE(text); i++)
         r = db_cell_dup(&rows, 0, i, text[i]);
+    if (!r)
+        r = db_cell_dup(&rows, 0, 10, &s->reason);
     s->total = db_cell_i64(&rows, 0, 5);
     s->n_batches = db_cell_i64(&rows, 0, 6);
     s->created_us = db_cell_i64(&rows, 0, 7);

@@ -220,7 +220,7 @@ static int load_plan(struct sweep *s, const char *plan, struct err *e)
 static int look(struct sweep *s, const struct db_lost *lost, struct err *e)
 {
     const char *seen = NULL;
-    int r = look_at_claims(s, e);
+    int r = s->o->resumed ? 0 : look_at_claims(s, e);
 
     if (!r)
         r = look_at_delayed(s, e);

@@ -18,6 +18,8 @@ struct sweep_options {
     const char *unacked_key, *unacked_index_key; /* NULL: kombu's */
     const char *plan;                            /* NULL: every plan */
     int64_t after_ms; /* a message that was sent so long ago, and that nobody has, counts as lost */
+    /* Claims say nothing: who has the message may be parking it just now. */
+    bool resumed;
     int64_t
         lease_ms; /* a claim of a message in `unacked` that is older counts as a dead worker's */
 };

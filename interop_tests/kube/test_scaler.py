@@ -47,23 +47,22 @@ def test_from_zero_to_many_and_back(make_stage: Callable[..., Stage], worker: st
 
 
 def test_a_long_task_is_never_cut_short(make_stage: Callable[..., Stage]) -> None:
-    """Of four pods three fall idle and go; the one that works stays, though another one would do as well."""
+    """Of four pods three fall idle and go; the one that works stays, though another one would do as well. Its task
+    outlasts the test, however slow the machine is."""
     stage = make_stage(overlay="pod-cost")
     stage.wait_running(1)
-    long = stage.send(1, 60.0)[0]
+    long = stage.send(1, 3600.0)[0]
     first = stage.running()[0]
     wait_until(lambda: long in stage.kubelet.log(first), "the long one runs", 30)
-    stage.send(20, 1.0)
+    stage.send(80, 0.5)
     stage.run_until(4)
     stage.wait_running(4)
-    wait_until(lambda: stage.done() == 20, "the short ones are done", 60)
+    wait_until(lambda: stage.done() == 80, "the short ones are done", 60)
     runs = stage.run_until(1)
     assert runs[-1].line["reason"].startswith("down")
     wait_until(lambda: len(stage.worker_pods()) == 1, "the idle ones are gone", 60)
     assert stage.running() == [first]
-    assert stage.done() == 20
-    stage.wait_done()
-    stage.nothing_is_lost()
+    assert (stage.done(), stage.pods_killed()) == (80, [])
     assert {code for pod, code, _ in stage.kubelet.ended if pod.startswith("worker-")} == {0}
 
 

@@ -178,3 +178,125 @@ BOTH(draining_plan_lets_an_open_batch_be_taken_over)
     cr_assert_eq(count(f->db, "scatter_batch", "batch = 1 AND state = 'parked'"), 1);
     cr_assert_eq(count(f->db, "scatter_plan", "state = 'paused'"), 1);
 }
+
+static void age_everything(struct fixture *f)
+{
+    bool sqlite = f->kind == FIXTURE_SQLITE;
+
+    run_sql(f->db, sqlite ? "UPDATE scatter_batch SET sent_at = '2020-01-01T00:00:00.000Z'"
+                          : "UPDATE scatter_batch SET sent_at = 'epoch'");
+    run_sql(f->db, sqlite ? "UPDATE scatter_batch SET lease_until = 1 WHERE batch = 1"
+                          : "UPDATE scatter_batch SET lease_until = 'epoch' WHERE batch = 1");
+}
+
+static size_t take(struct fixture *f, int64_t after_ms)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct db_lost lost[10];
+    struct err e = ERR_INIT;
+    size_t n = 99;
+
+    cr_assert_eq(
+        db_sweep_take(f->db, &(struct db_sweep){.after_ms = after_ms, .max = 10}, a, lost, &n, &e),
+        0, "%s", e.text);
+    return n;
+}
+
+/* Open batches that nobody works on, once; not those whose lease lives, nor what was sent just now. */
+BOTH(sweep_takes_what_nobody_works_on)
+{
+    struct err e = ERR_INIT;
+
+    make_plan(f, 4, 10);
+    cr_assert_eq(db_batches_queued(f->db, "p", 1, 4, &e), 0);
+    (void)claim_token(f->db, 1);
+    (void)claim_token(f->db, 2);
+    cr_assert_eq(take(f, 60000), 0, "sent just now");
+    age_everything(f); /* the first batch's lease is over, the second one's lives */
+    cr_assert_eq(take(f, 60000), 3);
+    cr_assert_eq(take(f, 60000), 0, "taken once");
+    age_everything(f);
+    run_sql(f->db, "UPDATE scatter_plan SET state = 'paused'");
+    cr_assert_eq(take(f, 60000), 0, "nobody wants it");
+    cr_assert_eq(db_sweep_tidy(f->db, &e), 0);
+    cr_assert_eq(count(f->db, "scatter_batch", "batch = 1 AND state = 'parked'"), 1);
+    cr_assert_eq(count(f->db, "scatter_batch", "batch = 2 AND state = 'running'"), 1);
+}
+
+BOTH(beat_keeps_the_lease_and_brings_orders)
+{
+    struct db_orders o;
+    struct err e = ERR_INIT;
+
+    make_plan(f, 1, 10);
+    int64_t token = claim_token(f->db, 1);
+    struct db_beat b = {
+        .plan = "p", .batch = 1, .token = token, .lease_ms = LEASE_MS, .throttled_ms = 250};
+
+    age_everything(f);
+    run_sql(f->db, "UPDATE scatter_plan SET rate = 7");
+    cr_assert_eq(db_batch_beat(f->db, &b, &o, &e), 0);
+    cr_assert_eq(o.rate, 7);
+    cr_assert_eq(count(f->db, "scatter_batch", "throttled_ms = 250"), 1);
+    CLEANUP(db_claim_deinit) struct db_claim other = claim(f->db, 1, false);
+
+    cr_assert_eq(other.state, DB_CLAIM_BUSY);
+    b.token++;
+    cr_assert_eq(db_batch_beat(f->db, &b, &o, &e), DB_E_FENCED);
+}
+
+BOTH(no_more_batches_at_a_time_than_allowed)
+{
+    make_plan(f, 3, 10);
+    run_sql(f->db, "UPDATE scatter_plan SET max_workers = 2");
+    (void)claim_token(f->db, 1);
+    (void)claim_token(f->db, 2);
+    CLEANUP(db_claim_deinit) struct db_claim third = claim(f->db, 3, false);
+
+    cr_assert_eq(third.state, DB_CLAIM_BUSY);
+    cr_assert(third.retry_after_ms >= 1000);
+    /* What is open already may always be taken over. */
+    CLEANUP(db_claim_deinit) struct db_claim again = claim(f->db, 1, true);
+
+    cr_assert_eq(again.state, DB_CLAIM_OURS);
+}
+
+BOTH(resume_and_cancel_write_the_batches)
+{
+    struct err e = ERR_INIT;
+    bool changed = false;
+
+    make_plan(f, 3, 10);
+    (void)claim_token(f->db, 1);
+    cr_assert_eq(db_plan_control(f->db, DB_PLAN_PAUSE, "p", "me", NULL, &changed, &e), 0);
+    cr_assert(changed);
+    CLEANUP(db_claim_deinit) struct db_claim parked = claim(f->db, 2, false);
+
+    cr_assert_eq(parked.state, DB_CLAIM_PAUSED);
+    cr_assert_eq(db_plan_control(f->db, DB_PLAN_RESUME, "p", "me", NULL, &changed, &e), 0);
+    cr_assert_eq(count(f->db, "scatter_plan", "state = 'running'"), 1);
+    cr_assert_eq(count(f->db, "scatter_batch", "state = 'queued' AND sent_at IS NULL"), 2);
+    cr_assert_eq(db_plan_control(f->db, DB_PLAN_CANCEL, "p", "me", NULL, &changed, &e), 0);
+    cr_assert_eq(count(f->db, "scatter_batch", "state = 'cancelled'"), 2);
+    cr_assert_eq(count(f->db, "scatter_batch", "state = 'running'"), 1);
+    cr_assert_eq(db_plan_control(f->db, DB_PLAN_RESUME, "p", "me", NULL, &changed, &e), -EINVAL);
+}
+
+/* One of several is governor, and a silent one is followed. */
+BOTH(one_governor)
+{
+    struct err e = ERR_INIT;
+    bool elected = true;
+
+    cr_assert_eq(db_governor_elect(f->db, "a", &elected, &e), 0);
+    cr_assert_not(elected, "without limits nobody is needed");
+    cr_assert_eq(db_governor_limit(f->db, "{\"max_lag_s\": 2}", 50, &e), 0);
+    cr_assert_eq(db_governor_elect(f->db, "a", &elected, &e), 0);
+    cr_assert(elected);
+    cr_assert_eq(db_governor_elect(f->db, "b", &elected, &e), 0);
+    cr_assert_not(elected);
+    run_sql(f->db, f->kind == FIXTURE_SQLITE ? "UPDATE scatter_governor SET beat_at = 1"
+                                             : "UPDATE scatter_governor SET beat_at = 'epoch'");
+    cr_assert_eq(db_governor_elect(f->db, "b", &elected, &e), 0);
+    cr_assert(elected);
+}

@@ -33,6 +33,7 @@ TRIES = (
     "failed_at = position",
 )
 
+RESUMED_S = 0.1  # a claim during which its plan was resumed
 RETRY_SOON_S = 1.0  # a claim that met a locked batch row
 
 
@@ -414,8 +415,7 @@ class Control(ABC):
         elif self.is_held_back(found, plan):
             claim.state = ClaimState.PAUSED
             if takeover or not live:
-                self.set_batch_state(plan, batch, "parked")
-                self.settle_drain(plan)
+                self.park(claim, plan, batch)
         elif live and not takeover:
             claim.state = ClaimState.BUSY
             claim.retry_after_s = claim.left_s
@@ -429,6 +429,19 @@ class Control(ABC):
                     f"from {claim.owner or 'nobody'} at position {claim.position}, {why}",
                 )  # fmt: skip
             self.take_lease(claim, plan, batch, worker, owner)
+
+    def park(self, claim: Claim, plan: str, batch: int) -> None:
+        """The message goes, resuming sends it again. The state is read once more under the plan's lock: who resumed it
+        meanwhile has not seen this batch, and its message must stay."""
+        found = self.rows(
+            f"SELECT p.state FROM scatter_plan p WHERE p.plan = %s {self.LOCK_P}", (plan,)
+        )
+        if found and found[0][0] in ("queued", "running"):
+            claim.state = ClaimState.BUSY
+            claim.retry_after_s = RESUMED_S
+            return
+        self.set_batch_state(plan, batch, "parked")
+        self.settle_drain(plan)
 
     def is_held_back(self, found: dict[str, Any], plan: str) -> bool:
         """The plan does not want this batch to be begun, or to go on: its message goes, resuming sends it again."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django_scatter import planner
+from django_scatter import operator, planner
 from django_scatter.errors import ScatterError
 from django_scatter.progress import Output, Progress
 from django_scatter.status import FINAL, Status, read_status
@@ -29,6 +29,17 @@ def note_of(status: Status) -> str:
     if status.state == "paused":
         parts.insert(0, "paused")
     return ", ".join(parts)
+
+
+def sweep(alias: str, out: Output) -> None:
+    """What a lost Redis has lost is sent again; who cannot do that only watches."""
+    try:
+        found = operator.sweep(alias)
+    except ScatterError as e:
+        out.write(f"no sweep: {e}", ending="\n")
+        return
+    if found["sent"]:
+        out.write(f"{found['sent']} lost messages were sent again", ending="\n")
 
 
 def watch(
@@ -55,6 +66,7 @@ def watch(
                 f"{status.migration} consume queue {status.queue}?",
                 ending="\n",
             )
+            sweep(alias, out)
     progress.finish(status.counts.done, note_of(status))
     if status.report_sha256 is None and status.state in FINAL:
         write_report(alias, plan, out)
