@@ -85,7 +85,7 @@ Test(measure, busy)
     s.beat.processed = 8; /* did a task since: it may have taken half a minute */
     cr_assert(eq(int, class_of(&s), POD_BUSY));
     setup(&s);
-    (void)strcpy(s.node, "other@p"); /* heard for the first time */
+    (void)snprintf(s.node, sizeof(s.node), "other@p"); /* heard for the first time */
     s.beat.processed = 0;
     cr_assert(eq(int, class_of(&s), POD_BUSY));
     setup(&s);
@@ -126,7 +126,7 @@ Test(measure, silent)
     s.pod.started_us = (NOW - 59) * 1000000;
     cr_assert(eq(int, class_of(&s), POD_STARTING));
     setup(&s);
-    (void)strcpy(s.node, "celery@q");
+    (void)snprintf(s.node, sizeof(s.node), "celery@q");
     cr_assert(eq(int, class_of(&s), POD_UNKNOWN));
 }
 
@@ -210,7 +210,7 @@ Test(measure, restarted)
 
     setup(&s);
     cr_assert(not(is_restarted(&s)));
-    (void)strcpy(s.load.run_id, "s");
+    (void)snprintf(s.load.run_id, sizeof(s.load.run_id), "s");
     cr_assert(is_restarted(&s));
     s.view.now += s.target.rules.down_window_s - 1;
     cr_assert(is_restarted(&s));

@@ -19,7 +19,7 @@ Test(memory, comes_back)
     m.d.fails = 3;
     m.d.budget_spent = 1.25;
     m.rate = 0.1;
-    (void)strcpy(m.run_id, "abc");
+    (void)snprintf(m.run_id, sizeof(m.run_id), "abc");
     cr_assert(zero(int, memory_add_node(&m, SLICE_LIT("w\"1@p"), 12)));
     memory_write(&first, &m);
     cr_assert(zero(int, memory_parse(buf_slice(&first), &again, &e)));
