@@ -30,7 +30,7 @@ class Replica:
     def __init__(self, primary: PostgresServer) -> None:
         self.folder = primary.folder
         self.data = self.folder / "replica"
-        run = [*primary.drop, program("pg_basebackup"), "-D", self.data, "-h", self.folder, "-U", "postgres", "-R", "-c", "fast"]  # fmt: skip
+        run: list[str | Path] = [*primary.drop, program("pg_basebackup"), "-D", self.data, "-h", self.folder, "-U", "postgres", "-R", "-c", "fast"]  # fmt: skip
         subprocess.run(run, check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
         self.process = Process(
             "replica",
