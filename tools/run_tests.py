@@ -20,6 +20,8 @@ from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
+# Interop tests mostly wait for other processes, so that there is room for one more than there are cores.
+AT_ONCE = min(8, (os.cpu_count() or 1) + 1)
 TAP_LINE = re.compile(r"^\s*(not )?ok\b(?!.*# SKIP)", re.MULTILINE)
 
 
@@ -95,7 +97,7 @@ def pytest_counts(report: Path) -> tuple[int, int]:
     return passed, failed
 
 
-def run_pytest(totals: Totals, folder: str) -> None:
+def run_pytest(totals: Totals, folder: str, *options: str) -> None:
     helpers = (
         "tests/canvas/canvas_oracle",
         "tests/message/message_codec",
@@ -106,7 +108,8 @@ def run_pytest(totals: Totals, folder: str) -> None:
         return
     report = BUILD / f"pytest-{folder.replace('/', '-')}.xml"
     report.unlink(missing_ok=True)
-    status = run(BUILD / "venv/bin/python", "-m", "pytest", "-q", folder, f"--junitxml={report}")
+    python = BUILD / "venv/bin/python"
+    status = run(python, "-m", "pytest", "-q", folder, f"--junitxml={report}", *options)
     passed, failed = pytest_counts(report) if report.exists() else (0, 0)
     totals.add(passed, failed or int(status != 0))
 
@@ -115,7 +118,9 @@ STEPS: dict[str, Callable[[Totals], None]] = {
     "layers": step_layers,
     "unit": step_unit,
     "django": lambda totals: run_pytest(totals, "django_cmd/tests"),
-    "interop": lambda totals: run_pytest(totals, "interop_tests"),
+    "interop": lambda totals: run_pytest(
+        totals, "interop_tests", "-n", str(AT_ONCE), "--dist", "loadfile"
+    ),
 }
 
 
