@@ -65,6 +65,15 @@ class Runner:
                 assert [r for r in fleet.unknown if not EXPIRED.match(r)] == []
             fleet.close()
 
+    def ends_so_on_mixed_versions(self, seed: int, got: Ending) -> bool:
+        """Do Celery workers of three versions beside each other, without celeryc, now and then end it like this?"""
+        spec = self.specs[seed]
+        fleet = CanvasFleet(self.folder / f"versions-{seed}", ("python", *OLDER), self.plugin)
+        try:
+            return any(not compare(spec, fleet.run({seed: spec})[seed], got)[0] for _ in range(60))
+        finally:
+            fleet.close()
+
     def differences(self, want: Endings, got: Endings) -> dict[int, list[str]]:
         found = {seed: compare(self.specs[seed], want[seed], got[seed])[0] for seed in got}
         return {seed: lines for seed, lines in found.items() if lines}
@@ -124,7 +133,16 @@ def test_older_workers(runner: Runner, want: Endings, fit: list[int]) -> None:
 
 
 def test_fleet_of_four(runner: Runner, want: Endings, fit: list[int]) -> None:
-    found = runner.differences(want, runner.run(FOUR, fit))
+    """Versions that agree when each is alone can disagree beside each other: 5.2 gives all members of a chord that it
+    puts in a task's place the group_index of that task, and whether the task has one depends on who sent it."""
+    got = runner.run(FOUR, fit)
+    found = runner.differences(want, got)
+    few = list(found)[:3]
+    found = {
+        seed: lines
+        for seed, lines in found.items()
+        if seed not in few or not runner.ends_so_on_mixed_versions(seed, got[seed])
+    }
     assert not found, report(found)
     least = sum(runner.shares.values()) / 30
     assert min(runner.shares[kind] for kind in FOUR) > least, f"not mixed: {runner.shares}"
