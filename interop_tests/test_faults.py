@@ -183,6 +183,7 @@ def test_faults(site: Site) -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3 * 3600)
 def test_many_faults(site: Site) -> None:
     first, n = int(os.environ.get("FAULT_SEED", "100")), int(os.environ.get("FAULT_RUNS", "200"))
     for seed in range(first, first + n):

@@ -231,6 +231,8 @@ static void write_more_headers(struct buf *dst, const struct message_new *n)
     };
     struct json_iter it;
 
+    if (n->headers.kind != JSON_K_OBJECT) /* a signature's option may be anything */
+        return;
     for (json_iter_init(&it, n->headers); json_next(&it);) {
         bool mine = false;
 
