@@ -80,6 +80,11 @@ int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_resu
     return db->ops->chunk(db, c, ret_r, e);
 }
 
+void db_set_copy_rows(struct db *db, size_t rows)
+{
+    db->copy_rows = rows;
+}
+
 int db_stream_query(struct db *db, const char *query, const struct db_stream *s, struct err *e)
 {
     return db->ops->stream(db, query, s, e);

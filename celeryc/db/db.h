@@ -281,6 +281,10 @@ struct db_chunk_result {
 int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                    struct err *e) WARN_UNUSED;
 
+/* Chunks of so many changes and more send them by COPY, those of fewer as arrays; 0: none by COPY. At first, and where it
+ * is refused, what chunk.h says. PostgreSQL only. */
+void db_set_copy_rows(struct db *db, size_t rows);
+
 /* ---- a chunk whose changes are the migration's own statements (tx.c) ---- */
 
 /* BEGIN and the fence: the batch's row is locked and its lease renewed. Codes as db_chunk_apply. Ended by db_chunk_apply

@@ -57,6 +57,7 @@ struct db {
     const struct db_ops *ops;
     char sqlstate[6];
     char error_class[48];
+    size_t copy_rows; /* see db_set_copy_rows */
 };
 
 extern const struct db_ops db_pg_ops, db_sqlite_ops;

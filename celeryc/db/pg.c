@@ -12,6 +12,7 @@
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
 #include "celeryc/base/num.h"
+#include "celeryc/db/chunk.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -175,6 +176,7 @@ int db_pg_open(const char *url, struct db **ret_db, struct err *e)
     if (!pg)
         return -ENOMEM;
     pg->db.ops = &db_pg_ops;
+    pg->db.copy_rows = CHUNK_COPY_ROWS;
     pg->conn = connect_url(url);
     if (!pg->conn)
         r = -ENOMEM;
@@ -275,8 +277,8 @@ static int send_all(struct pg *pg, const struct pg_stmt *stmts, size_t n, struct
     if (!PQenterPipelineMode(pg->conn))
         return pg_fail(pg, NULL, e);
     for (size_t i = 0; i < n; i++)
-        if (!PQsendQueryParams(pg->conn, stmts[i].sql, stmts[i].n, NULL, stmts[i].values, NULL,
-                               NULL, 0))
+        if (!PQsendQueryParams(pg->conn, stmts[i].sql, stmts[i].n, NULL, stmts[i].values,
+                               stmts[i].lengths, stmts[i].formats, 0))
             return pg_fail(pg, NULL, e);
     return PQpipelineSync(pg->conn) ? 0 : pg_fail(pg, NULL, e);
 }

@@ -144,6 +144,21 @@ static int lease_from_environment(int64_t *ms, struct err *e)
     return 0;
 }
 
+/* Changes from which on a chunk goes by COPY; 0: none. */
+static int copy_rows_from_environment(int64_t *rows, struct err *e)
+{
+    const char *text = getenv("SCATTER_COPY_ROWS"); /* NOLINT(concurrency-mt-unsafe): as above */
+    int64_t n;
+
+    if (!text || !*text)
+        return 0;
+    if (num_parse_i64(slice_str(text), &n) || n < 0)
+        return err_set(e, -EINVAL,
+                       "SCATTER_COPY_ROWS=%s is no number of records, write 5000 (0: never)", text);
+    *rows = n ? n : -1;
+    return 0;
+}
+
 /* Every worker undoes, and runs SQL files; what they read and write comes with each batch file. */
 static int register_own(struct task_registry *r, struct err *e)
 {
@@ -175,6 +190,8 @@ int migrate_register_tasks(struct task_registry *r, const struct migrate_options
     if (known.runtime.options.chunk_ms <= 0)
         known.runtime.options.chunk_ms = 250;
     rc = lease_from_environment(&known.runtime.options.lease_ms, e);
+    if (!rc)
+        rc = copy_rows_from_environment(&known.runtime.options.copy_rows, e);
     for (size_t i = 0; !rc && i < known.len; i++) {
         const struct celeryc_task t = {.name = known.tasks[i]->m.name,
                                        .acks_late = true,

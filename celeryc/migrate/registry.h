@@ -22,6 +22,7 @@ struct migrate_options {
         databases; /* "alias=URL", NULL-terminated; environment SCATTER_DATABASE_<ALIAS> after these */
     int64_t lease_ms; /* 0: 60,000; SCATTER_LEASE ("60s") overrides */
     int64_t chunk_ms; /* 0: 250, the time a chunk aims at */
+    int64_t copy_rows; /* 0: db's own; -1: none by COPY; SCATTER_COPY_ROWS overrides */
     const char *default_queue;
 };
 
