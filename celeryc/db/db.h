@@ -281,9 +281,12 @@ struct db_chunk_result {
 int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                    struct err *e) WARN_UNUSED;
 
-/* Chunks of so many changes and more send them by COPY, those of fewer as arrays; 0: none by COPY. At first, and where it
- * is refused, what chunk.h says. PostgreSQL only. */
-void db_set_copy_rows(struct db *db, size_t rows);
+/* How the values of a chunk's changes travel, on PostgreSQL: as arrays, or by COPY where that is quicker (chunk.h). */
+enum db_copy { DB_COPY_AUTO, DB_COPY_ALWAYS, DB_COPY_NEVER };
+
+void db_set_copy(struct db *db, enum db_copy copy);
+/* A chunk was to go by COPY, but this role or database has no temporary tables: from now on all go as arrays. */
+bool db_copy_refused(const struct db *db);
 
 /* ---- a chunk whose changes are the migration's own statements (tx.c) ---- */
 

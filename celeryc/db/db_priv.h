@@ -57,7 +57,8 @@ struct db {
     const struct db_ops *ops;
     char sqlstate[6];
     char error_class[48];
-    size_t copy_rows; /* see db_set_copy_rows */
+    enum db_copy copy;
+    bool copy_refused; /* see db_copy_refused */
 };
 
 extern const struct db_ops db_pg_ops, db_sqlite_ops;

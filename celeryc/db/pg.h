@@ -15,7 +15,6 @@ struct pg {
     PGconn *conn;
     int64_t limit_ms; /* statement_timeout of the open transaction; 0: none */
     struct pg_target *target;
-    bool no_temp; /* this role or database has no temporary tables */
 };
 
 /* One statement of a pipeline; values in text form, NULL is SQL NULL. Where formats says 1, a value is in binary form
@@ -50,9 +49,25 @@ struct pg_begin {
 void pg_begin_stmts(struct pg_begin *b, bool snapshot, int64_t lease_ms, struct pg_stmt stmts[2]);
 /* Puts the failure of a result (or of the connection when res is NULL) into e and db. */
 int pg_fail(struct pg *pg, const PGresult *res, struct err *e);
+
+/* What db_sqlstate and db_error_class say, put by while something else may fail, and said again. */
+struct pg_told {
+    char sqlstate[sizeof(((struct db *)0)->sqlstate)];
+    char error_class[sizeof(((struct db *)0)->error_class)];
+};
+
+struct pg_told pg_told(const struct pg *pg);
+void pg_tell(struct pg *pg, const struct pg_told *t);
 /* One answer, waited for at most limit_ms beyond the server's own limit; NULL at the end of a query. */
 int pg_result(struct pg *pg, PGresult **ret_res, struct err *e) WARN_UNUSED;
 void pg_rollback(struct db *db);
+
+static inline bool pg_good(const PGresult *res)
+{
+    ExecStatusType s = PQresultStatus(res);
+
+    return s == PGRES_COMMAND_OK || s == PGRES_TUPLES_OK;
+}
 
 static inline bool pg_committed(const PGresult *res)
 {

@@ -23,10 +23,13 @@ static const char signature[] = "PGCOPY\n\377\r\n"; /* and the NUL behind it */
 
 bool pg_copy_wanted(const struct pg *pg, const struct pg_values *v)
 {
-    size_t rows = pg->db.copy_rows;
+    size_t width = pg_values_width(v);
 
-    return rows && !pg->no_temp && v->n_rows &&
-           (v->n_rows >= rows || v->n_bytes >= CHUNK_COPY_BYTES);
+    if (v->n_rows == 0 || pg->db.copy_refused || pg->db.copy == DB_COPY_NEVER)
+        return false;
+    if (pg->db.copy == DB_COPY_ALWAYS || v->n_bytes >= CHUNK_COPY_BYTES)
+        return true;
+    return width > CHUNK_COPY_FREE && v->n_rows * (width - CHUNK_COPY_FREE) >= CHUNK_COPY_VALUES;
 }
 
 /* ---- the query ---- */
@@ -158,39 +161,35 @@ static int send_values(struct pg *pg, const struct pg_values *v, struct err *e)
 
 /* ---- running it ---- */
 
-/* Reads answers up to the end of the query, or to where the server waits for values. The failure that is told is the
- * first; ret_row is the last answer that has rows. */
+/* Reads answers up to the end of the query, or to where the server waits for values. ret_row is the last one that has
+ * rows. The failure that is told is the first; the connection may end with it. */
 static int read_answers(struct pg *pg, bool *ret_copying, PGresult **ret_row, struct err *e)
 {
     CLEANUP(pg_clear) PGresult *row = NULL;
+    struct pg_told first = {0};
     bool copying = false;
-    int failed = 0;
+    int failed = 0, r = 0;
 
     while (!copying) {
-        PGresult *res = NULL;
-        int r = pg_result(pg, &res, e);
+        CLEANUP(pg_clear) PGresult *res = NULL;
 
-        if (r)
-            return r;
-        if (!res)
+        r = pg_result(pg, &res, e);
+        if (r || !res)
             break;
-        switch (PQresultStatus(res)) {
-        case PGRES_TUPLES_OK:
+        copying = PQresultStatus(res) == PGRES_COPY_IN;
+        if (!failed && !copying && !pg_good(res)) {
+            failed = pg_fail(pg, res, e);
+            first = pg_told(pg);
+        } else if (PQresultStatus(res) == PGRES_TUPLES_OK) {
             PQclear(row);
             row = res;
-            continue;
-        case PGRES_COPY_IN:
-            copying = true;
-            break;
-        case PGRES_COMMAND_OK:
-            break;
-        default:
-            failed = failed ? failed : pg_fail(pg, res, e);
+            res = NULL;
         }
-        PQclear(res);
     }
     if (failed)
-        return failed;
+        pg_tell(pg, &first);
+    if (failed || r)
+        return failed ? failed : r;
     *ret_copying = copying;
     *ret_row = row;
     row = NULL;

@@ -105,10 +105,10 @@ int connection_get(const struct runtime *rt, const char *alias, struct connectio
         return -ENOMEM;
     }
     r = db_open(url, &c->db, e);
-    if (!r && rt->options.copy_rows)
-        db_set_copy_rows(c->db, rt->options.copy_rows > 0 ? (size_t)rt->options.copy_rows : 0);
-    if (!r)
+    if (!r) {
+        db_set_copy(c->db, rt->options.copy);
         r = db_ensure_schema(c->db, e);
+    }
     c->next = list;
     if (!r && pthread_setspecific(key, c))
         r = -ENOMEM;

@@ -144,19 +144,21 @@ static int lease_from_environment(int64_t *ms, struct err *e)
     return 0;
 }
 
-/* Changes from which on a chunk goes by COPY; 0: none. */
-static int copy_rows_from_environment(int64_t *rows, struct err *e)
+static int copy_from_environment(enum db_copy *copy, struct err *e)
 {
-    const char *text = getenv("SCATTER_COPY_ROWS"); /* NOLINT(concurrency-mt-unsafe): as above */
-    int64_t n;
+    static const char *const names[] = {
+        [DB_COPY_AUTO] = "auto", [DB_COPY_ALWAYS] = "always", [DB_COPY_NEVER] = "never"};
+    const char *text = getenv("SCATTER_COPY"); /* NOLINT(concurrency-mt-unsafe): as above */
 
     if (!text || !*text)
         return 0;
-    if (num_parse_i64(slice_str(text), &n) || n < 0)
-        return err_set(e, -EINVAL,
-                       "SCATTER_COPY_ROWS=%s is no number of records, write 5000 (0: never)", text);
-    *rows = n ? n : -1;
-    return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (str_eq(text, names[i])) {
+            *copy = (enum db_copy)i;
+            return 0;
+        }
+    }
+    return err_set(e, -EINVAL, "SCATTER_COPY=%s is none of auto, always, never", text);
 }
 
 /* Every worker undoes, and runs SQL files; what they read and write comes with each batch file. */
@@ -191,7 +193,7 @@ int migrate_register_tasks(struct task_registry *r, const struct migrate_options
         known.runtime.options.chunk_ms = 250;
     rc = lease_from_environment(&known.runtime.options.lease_ms, e);
     if (!rc)
-        rc = copy_rows_from_environment(&known.runtime.options.copy_rows, e);
+        rc = copy_from_environment(&known.runtime.options.copy, e);
     for (size_t i = 0; !rc && i < known.len; i++) {
         const struct celeryc_task t = {.name = known.tasks[i]->m.name,
                                        .acks_late = true,

@@ -37,7 +37,7 @@ from harness.postgres_server import PostgresServer  # noqa: E402
 
 DRIVER = ROOT / "build/obj/tests/bench/chunk_driver"
 SIZES = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
-NEVER, ALWAYS = 0, 1  # the two values of SCATTER_COPY_ROWS
+ALWAYS, NEVER = 1, 2  # of SCATTER_COPY, as celeryc/db/db.h numbers them
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ class Native:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, copy_rows: int, rows: int, chunks: int) -> float:
+    def run(self, way: int, rows: int, chunks: int) -> float:
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{copy_rows} {rows} {chunks}\n")
+        self.process.stdin.write(f"{way} {rows} {chunks}\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
@@ -184,10 +184,10 @@ class Python:
         self.at += n
         return made
 
-    def run(self, copy_rows: int, rows: int, chunks: int) -> float:
+    def run(self, way: int, rows: int, chunks: int) -> float:
         from django_scatter.control import Chunk
 
-        self.control.copy_rows = copy_rows
+        self.control.copy = "always" if way == ALWAYS else "never"
         took = 0.0
         for _ in range(chunks):
             chunk = Chunk("bench", 1, self.token, self.position, self.rows(rows), "bench")

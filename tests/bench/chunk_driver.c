@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Applies chunks as a C worker does, for tests/bench/bench_chunk.py, which tells on standard input how: lines of
- * "COPY_ROWS ROWS CHUNKS", each answered by the seconds that those chunks took. Usage: chunk_driver URL COLUMNS BYTES
+ * "WAY ROWS CHUNKS" (WAY: 1 by COPY, 2 as arrays), each answered by the seconds that those chunks took. Usage: chunk_driver URL COLUMNS BYTES
  * RECORDS, with a table `bench` of ids 1..RECORDS and of COLUMNS texts c0, ... of BYTES each. What a chunk writes is what
  * the next one over the same ids expects; the making of values is not measured. */
 
@@ -149,7 +149,7 @@ int main(int argc, char **argv)
 {
     struct bench b = {0};
     size_t n_columns = argc == 5 ? (size_t)number(argv[2]) : 0;
-    size_t copy_rows, rows, chunks;
+    size_t way, rows, chunks;
 
     if (n_columns < 1 || n_columns > MAX_COLUMNS)
         die("usage: chunk_driver URL COLUMNS BYTES RECORDS", -EINVAL, &ERR_INIT);
@@ -168,10 +168,10 @@ int main(int argc, char **argv)
     if (!b.generation)
         die("records", -ENOMEM, &ERR_INIT);
     begin(&b, argv[1]);
-    while (scanf("%zu %zu %zu", &copy_rows, &rows, &chunks) == 3) { /* NOLINT(cert-err34-c) */
+    while (scanf("%zu %zu %zu", &way, &rows, &chunks) == 3) { /* NOLINT(cert-err34-c) */
         int64_t took_ns = 0;
 
-        db_set_copy_rows(b.db, copy_rows);
+        db_set_copy(b.db, (enum db_copy)way);
         for (size_t i = 0; i < chunks; i++)
             took_ns += run_chunk(&b, rows);
         (void)printf("%.9f\n", (double)took_ns / 1e9);
