@@ -46,14 +46,17 @@ def site(
     tmp_path: Path,
     plugin: Path,
 ) -> Site:
-    site = Site(redis_server, workers, database, tmp_path, [plugin])
+    account_table(database)
+    return Site(redis_server, workers, database, tmp_path, [plugin])
+
+
+def account_table(database: Database) -> None:
     database.run(
         "CREATE TABLE account (id bigint PRIMARY KEY, word text, changes int NOT NULL DEFAULT 0)",
         "CREATE TABLE entry (account bigint, word text)",
         f"WITH RECURSIVE g (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < {N_ROWS}) "
         "INSERT INTO account (id, word) SELECT i, 'w' || i FROM g",
     )
-    return site
 
 
 def kill_in_turn(site: Site, plan: str, kinds: tuple[str, ...]) -> None:

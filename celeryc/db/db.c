@@ -85,9 +85,9 @@ void db_set_copy(struct db *db, enum db_copy copy)
     db->copy = copy;
 }
 
-bool db_copy_refused(const struct db *db)
+const char *db_copy_refused(const struct db *db)
 {
-    return db->copy_refused;
+    return db->copy_refused[0] ? db->copy_refused : NULL;
 }
 
 int db_stream_query(struct db *db, const char *query, const struct db_stream *s, struct err *e)

@@ -285,8 +285,9 @@ int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_resu
 enum db_copy { DB_COPY_AUTO, DB_COPY_ALWAYS, DB_COPY_NEVER };
 
 void db_set_copy(struct db *db, enum db_copy copy);
-/* A chunk was to go by COPY, but this role or database has no temporary tables: from now on all go as arrays. */
-bool db_copy_refused(const struct db *db);
+/* Why, though it was to go by COPY, a chunk went as arrays, and all after it do: there may be no temporary table. NULL:
+ * that has not happened. */
+const char *db_copy_refused(const struct db *db);
 
 /* ---- a chunk whose changes are the migration's own statements (tx.c) ---- */
 

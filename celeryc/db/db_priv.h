@@ -58,7 +58,7 @@ struct db {
     char sqlstate[6];
     char error_class[48];
     enum db_copy copy;
-    bool copy_refused; /* see db_copy_refused */
+    char copy_refused[200]; /* see db_copy_refused; "": it was not */
 };
 
 extern const struct db_ops db_pg_ops, db_sqlite_ops;

@@ -517,7 +517,7 @@ static int send_chunk(struct pg *pg, const struct db_chunk *c, struct db_chunk_r
     int r = send_first(pg, c, true, &row, e);
 
     if (r == PG_COPY_REFUSED) {
-        pg->db.copy_refused = true;
+        (void)snprintf(pg->db.copy_refused, sizeof(pg->db.copy_refused), "%s", err_text(e, -EPERM));
         pg_rollback(&pg->db);
         *e = ERR_INIT;
         r = send_first(pg, c, false, &row, e);

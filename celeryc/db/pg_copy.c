@@ -25,7 +25,7 @@ bool pg_copy_wanted(const struct pg *pg, const struct pg_values *v)
 {
     size_t width = pg_values_width(v);
 
-    if (v->n_rows == 0 || pg->db.copy_refused || pg->db.copy == DB_COPY_NEVER)
+    if (v->n_rows == 0 || db_copy_refused(&pg->db) || pg->db.copy == DB_COPY_NEVER)
         return false;
     if (pg->db.copy == DB_COPY_ALWAYS || v->n_bytes >= CHUNK_COPY_BYTES)
         return true;

@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import os
 import queue
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -93,11 +91,15 @@ class Line:
             far.connect(target)
             for source, sink in ((near, far), (far, near)):
                 held: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
-                threading.Thread(target=self._read, args=(source, held, delay_s), daemon=True).start()
+                threading.Thread(
+                    target=self._read, args=(source, held, delay_s), daemon=True
+                ).start()
                 threading.Thread(target=self._write, args=(sink, held), daemon=True).start()
 
     @staticmethod
-    def _read(source: socket.socket, held: queue.SimpleQueue[tuple[float, bytes]], delay_s: float) -> None:
+    def _read(
+        source: socket.socket, held: queue.SimpleQueue[tuple[float, bytes]], delay_s: float
+    ) -> None:
         """Reading never waits for the delay, so that only the distance is played, not a narrow line."""
         data = b"-"
         while data:
@@ -123,10 +125,21 @@ class Line:
         self.process.join()
 
 
+@dataclass(frozen=True)
+class Address:
+    name: str
+    host: str
+    port: int
+
+
 class Native:
     """chunk_driver; its values are made outside of what it measures."""
 
-    def __init__(self, url: str, shape: Shape) -> None:
+    def __init__(self, address: Address, shape: Shape) -> None:
+        url = (
+            f"host={address.host} port={address.port} user=postgres dbname={address.name} "
+            "sslmode=disable gssencmode=disable"
+        )
         self.process = subprocess.Popen(
             [DRIVER, url, str(shape.columns), str(shape.width), str(shape.records)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -148,20 +161,26 @@ class Native:
 class Python:
     """The control of django_scatter on a Django connection."""
 
-    def __init__(self, url: str, shape: Shape) -> None:
+    def __init__(self, address: Address, shape: Shape) -> None:
         from django.db import connections
+
         from django_scatter.control import BatchRow, PlanRow, Target, open_control
 
         self.shape = shape
-        connections.databases["bench"] = connections["default"].settings_dict | {"NAME": url}
-        connections.settings["bench"] = connections.databases["bench"]
+        connections.settings["bench"] = connections.settings["default"] | {
+            "NAME": address.name,
+            "HOST": address.host,
+            "PORT": str(address.port),
+        }
         self.connection = connections.create_connection("bench")
         self.control: Any = open_control(self.connection, 600_000)
         self.control.ensure_schema()
         self.columns = [f"c{k}" for k in range(shape.columns)]
         self.control.prepare(Target("bench", ["id"], self.columns, self.columns))
         plan = PlanRow("bench", "bench", "bench", "id", "[]", "bench", "default", "{}", 1, "")
-        claim = self.control.claim(plan, BatchRow(1, "file:///bench", "0", 1 << 40), "bench", "bench", True)
+        claim = self.control.claim(
+            plan, BatchRow(1, "file:///bench", "0", 1 << 40), "bench", "bench", True
+        )
         self.token, self.position = claim.token, claim.position
         self.generation = [0] * (shape.records + 1)
         self.at = 0
@@ -201,13 +220,19 @@ class Python:
         self.connection.close()
 
 
-KINDS: dict[str, Callable[[str, Shape], Native | Python]] = {"C": Native, "Python": Python}
+KINDS: dict[str, Callable[[Address, Shape], Native | Python]] = {"C": Native, "Python": Python}
 
 
-def server_cpu_s(watch: psycopg.Connection[Any], database: str) -> float:
-    """CPU time of the one process that works for our worker."""
-    found = watch.execute("SELECT pid FROM pg_stat_activity WHERE datname = %s", (database,)).fetchall()
-    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for (pid,) in found) / 1e9
+def server_process(watch: psycopg.Connection[Any], database: str) -> Path:
+    """The one process that works for our worker."""
+    ((pid,),) = watch.execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = %s", (database,)
+    ).fetchall()
+    return Path(f"/proc/{pid}/schedstat")
+
+
+def cpu_s(process: Path) -> float:
+    return int(process.read_text().split()[0]) / 1e9
 
 
 def bloat(watch: psycopg.Connection[Any]) -> dict[str, int]:
@@ -219,15 +244,16 @@ def bloat(watch: psycopg.Connection[Any]) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def worker(server: PostgresServer, kind: str, shape: Shape, delay_s: float) -> Iterator[tuple[str, Native | Python]]:
+def worker(
+    server: PostgresServer, kind: str, shape: Shape, delay_s: float
+) -> Iterator[tuple[str, Native | Python]]:
     """A database of its own, and the worker on it; through the line when there is a delay."""
     name = f"bench_{uuid.uuid4().hex}"
-    url = server.create(name)
+    server.create(name)
     fill(server, name, shape)
     line = Line(f"{server.folder}/.s.PGSQL.5432", delay_s) if delay_s else None
-    if line:
-        url = f"postgresql://postgres@127.0.0.1:{line.port}/{name}?sslmode=disable&gssencmode=disable"
-    one = KINDS[kind](url, shape)
+    address = Address(name, str(server.folder), 5432)
+    one = KINDS[kind](Address(name, "127.0.0.1", line.port) if line else address, shape)
     try:
         yield name, one
     finally:
@@ -236,19 +262,22 @@ def worker(server: PostgresServer, kind: str, shape: Shape, delay_s: float) -> I
             line.close()
 
 
-def measure(server: PostgresServer, kind: str, shape: Shape, delay_s: float, args: argparse.Namespace) -> None:
+def measure(
+    server: PostgresServer, kind: str, shape: Shape, delay_s: float, args: argparse.Namespace
+) -> None:
     with worker(server, kind, shape, delay_s) as (name, one), server.connect("postgres") as watch:
         for way in (NEVER, ALWAYS):
             one.run(way, 1_000, 2)  # caches are filled, types looked up
+        process = server_process(watch, name)
         for size in args.sizes:
             chunks = max(1, args.records // size)
             took: dict[int, list[float]] = {NEVER: [], ALWAYS: []}
             cpu: dict[int, list[float]] = {NEVER: [], ALWAYS: []}
             for turn in range(args.rounds):
                 for way in (NEVER, ALWAYS) if turn % 2 else (ALWAYS, NEVER):
-                    before = server_cpu_s(watch, name)
+                    before = cpu_s(process)
                     took[way].append(one.run(way, size, chunks) / chunks)
-                    cpu[way].append((server_cpu_s(watch, name) - before) / chunks)
+                    cpu[way].append((cpu_s(process) - before) / chunks)
             arrays, copy = (statistics.median(took[way]) for way in (NEVER, ALWAYS))
             cpu_arrays, cpu_copy = (statistics.median(cpu[way]) for way in (NEVER, ALWAYS))
             print(
@@ -269,14 +298,20 @@ def measure_catalogue(server: PostgresServer, shape: Shape) -> None:
         one.run(ALWAYS, 10, chunks)
         grown = {t: (after - before[t]) / chunks for t, after in bloat(watch).items()}
     told = ", ".join(f"{t} {n:,.0f}" for t, n in grown.items())
-    print(f"{shape.name}: the catalogue grows by {sum(grown.values()):,.0f} bytes a chunk by COPY until it is vacuumed ({told})")
+    print(
+        f"{shape.name}: the catalogue grows by {sum(grown.values()):,.0f} bytes a chunk by COPY until it is vacuumed ({told})"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="changes of a chunk")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=list(SIZES), help="changes of a chunk"
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--records", type=int, default=10_000, help="changes of one measurement, at least a chunk")
+    parser.add_argument(
+        "--records", type=int, default=10_000, help="changes of one measurement, at least a chunk"
+    )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--round-trip-ms", type=float, nargs="+", default=[0, 0.5])
@@ -290,7 +325,9 @@ def main() -> None:
         if "Python" in args.kinds:
             set_up_django(server)
         print("                             a chunk by:              server's CPU, a row by:")
-        print("worker shape   trip    rows      arrays        COPY  ratio      arrays       COPY  ratio")
+        print(
+            "worker shape   trip    rows      arrays        COPY  ratio      arrays       COPY  ratio"
+        )
         for kind in args.kinds:
             for name in args.shapes:
                 for trip_ms in args.round_trip_ms:

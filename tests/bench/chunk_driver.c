@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Applies chunks as a C worker does, for tests/bench/bench_chunk.py, which tells on standard input how: lines of
- * "WAY ROWS CHUNKS" (WAY: 1 by COPY, 2 as arrays), each answered by the seconds that those chunks took. Usage: chunk_driver URL COLUMNS BYTES
- * RECORDS, with a table `bench` of ids 1..RECORDS and of COLUMNS texts c0, ... of BYTES each. What a chunk writes is what
- * the next one over the same ids expects; the making of values is not measured. */
+ * "WAY ROWS CHUNKS" (WAY: 1 by COPY, 2 as arrays), each answered by the seconds that those chunks took. Usage:
+ * chunk_driver URL COLUMNS BYTES RECORDS, with a table `bench` of ids 1..RECORDS and of COLUMNS texts c0, ... of BYTES
+ * each. What a chunk writes is what the next one over the same ids expects; the making of values is not measured. */
 
 #include "celeryc/base/clock.h"
 #include "celeryc/base/num.h"
