@@ -661,7 +661,7 @@ int sqlite_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal
     if (!r)
         r = sqlite_schema_here(db, e);
     if (!r)
-        r = db_rehearsal_rows(db, c->n_rows, e);
+        r = db_rehearsal_rows(db, e);
     if (!r)
         r = measure(db, c, &x, e);
     sqlite_rollback(db);
@@ -781,6 +781,8 @@ int sqlite_check_target(struct db *db, const struct db_target *t, struct err *e)
     r = resolve(db, t, a, &kinds, e);
     if (!r)
         r = sqlite_begin(db, 0, e);
+    if (!r)
+        r = sqlite_schema_here(db, e);
     sqlite_rollback(db);
-    return r ? r : db_ensure_schema(db, e);
+    return r;
 }
