@@ -125,8 +125,8 @@ int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUS
     "(ORDER BY c.batch) AS upto FROM scatter_batch c WHERE c.plan = y.plan) u WHERE u.upto <= " \
     "y.canary) FROM scatter_plan y WHERE y.plan = " b ".plan)"
 
-/* The control rows of a rehearsed chunk of n records, in the open transaction. */
-int db_rehearsal_rows(struct db *db, size_t n, struct err *e) WARN_UNUSED;
+/* The control rows of rehearsed chunks, in the open transaction. */
+int db_rehearsal_rows(struct db *db, struct err *e) WARN_UNUSED;
 
 /* Inside the transaction that ends a batch. */
 int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;

@@ -357,7 +357,7 @@ int sqlite_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal
     if (!r)
         r = sqlite_schema_here(db, e);
     if (!r)
-        r = db_rehearsal_rows(db, c->n_rows, e);
+        r = db_rehearsal_rows(db, e);
     if (!r)
         r = measure(db, c, &x, e);
     sqlite_rollback(db);

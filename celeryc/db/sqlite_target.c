@@ -100,6 +100,8 @@ int sqlite_check_target(struct db *db, const struct db_target *t, struct err *e)
     r = sqlite_resolve(db, t, a, &kinds, e);
     if (!r)
         r = sqlite_begin(db, 0, e);
+    if (!r)
+        r = sqlite_schema_here(db, e);
     sqlite_rollback(db);
-    return r ? r : db_ensure_schema(db, e);
+    return r;
 }
