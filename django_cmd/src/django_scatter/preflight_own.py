@@ -22,7 +22,8 @@ from django.db import DatabaseError, connections
 
 from django_scatter import sqlstates
 from django_scatter.batchfile import key_columns, text_of
-from django_scatter.control import Outcome, Row, Target, open_control
+from django_scatter.chunk import Outcome, Row, Target
+from django_scatter.control import open_control
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Migration, Record
 from django_scatter.paths import OwnStatements, Undo
