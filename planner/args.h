@@ -56,7 +56,8 @@ struct args {
     struct args_list plugins, params;
     const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
     int64_t batch_size, canary, uploads;
-    bool from_stdin, no_enqueue, dry_run, files;
+    int64_t workers, database_cores; /* of the forecast; 0: not said */
+    bool from_stdin, no_enqueue, dry_run, files, external;
 };
 
 void args_deinit(struct args *a);

@@ -12,14 +12,14 @@ static const char *const levels[] = {"ok", "warn", "block"};
 static double expected(const struct preflight *p, const struct error_count *c)
 {
     return (double)c->records +
-           (p->n_sample ? (double)p->changed * (double)c->sampled / (double)p->n_sample : 0);
+           (c->sampled ? preflight_basis(p) * (double)c->sampled / preflight_tried(p) : 0);
 }
 
 /* Of the records that are changed, for what was found in the sample; what the migration refuses is counted, not guessed. */
 static double at_most(const struct preflight *p, const struct error_count *c)
 {
     return (double)c->records +
-           (c->sampled ? (double)p->changed * upper_bound((double)c->sampled, (double)p->n_sample)
+           (c->sampled ? preflight_basis(p) * upper_bound((double)c->sampled, preflight_tried(p))
                        : 0);
 }
 
@@ -83,13 +83,46 @@ static void write_pair(const struct preflight *p, const struct db_row *row, stru
     buf_append_str(b, "}}");
 }
 
+static bool has_forecast(const struct preflight *p)
+{
+    return p->n_kept || p->own.done;
+}
+
+/* One connection, two, four, and as many as were asked for. */
+static size_t connections(const struct preflight *p, int64_t n[4])
+{
+    int64_t asked = p->request->args->workers;
+    bool usual = asked == 1 || asked == 2 || asked == 4;
+
+    n[0] = 1;
+    n[1] = 2;
+    n[2] = 4;
+    n[3] = asked;
+    return asked && !usual ? 4 : 3;
+}
+
+static void write_times(const struct preflight *p, struct buf *b)
+{
+    int64_t n[4];
+    size_t n_n = connections(p, n);
+
+    buf_append_str(b, ", \"times\": [");
+    for (size_t i = 0; i < n_n; i++)
+        buf_appendf(b, "%s{\"connections\": %lld, \"seconds\": %.1f}", i ? ", " : "",
+                    (long long)n[i], preflight_seconds(p, n[i]));
+    buf_append_char(b, ']');
+    if (p->forecast.cores)
+        buf_appendf(b, ", \"database_cores\": %lld", (long long)p->forecast.cores);
+}
+
 static void write_forecast(const struct preflight *p, struct buf *b)
 {
     const struct forecast *f = &p->forecast;
-    bool wal = !db_is_sqlite(p->db) && p->n_kept;
+    bool wal = !db_is_sqlite(p->db) && has_forecast(p);
 
     buf_appendf(b, ", \"forecast\": {\"rows\": %.0f, \"seconds\": %.1f, \"ms_per_record\": %.4f",
-                f->rows, f->seconds, f->seconds_row * 1000);
+                f->rows, preflight_seconds(p, 1), f->seconds_row * 1000);
+    write_times(p, b);
     number(b, "wal_bytes", wal ? f->wal : NAN);
     number(b, "wal_bytes_per_row", wal ? f->wal_row : NAN);
     number(b, "full_page_bytes", wal ? f->full_pages : NAN);
@@ -104,9 +137,10 @@ static void write_json(const struct preflight *p, struct buf *b)
 {
     buf_appendf(b,
                 "{\"records\": %lld, \"changed\": %lld, \"unchanged\": %lld, \"skipped\": %lld, "
-                "\"failed\": %lld, \"sampled\": %zu",
+                "\"failed\": %lld, \"estimated\": %s, \"sampled\": %.0f",
                 (long long)p->n_records, (long long)p->changed, (long long)p->unchanged,
-                (long long)p->skipped, (long long)p->failed, p->n_sample);
+                (long long)p->skipped, (long long)p->failed, p->by_row ? "true" : "false",
+                preflight_tried(p));
     write_errors(p, b);
     write_forecast(p, b);
     buf_append_str(b, ", \"pairs\": [");
@@ -155,7 +189,8 @@ static void write_counts(const struct preflight *p, struct buf *b)
     char n[32];
 
     for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
-        buf_appendf(b, "%-10s%s\n", lines[i].name, progress_number(lines[i].n, n));
+        buf_appendf(b, "%-10s%s%s\n", lines[i].name, p->by_row ? "about " : "",
+                    progress_number(lines[i].n, n));
     for (size_t i = 0; i < p->n_errors; i++) {
         const struct error_count *c = &p->errors[i];
         char most[32];
@@ -168,18 +203,37 @@ static void write_counts(const struct preflight *p, struct buf *b)
     }
 }
 
+static void text_times(const struct preflight *p, struct buf *b)
+{
+    int64_t n[4], cores = p->forecast.cores;
+    size_t n_n = connections(p, n);
+
+    for (size_t i = 1; i < n_n; i++)
+        buf_appendf(b, "%s%.0f s on %lld", i > 1 ? ", " : "         ", preflight_seconds(p, n[i]),
+                    (long long)n[i]);
+    if (db_is_sqlite(p->db))
+        buf_append_str(b, "; SQLite lets one write at a time\n");
+    else if (cores)
+        buf_appendf(b, "; the database has %lld cores: more than %lld connections bring nothing\n",
+                    (long long)cores, (long long)cores * 2);
+    else
+        buf_append_str(b, ", if the database has the cores for it (--database-cores N)\n");
+}
+
 static void write_text(const struct preflight *p, struct buf *b)
 {
     const struct forecast *f = &p->forecast;
     char n[32], wal[32], images[32], heap[32], index[32];
 
     write_counts(p, b);
-    if (p->n_kept)
+    if (has_forecast(p)) {
         buf_appendf(b,
-                    "forecast %s rows in %.0f s on one connection (%.0f rows/s), sample of %zu\n",
-                    progress_number((int64_t)f->rows, n), f->seconds,
-                    f->seconds_row > 0 ? 1 / f->seconds_row : 0, p->n_sample);
-    if (p->n_kept && !db_is_sqlite(p->db))
+                    "forecast %s rows in %.0f s on one connection (%.0f rows/s), sample of %.0f\n",
+                    progress_number((int64_t)f->rows, n), preflight_seconds(p, 1),
+                    f->seconds_row > 0 ? 1 / f->seconds_row : 0, preflight_tried(p));
+        text_times(p, b);
+    }
+    if (has_forecast(p) && !db_is_sqlite(p->db))
         buf_appendf(b,
                     "         WAL %s (%.0f segments; %.0f B a row, %s of full pages), table +%s, "
                     "indexes +%s, HOT %.0f %%\n",

@@ -23,12 +23,12 @@ static const char signature[] = "PGCOPY\n\377\r\n"; /* and the NUL behind it */
 
 bool pg_copy_wanted(const struct pg *pg, const struct pg_values *v)
 {
-    size_t width = pg_values_width(v);
-
     if (v->n_rows == 0 || db_copy_refused(&pg->db) || pg->db.copy == DB_COPY_NEVER)
         return false;
     if (pg->db.copy == DB_COPY_ALWAYS || v->n_bytes >= CHUNK_COPY_BYTES)
         return true;
+    size_t width = pg_values_width(v);
+
     return width > CHUNK_COPY_FREE && v->n_rows * (width - CHUNK_COPY_FREE) >= CHUNK_COPY_VALUES;
 }
 
@@ -45,28 +45,41 @@ static int add_literal(struct pg *pg, const char *value, struct buf *dst, struct
     return 0;
 }
 
-/* A statement with its parameters as literals; in quotes a '$' means nothing. */
-static int add_statement(struct pg *pg, const struct pg_stmt *s, struct buf *dst, struct err *e)
+/* Up to the next parameter, or the end; in quotes a '$' means nothing. */
+static const char *next_parameter(const char *p)
 {
     char quote = '\0';
-    int r = 0;
 
-    buf_append_str(dst, dst->len ? "; " : "");
-    for (const char *p = s->sql; !r && *p;) {
-        if (!quote && *p == '$' && isdigit((unsigned char)p[1])) {
-            char *end;
-            size_t n = strtoul(p + 1, &end, 10);
-
-            ASSERT(n >= 1 && n <= (size_t)s->n);
-            r = add_literal(pg, s->values[n - 1], dst, e);
-            p = end;
-            continue;
-        }
+    for (; *p; p++) {
+        if (!quote && *p == '$' && isdigit((unsigned char)p[1]))
+            break;
         if (*p == quote)
             quote = '\0';
         else if (!quote && (*p == '"' || *p == '\''))
             quote = *p;
-        buf_append_char(dst, *p++);
+    }
+    return p;
+}
+
+/* A statement with its parameters as literals. */
+static int add_statement(struct pg *pg, const struct pg_stmt *s, struct buf *dst, struct err *e)
+{
+    const char *from = s->sql;
+    int r = 0;
+
+    buf_append_str(dst, dst->len ? "; " : "");
+    while (!r) {
+        const char *to = next_parameter(from);
+        char *end;
+
+        buf_append(dst, from, (size_t)(to - from));
+        if (!*to)
+            break;
+        size_t n = strtoul(to + 1, &end, 10);
+
+        ASSERT(n >= 1 && n <= (size_t)s->n);
+        r = add_literal(pg, s->values[n - 1], dst, e);
+        from = end;
     }
     return r;
 }

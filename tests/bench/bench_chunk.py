@@ -164,7 +164,9 @@ class Python:
     def __init__(self, address: Address, shape: Shape) -> None:
         from django.db import connections
 
-        from django_scatter.control import BatchRow, PlanRow, Target, open_control
+        from django_scatter.chunk import Target
+        from django_scatter.claims import BatchRow, PlanRow, claim_batch
+        from django_scatter.control import open_control
 
         self.shape = shape
         connections.settings["bench"] = connections.settings["default"] | {
@@ -178,8 +180,8 @@ class Python:
         self.columns = [f"c{k}" for k in range(shape.columns)]
         self.control.prepare(Target("bench", ["id"], self.columns, self.columns))
         plan = PlanRow("bench", "bench", "bench", "id", "[]", "bench", "default", "{}", 1, "")
-        claim = self.control.claim(
-            plan, BatchRow(1, "file:///bench", "0", 1 << 40), "bench", "bench", True
+        claim = claim_batch(
+            self.control, plan, BatchRow(1, "file:///bench", "0", 1 << 40), "bench", "bench", True
         )
         self.token, self.position = claim.token, claim.position
         self.generation = [0] * (shape.records + 1)
@@ -189,7 +191,7 @@ class Python:
         return f"{record:010}.{column:03}.{self.generation[record]:06}".ljust(self.shape.width, "x")
 
     def rows(self, n: int) -> list[Any]:
-        from django_scatter.control import Outcome, Row
+        from django_scatter.chunk import Outcome, Row
 
         if self.at + n > self.shape.records:
             self.at = 0
@@ -204,7 +206,7 @@ class Python:
         return made
 
     def run(self, way: int, rows: int, chunks: int) -> float:
-        from django_scatter.control import Chunk
+        from django_scatter.chunk import Chunk
 
         self.control.copy = "always" if way == ALWAYS else "never"
         took = 0.0

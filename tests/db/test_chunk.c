@@ -143,6 +143,28 @@ EVERY_WAY(every_outcome_is_accounted_for)
                  2);
 }
 
+EVERY_WAY(nothing_to_change_moves_the_checkpoint)
+{
+    static const struct slice old[2] = {SLICE_LIT("1"), SLICE_LIT("old1")};
+    const struct db_row row = {.outcome = DB_O_UNCHANGED, .old = old};
+    struct db_chunk c = {.plan = "p",
+                         .batch = 1,
+                         .new_position = 1,
+                         .target = &parcel_target,
+                         .rows = &row,
+                         .n_rows = 1,
+                         .lease_ms = LEASE_MS,
+                         .worker = "w1"};
+    struct db_chunk_result res = {0};
+    struct err e = ERR_INIT;
+
+    make_parcels(f, 10);
+    make_plan(f, 1, 10);
+    c.token = claim_token(f->db, 1);
+    cr_assert_eq(db_chunk_apply(f->db, &c, &res, &e), 0, "%s", e.text);
+    cr_assert_eq(query_int(f->db, "SELECT unchanged FROM scatter_batch WHERE position = 1"), 1);
+}
+
 EVERY_WAY(bad_data_rolls_all_back)
 {
     struct db_chunk_result res = {0};

@@ -6,16 +6,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakSet
 
 from django.db import DatabaseError
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
 from django_scatter import sqlstates
 from django_scatter.batchfile import text_of
+from django_scatter.chunk import Chunk, Row, Target, by_number
 from django_scatter.conf import copy_setting
-from django_scatter.control import Chunk, Control, Row, Target, Unknown, by_number
+from django_scatter.control import Control, Unknown
 from django_scatter.errors import SchemaError
 from django_scatter.orders import Orders
 from django_scatter.rows import array_text, as_text
@@ -30,8 +29,8 @@ COPY_TABLE = "pg_temp.scatter_chunk_values"
 COPY_VALUES = 2000
 
 
-# Connections on which it was, by the role's rights or an event trigger.
-copy_refused: WeakSet[BaseDatabaseWrapper] = WeakSet()
+# The databases of this process, by alias, where it was: by the role's rights, or an event trigger.
+copy_refused: set[str] = set()
 
 
 class CopyRefused(Exception):
@@ -212,7 +211,7 @@ class PostgresControl(Control):
         try:
             return super().apply(chunk)
         except CopyRefused as e:
-            copy_refused.add(self.connection)
+            copy_refused.add(self.connection.alias)
             logger.warning("chunks go as arrays, not by COPY: %s", e)
             return super().apply(chunk)
 
@@ -234,7 +233,7 @@ class PostgresControl(Control):
         return [row for i, row in enumerate(changed, 1) if i not in done]
 
     def goes_by_copy(self, n: int) -> bool:
-        if self.copy == "never" or self.connection in copy_refused or not is_psycopg3:
+        if self.copy == "never" or self.connection.alias in copy_refused or not is_psycopg3:
             return False
         return self.copy == "always" or n * len(self.names) >= COPY_VALUES
 

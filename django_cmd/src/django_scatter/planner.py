@@ -25,6 +25,8 @@ RUN_OPTIONS = {
     "max-quarantine-batch": ("N|P%", "the same for a batch"),
     "max-failure-rate": ("P%|off", "part of the last 1,000 records that may be set aside (5%)"),
     "canary": ("N", "the first N records alone, then the plan pauses"),
+    "workers": ("N", "with --dry-run: workers that the forecast of the time is for"),
+    "database-cores": ("N", "with --dry-run: processor cores of the database, for the same"),
 }
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -54,6 +56,7 @@ class PlanRequest:
     plan: str | None = None
     enqueue: bool = True
     dry_run: bool = False
+    external: bool = False  # the migration's effect is outside of the database
 
 
 @dataclass
@@ -110,6 +113,8 @@ def create_arguments(request: PlanRequest) -> list[str]:
         argv.append("--no-enqueue")
     if request.dry_run:
         argv.append("--dry-run")
+        if request.external:
+            argv.append("--external")
     return argv
 
 
