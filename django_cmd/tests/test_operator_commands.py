@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import current_app
 from conftest import StubPlanner
+from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from migrations import execute, one
 from test_end_to_end import BUILD
 
+from django_scatter import keeper
 from django_scatter import planner as planner_module
 from django_scatter.management.commands import scatter_control, scatter_sweep
 from django_scatter.operator import VERBS
@@ -73,6 +76,31 @@ def test_sweep(sqlite: str, planner: StubPlanner, given: list[str], asked: list[
     assert run("scatter_sweep", *given) == "2 messages were sent again (7 batches were looked at)\n"
     argv = ["sweep", "--database", "default", "--format", "json", *asked]
     assert planner.calls[0]["argv"] == argv
+
+
+@pytest.mark.parametrize("of_app", [False, True], ids=["settings", "app"])
+def test_prefix_of_the_brokers_keys(
+    sqlite: str, planner: StubPlanner, monkeypatch: pytest.MonkeyPatch, of_app: bool
+) -> None:
+    """Messages without it would lie where no worker looks."""
+    options = {"global_keyprefix": "shop:"}
+    if of_app:
+        monkeypatch.setitem(current_app.conf, "broker_transport_options", options)
+    else:
+        monkeypatch.setattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", options, raising=False)
+    planner.says({"looked_at": 0, "sent": 0, "plan": "p1", "total": 1, "batches": 1, "enqueued": 1})
+    run("scatter_sweep")
+    run("scatter_control", "resume", "p1")
+    run("scatter_plan", "--migration", "m", "--query", "SELECT 1")
+    run("scatter_plan", "--enqueue", "p1")
+    run("scatter_redrive", "p1")
+    assert [call["argv"][-2:] for call in planner.calls] == [["--global-keyprefix", "shop:"]] * 5
+    assert keeper.keeper_arguments("default", 30)[-2:] == ["--global-keyprefix", "shop:"]
+    run("scatter_control", "set", "p1", "rate=1")
+    run("scatter_control", "governor")
+    assert not [c for c in planner.calls[5:] if "--global-keyprefix" in c["argv"]], (
+        "no option there"
+    )
 
 
 # ---- what is printed ----
