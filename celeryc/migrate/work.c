@@ -150,7 +150,8 @@ bool work_takes_too_long(const struct work *w, int64_t began_ns)
 {
     int64_t limit_ms = w->j->m->record ? 2 * w->chunk_ms : w->chunk_ms;
 
-    return clock_mono_ns() - began_ns > limit_ms * NS_PER_MS || celeryc_should_stop(w->j->call);
+    return clock_mono_ns() - began_ns > limit_ms * NS_PER_MS || celeryc_should_stop(w->j->call) ||
+           beat_stop_wanted(w->j->beat);
 }
 
 /* What the plan wants for a record that failed in the migration. false: the work ends in front of it. */

@@ -197,7 +197,7 @@ static bool is_old(void *arg)
     (void)snprintf(sql, sizeof(sql),
                    "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND clock_timestamp() - "
                    "xact_start > interval '%d ms'",
-                   backend, 2 * LEASE_MS);
+                   backend, LEASE_MS);
     return query_int(site->db.db, sql) == 1;
 }
 
@@ -250,6 +250,16 @@ BOTH_WORKERS(pause_is_obeyed_in_the_record)
 BOTH_WORKERS(pause_is_obeyed_in_the_call)
 {
     check_paused(h, "test.slow_call", true, 2);
+}
+
+Test(postgresql, pause_is_obeyed_behind_the_row)
+{
+    static struct harness h;
+
+    harness_open(&h, FIXTURE_POSTGRESQL);
+    check_paused(&h, "test.slow_row", false, 3);
+    cr_assert_eq(query_int(h.db.db, "SELECT sum(n) FROM parcel"), 3);
+    harness_close(&h);
 }
 
 /* Its own statement can be taken back only together with those in front of it. */
