@@ -197,7 +197,7 @@ def test_pause_is_heard(
     assert one("SELECT count(*) FROM scatter_outcome") == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [SlowMany, SlowCall])
 def test_postponed_record_is_called_again(
     other: BaseDatabaseWrapper, tmp_path: Path, kind: type[Slow]
 ) -> None:
@@ -266,7 +266,7 @@ def test_worker_that_ends_is_obeyed_in_the_record(
     assert batch("position, attempts, state") == (2, 0, "queued")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [SlowMany, SlowCall])
 def test_record_is_not_postponed_without_an_order(
     database: str, tmp_path: Path, kind: type[Slow]
 ) -> None:
