@@ -89,8 +89,43 @@ class Tell(Migration):
 
     def process_external(self, record: Record) -> None:
         time.sleep(0.001)  # as a call takes its time
-        with Path(record.params["file"]).open("a", encoding="utf-8") as f:
-            f.write(record.idempotency_key + "\n")
+        note(record)
+
+
+def note(record: Record) -> None:
+    with Path(record.params["file"]).open("a", encoding="utf-8") as f:
+        f.write(record.idempotency_key + "\n")
+
+
+def wait_for_go(record: Record) -> None:
+    """The record whose key is `at` waits until there is the file `go`."""
+    while str(record.key) == record.params["at"] and not Path(record.params["go"]).exists():
+        time.sleep(0.01)
+
+
+@register
+class Linger(Migration):
+    name = "interop.linger"
+    table = "account"
+    reads = ("word",)
+
+    def process_external(self, record: Record) -> None:
+        note(record)
+        wait_for_go(record)
+
+
+@register
+class Hold(Migration):
+    """With the locks of its chunk."""
+
+    name = "interop.hold"
+    table = "account"
+    reads = ("word",)
+
+    def process_row(self, record: Record, cursor: Any) -> None:
+        cursor.execute("UPDATE account SET changes = changes + 1 WHERE id = %s", [record.key])
+        note(record)
+        wait_for_go(record)
 
 
 @register
