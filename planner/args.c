@@ -370,6 +370,8 @@ static void fill_in(struct args *a)
     if (!a->broker)
         a->broker = env("CELERY_BROKER_URL");
     if (!a->key_prefix)
+        a->key_prefix = env("SCATTER_GLOBAL_KEYPREFIX");
+    if (!a->key_prefix)
         a->key_prefix = "";
     if (!a->queue && a->command == COMMAND_CREATE)
         a->queue = "celery";

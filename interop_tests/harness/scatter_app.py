@@ -6,6 +6,7 @@ INTEROP_ENGINE, INTEROP_NAME and INTEROP_HOST describe its database.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ from django_scatter.migration import Migration, Record, register  # noqa: E402
 from harness.phones import renumbered  # noqa: E402
 
 app = Celery("scatter_app")
+app.conf.update(json.loads(os.environ.get("INTEROP_SETTINGS") or "{}"))
 
 
 TYPES = (
