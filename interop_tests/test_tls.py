@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,10 +206,20 @@ def test_the_sweep_has_the_settings_of_its_worker(
         database = sqlite_database(tmp_path / "parcels.sqlite3")
         database.fill(10)
         (tmp_path / "store").mkdir()
-        store, socket = f"file://{tmp_path / 'store'}", server.redis.socket_url()
-        planned = scatter_plan(*create_options(database, store, socket, "p1", 10))
+        store = f"file://{tmp_path / 'store'}"
+        planned = scatter_plan(
+            *create_options(database, store, server.url(), "p1", 10),
+            "--on-planned",
+            "scatter_app.seen",
+            env={
+                "SCATTER_BROKER_OPTIONS": json.dumps(options),
+                "SCATTER_GLOBAL_KEYPREFIX": "tls.",
+            },
+        )
         assert planned.returncode == 0, planned.stderr
-        server.redis.client().flushall()
+        redis = server.redis.client()
+        assert redis.llen("tls.celery") == 2  # the batch's message, and the callback
+        redis.flushall()
         env = {"SCATTER_SWEEP": "1s", "SCATTER_DATABASE": database.url, **database.django}
         worker = workers.start(
             kind, server.url(), settings=settings, env=env, plugins=[MIGRATIONS], app="scatter_app"

@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #define CONNECT_MS 5000
+#define OPTIONS    "SCATTER_BROKER_OPTIONS"
 
 void servers_deinit(struct servers *s)
 {
@@ -71,11 +72,11 @@ static int take_object(struct arena *a, struct json_val all, set_fn set, struct 
     return r;
 }
 
-/* SCATTER_BROKER_OPTIONS: a JSON object, of certificates and the like, as a worker's settings have them. */
+/* A JSON object in the environment: certificates and the like, as a worker's settings have them. */
 static int broker_options(struct redis_options *o, struct err *e)
 {
     CLEANUP(arena_free) struct arena *a = arena_new();
-    const char *text = getenv("SCATTER_BROKER_OPTIONS"); /* NOLINT(concurrency-mt-unsafe) */
+    const char *text = getenv(OPTIONS); /* NOLINT(concurrency-mt-unsafe): one thread */
     struct json_val all;
     int r = 0;
 
@@ -87,7 +88,48 @@ static int broker_options(struct redis_options *o, struct err *e)
         r = err_set(e, -EINVAL, "it is no JSON object");
     else
         r = take_object(a, all, redis_options_set, o, e);
-    return r ? err_prefix(e, r, "SCATTER_BROKER_OPTIONS") : 0;
+    return r ? err_prefix(e, r, OPTIONS) : 0;
+}
+
+/* Options of TLS (tls), or the others. */
+static void copy_members(struct buf *dst, struct json_val all, bool tls, const char *separator)
+{
+    struct json_iter it;
+
+    json_iter_init(&it, all);
+    while (json_next(&it)) {
+        if ((strncmp(it.key.raw.p, "\"ssl_", strlen("\"ssl_")) == 0) != tls ||
+            slice_eq_str(it.key.raw, "\"ssl\""))
+            continue;
+        buf_append_str(dst, separator);
+        buf_append_slice(dst, it.key.raw);
+        buf_append_str(dst, ": ");
+        buf_append_slice(dst, it.val.raw);
+        separator = ", ";
+    }
+}
+
+int servers_write_settings(struct buf *dst, const char *key_prefix)
+{
+    CLEANUP(buf_deinit) struct buf tls = BUF_INIT;
+    const char *text = getenv(OPTIONS); /* NOLINT(concurrency-mt-unsafe): one thread */
+    struct json_val all = {0};
+
+    if (text && json_scan(slice_str(text), &all, NULL))
+        all = (struct json_val){0};
+    buf_append_str(dst, "\"broker_transport_options\": {\"global_keyprefix\": ");
+    json_write_string(dst, slice_str(key_prefix));
+    copy_members(dst, all, false, ", ");
+    buf_append_char(dst, '}');
+    copy_members(&tls, all, true, "");
+    struct slice on = json_get(all, "ssl").raw;
+
+    if (tls.len)
+        buf_appendf(dst, ", \"broker_use_ssl\": {%s}", tls.data);
+    else if (on.len)
+        buf_appendf(dst, ", \"broker_use_ssl\": %s",
+                    slice_eq_str(on, "true") || slice_eq_str(on, "\"true\"") ? "true" : "false");
+    return buf_ok(&tls) ? -ENOMEM : buf_ok(dst);
 }
 
 int servers_open_broker(struct servers *s, const char *url, struct err *e)
