@@ -186,7 +186,9 @@ def test_record_that_hangs_is_ended_by_the_time_limit(slow: Slow, kind: str) -> 
     # A Python worker's child is asked first, and gives it back.
     wait_until(lambda: slow.batch(f"coalesce(lease_until < {now}, 1 = 1)")[0], "it is free", 20)
     slow.go()
-    done = scatter_plan("sweep", "--after", "1", "--database-url", slow.database.url, "-b", slow.url)
+    done = scatter_plan(
+        "sweep", "--after", "1", "--database-url", slow.database.url, "-b", slow.url
+    )
     assert done.returncode == 0, done.stderr
     wait_until(lambda: slow.all_done("p1"), "the sweep brings it back", 60)
 

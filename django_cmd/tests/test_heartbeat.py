@@ -110,8 +110,9 @@ def order(other: BaseDatabaseWrapper, sql: str) -> None:
 
 def plan_of(folder: Path, migration: Slow) -> Plan:
     lease_ms = ROW_LEASE_MS if isinstance(migration, SlowRow) else LEASE_MS
-    rows = [[i, f"09{i}"] for i in range(1, 6)]
-    Parcel.objects.bulk_create(Parcel(id=i, phone=p) for i, p in rows)
+    numbers = range(1, 6)
+    Parcel.objects.bulk_create(Parcel(id=i, phone=f"09{i}") for i in numbers)
+    rows = [[i, f"09{i}"] for i in numbers]
     return Plan(folder, rows, migration, lease_ms=lease_ms)
 
 

@@ -72,8 +72,8 @@ SCATTER_MIGRATION("interop.linger", .external = linger, .table = "account", .rea
 static int hold(const struct scatter_record *r, struct scatter_tx *tx, struct scatter_change *c)
 {
     const char *values[] = {scatter_key(r)};
-    int rc = scatter_exec(tx, "UPDATE account SET changes = changes + 1 WHERE id = $1", values, 1,
-                          NULL);
+    int rc =
+        scatter_exec(tx, "UPDATE account SET changes = changes + 1 WHERE id = $1", values, 1, NULL);
 
     if (!rc)
         rc = note(r, c);

@@ -46,7 +46,7 @@ class Skip:
         self.reason = reason
 
 
-class Postpone(Exception):  # noqa: N818  an answer, not an error
+class Postpone(Exception):
     """Raised by a function that takes long, or in the list of process_batch, when record.stop_wanted has said why: the
     record is left for later, nothing is written or counted for it, and it comes again when the batch goes on."""
 

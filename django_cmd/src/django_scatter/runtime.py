@@ -78,7 +78,7 @@ class Failure:
     sqlstate: str
     text: str
     transient: bool  # may pass by itself: worth another try without being asked
-    action: str = ""  # what becomes of the batch, where that is known: retry, fail-batch, fail-plan, postpone
+    action: str = ""  # what becomes of it, where known: retry, fail-batch, fail-plan, postpone
     retry: Retry | None = None  # the migration's own rule for it
 
     def __str__(self) -> str:
