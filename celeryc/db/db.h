@@ -526,5 +526,5 @@ int db_stream_query(struct db *db, const char *query, const struct db_stream *s,
                     struct err *e) WARN_UNUSED;
 
 /* Checks before anything is made: table and columns exist and may be updated, database is not read-only, control
- * tables can be written. 0; DB_E_SCHEMA with the fix named. */
+ * tables are there or could be made. Leaves nothing. 0; DB_E_SCHEMA with the fix named. */
 int db_check_target(struct db *db, const struct db_target *t, struct err *e) WARN_UNUSED;

@@ -70,6 +70,9 @@ int db_code_of(const char *sqlstate);
 
 /* ---- inside an open transaction ---- */
 
+/* The plan's row; *ret_inserted 0: there was one. */
+int db_plan_row_insert(struct db *db, const struct db_plan *p, int64_t *ret_inserted,
+                       struct err *e) WARN_UNUSED;
 /* What db_plan_insert writes of a plan besides its row: callbacks, parentage, the parent's rules, drives. */
 int db_plan_extras(struct db *db, const struct db_plan *p, struct err *e) WARN_UNUSED;
 /* The callbacks of a batch that is done or failed (f: why), and of a plan that came into a state. */
@@ -122,8 +125,8 @@ int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUS
     "(ORDER BY c.batch) AS upto FROM scatter_batch c WHERE c.plan = y.plan) u WHERE u.upto <= " \
     "y.canary) FROM scatter_plan y WHERE y.plan = " b ".plan)"
 
-/* The control rows of a rehearsed chunk of n records, in the open transaction. */
-int db_rehearsal_rows(struct db *db, size_t n, struct err *e) WARN_UNUSED;
+/* The control rows of rehearsed chunks, in the open transaction. */
+int db_rehearsal_rows(struct db *db, struct err *e) WARN_UNUSED;
 
 /* Inside the transaction that ends a batch. */
 int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;

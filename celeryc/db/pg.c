@@ -382,6 +382,7 @@ void pg_rollback(struct db *db)
         return;
     struct told before = told(pg);
 
+    pg->rehearsing = false;
     (void)pg_simple(pg, "ROLLBACK", &ignored);
     tell(pg, &before);
 }
@@ -464,6 +465,42 @@ int pg_schema_here(struct pg *pg, struct err *e)
         PQclear(res);
     }
     return r ? err_prefix(e, r, "cannot create the control tables") : 0;
+}
+
+/* Savepoints, so that tables which are not there are made once for all tries, and none of them stays. Constraints that
+ * wait for COMMIT are asked at once: there will be none. */
+static int open_rehearsal(struct pg *pg, int64_t lease_ms, struct err *e)
+{
+    int r = pg_begin(&pg->db, lease_ms, e);
+
+    if (!r)
+        r = pg_schema_here(pg, e);
+    if (!r)
+        r = db_rehearsal_rows(&pg->db, e);
+    if (!r)
+        r = pg_simple(pg, "SET CONSTRAINTS ALL IMMEDIATE", e);
+    if (!r)
+        r = pg_simple(pg, "SAVEPOINT rehearsal", e);
+    pg->rehearsing = r == 0;
+    if (r)
+        pg_rollback(&pg->db);
+    return r;
+}
+
+int pg_rehearsal_begin(struct pg *pg, int64_t lease_ms, struct err *e)
+{
+    if (pg->rehearsing && PQtransactionStatus(pg->conn) == PQTRANS_INTRANS)
+        return 0;
+    return open_rehearsal(pg, lease_ms, e);
+}
+
+int pg_rehearsal_back(struct pg *pg, struct err *e)
+{
+    struct told before = told(pg);
+    int r = pg_simple(pg, "ROLLBACK TO SAVEPOINT rehearsal", e);
+
+    tell(pg, &before);
+    return r;
 }
 
 static int pg_ensure_schema(struct db *db, struct err *e)

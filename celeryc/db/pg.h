@@ -15,6 +15,7 @@ struct pg {
     PGconn *conn;
     int64_t limit_ms; /* statement_timeout of the open transaction; 0: none */
     struct pg_target *target;
+    bool rehearsing; /* the open transaction is one of rehearsals */
 };
 
 /* One statement of a pipeline; values in text form, NULL is SQL NULL. */
@@ -112,6 +113,10 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
                 struct buf *plan, struct err *e);
 /* The control tables in the open transaction, made when they are missing. */
 int pg_schema_here(struct pg *pg, struct err *e) WARN_UNUSED;
+/* A transaction for rehearsals, with the control rows, and a savepoint; it is left open when it is there. */
+int pg_rehearsal_begin(struct pg *pg, int64_t lease_ms, struct err *e) WARN_UNUSED;
+/* Back to that savepoint; what is known of the last failure stays. */
+int pg_rehearsal_back(struct pg *pg, struct err *e) WARN_UNUSED;
 int pg_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
 int pg_compute(struct db *db, const struct db_compute *q, struct err *e);
 int pg_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);
