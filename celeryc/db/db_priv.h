@@ -70,6 +70,9 @@ int db_code_of(const char *sqlstate);
 
 /* ---- inside an open transaction ---- */
 
+/* The plan's row; *ret_inserted 0: there was one. */
+int db_plan_row_insert(struct db *db, const struct db_plan *p, int64_t *ret_inserted,
+                       struct err *e) WARN_UNUSED;
 /* What db_plan_insert writes of a plan besides its row: callbacks, parentage, the parent's rules, drives. */
 int db_plan_extras(struct db *db, const struct db_plan *p, struct err *e) WARN_UNUSED;
 /* The callbacks of a batch that is done or failed (f: why), and of a plan that came into a state. */

@@ -17,7 +17,8 @@ from typing import Any
 from django.db import connections
 
 from django_scatter.batchfile import key_columns, text_of
-from django_scatter.control import Target, open_control
+from django_scatter.chunk import Target
+from django_scatter.control import open_control
 from django_scatter.migration import Migration, Record, Skip
 from django_scatter.rows import CHUNK_ROWS, LINES_PER_WRITE, encode, pinned
 
