@@ -121,6 +121,7 @@ class Mark(Migration):
     writes = ("done",)
 
     def process(self, record: Record) -> Mapping[str, Any] | Skip | None:
+        time.sleep(0.0003)
         if record["name"] == "skip":
             return Skip("its name says so")
         return None if record["name"] == "same" else {"done": 1}
