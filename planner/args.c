@@ -137,6 +137,8 @@ static const struct option options[] = {
      "write nothing: run the migration on all records, and the statement on a sample that is "
      "rolled "
      "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
+    {"external", 0, KIND_FLAG, COMMAND_CREATE, AT(external), NULL,
+     "with --dry-run, of a migration that is in no plug-in: its effect is outside of the database"},
     {"workers", 0, KIND_COUNT, COMMAND_CREATE, AT(workers), "N",
      "with --dry-run: how many workers there will be, for the forecast of the time"},
     {"database-cores", 0, KIND_COUNT, COMMAND_CREATE, AT(database_cores), "N",

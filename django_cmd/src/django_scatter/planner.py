@@ -56,6 +56,7 @@ class PlanRequest:
     plan: str | None = None
     enqueue: bool = True
     dry_run: bool = False
+    external: bool = False  # the migration's effect is outside of the database
 
 
 @dataclass
@@ -112,6 +113,8 @@ def create_arguments(request: PlanRequest) -> list[str]:
         argv.append("--no-enqueue")
     if request.dry_run:
         argv.append("--dry-run")
+        if request.external:
+            argv.append("--external")
     return argv
 
 
