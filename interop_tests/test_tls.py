@@ -211,10 +211,8 @@ def test_the_sweep_has_the_settings_of_its_worker(
             *create_options(database, store, server.url(), "p1", 10),
             "--on-planned",
             "scatter_app.seen",
-            env={
-                "SCATTER_BROKER_OPTIONS": json.dumps(options),
-                "SCATTER_GLOBAL_KEYPREFIX": "tls.",
-            },
+            *("--global-keyprefix", "tls."),
+            env={"SCATTER_BROKER_OPTIONS": json.dumps(options)},
         )
         assert planned.returncode == 0, planned.stderr
         redis = server.redis.client()

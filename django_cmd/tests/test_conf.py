@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from django_scatter import conf
+from django_scatter import conf, keeper
 from django_scatter.errors import ScatterError
 
 
@@ -133,7 +134,7 @@ def test_planner_gets_what_celery_is_told_of_the_broker(
     }
     monkeypatch.setattr(settings, "CELERY_BROKER_USE_SSL", use_ssl, raising=False)
     monkeypatch.setattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", transport, raising=False)
-    settings_of["DATABASE_URLS"] = {"default": "postgresql:///x"}
+    settings_of |= {"DATABASE_URLS": {"default": "postgresql:///x"}, "BINARY": sys.executable}
     assert "SCATTER_BROKER_OPTIONS" not in conf.planner_environment("default")
     del settings_of["BROKER"]
     monkeypatch.setattr(settings, "CELERY_BROKER_URL", "rediss://broker", raising=False)
@@ -144,7 +145,7 @@ def test_planner_gets_what_celery_is_told_of_the_broker(
         "master_name": "main",
         "sentinel_kwargs": {"password": "secret"},
     }
-    assert found["SCATTER_GLOBAL_KEYPREFIX"] == "shop."
+    assert "secret" not in " ".join(keeper.keeper_arguments("default", 30))
     monkeypatch.setattr(settings, "CELERY_BROKER_USE_SSL", True)
     monkeypatch.setattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", {})
     assert conf.broker_options() == {"ssl": True}

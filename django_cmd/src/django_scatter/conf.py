@@ -116,8 +116,7 @@ def broker_options() -> dict[str, Any]:
 
 
 def key_prefix() -> str:
-    if scatter_settings().get("BROKER"):
-        return ""
+    """Celery's global_keyprefix of the broker: without it the workers would look for messages elsewhere."""
     return str((celery_setting("broker_transport_options") or {}).get("global_keyprefix") or "")
 
 
@@ -229,9 +228,7 @@ def planner_environment(alias: str) -> dict[str, str]:
         database_variable(alias): database_url(alias),
         "CELERY_BROKER_URL": broker_url(),
     }
-    options, prefix = broker_options(), key_prefix()
+    options = broker_options()
     if options:
         found["SCATTER_BROKER_OPTIONS"] = json.dumps(options, default=str)
-    if prefix:
-        found["SCATTER_GLOBAL_KEYPREFIX"] = prefix
     return found
