@@ -5,28 +5,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from harness.copying import copies, count_copies
 from harness.migrations import Site
 from harness.parcels import Database, postgres_database
 from harness.postgres_server import PostgresServer
-from harness.redis_server import RedisServer
-from harness.workers import WorkerFactory
 from test_paths import (  # noqa: F401  run here again
     account_table,
     test_workers_behind_pgbouncer_in_transaction_mode,
 )
 from test_types import (  # noqa: F401  run here again
-    plugin,
     test_every_type_is_read_guarded_and_written,
     test_keys_of_every_type,
 )
 
 
 @pytest.fixture
-def database(postgres_server: PostgresServer) -> Iterator[Database]:
+def empty_database(postgres_server: PostgresServer) -> Iterator[Database]:
     database = postgres_database(postgres_server, f"copy_{uuid.uuid4().hex[:8]}")
     count_copies(database)
     yield database
@@ -34,14 +30,12 @@ def database(postgres_server: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def site(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    database: Database,
-    tmp_path: Path,
-    plugin: Path,  # noqa: F811
-) -> Site:
-    account_table(database)
-    site = Site(redis_server, workers, database, tmp_path, [plugin])
-    site.env["SCATTER_COPY"] = "always"
-    return site
+def own_site(own_site: Site) -> Site:
+    own_site.env["SCATTER_COPY"] = "always"
+    return own_site
+
+
+@pytest.fixture
+def site(own_site: Site) -> Site:
+    account_table(own_site.database)
+    return own_site

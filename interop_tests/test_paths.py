@@ -5,49 +5,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.migrations import Site, databases_of, test_migrations
+from harness.migrations import Site
 from harness.parcels import Database, scatter_plan
 from harness.pgbouncer import PORT, PgBouncer
-from harness.postgres_server import PostgresServer
-from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.workers import WorkerFactory
 
 N_ROWS = 2000
 QUERY = "SELECT id, word FROM account"
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return test_migrations(tmp_path_factory.mktemp("migrations"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    return databases_of(request, tmp_path)
-
-
 @pytest.fixture
-def site(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    database: Database,
-    tmp_path: Path,
-    plugin: Path,
-) -> Site:
-    account_table(database)
-    return Site(redis_server, workers, database, tmp_path, [plugin])
+def site(own_site: Site) -> Site:
+    account_table(own_site.database)
+    return own_site
 
 
 def account_table(database: Database) -> None:
@@ -107,7 +80,7 @@ def test_a_batch_of_own_statements_changes_hands(site: Site) -> None:
     assert wrong == [(1999, 0, 0)]
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 def test_calls_to_the_outside_are_repeated_only_behind_the_checkpoint(
     site: Site, tmp_path: Path
 ) -> None:
@@ -124,7 +97,7 @@ def test_calls_to_the_outside_are_repeated_only_behind_the_checkpoint(
     assert max(calls.values()) <= 1 + len(kinds)
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 def test_workers_behind_pgbouncer_in_transaction_mode(site: Site) -> None:
     """Four clients share two sessions, which nobody may leave anything in: planner, workers of both kinds, all paths."""
     server = site.database.postgres
@@ -199,7 +172,7 @@ def test_a_file_of_sql(site: Site, tmp_path: Path, kind: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["sqlite", "postgresql"], indirect=True)
 def test_a_file_of_sql_is_refused_before_anything_is_made(site: Site, tmp_path: Path) -> None:
     for text, why in (
         (FILE.replace("upper(word)", "uper(word)").format(bad=""), "uper"),

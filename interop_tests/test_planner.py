@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import threading
@@ -29,6 +30,7 @@ from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.s3_server import BUCKET, S3Server
 from harness.waiting import wait_until
+from harness.workers import ROOT
 
 N_ROWS = 1000
 BATCH = 350
@@ -408,6 +410,49 @@ def test_status(site: Site) -> None:
     assert f"remaining                {N_ROWS:,}" in site.command("status", "--plan", "p1").stdout
 
 
+# ---- help, man page, completion ----
+
+
+def commands() -> list[str]:
+    text = subprocess.run([PLANNER, "--help"], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  ([a-z]+) +\S", text, re.M)
+
+
+def options_of(command: str) -> list[str]:
+    words = [str(PLANNER), command, "--help"]
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  (?:-., |    )(--[a-z-]+)", text, re.M)
+
+
+def completed(*words: str) -> list[str]:
+    script = (
+        f"source {ROOT}/packaging/completion/scatter-plan.bash; COMP_WORDS=({PLANNER} "
+        f"{' '.join(words)} ''); COMP_CWORD={len(words) + 1}; _scatter_plan; echo ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_man_page_knows_every_command_and_option() -> None:
+    text = (ROOT / "packaging/scatter-plan.1").read_text().replace("\\-", "-")
+    known = {*re.findall(r"--[a-z]+(?:-[a-z]+)*", re.sub(r"\\f.", " ", text))}
+    options = {o for command in commands() for o in options_of(command)}
+    assert len(options) > 40
+    assert options - known == set()
+    assert known - options == {"--help", "--version"}
+    assert [c for c in commands() if not re.search(rf"^\.[A-Z]+ .*\b{c}\b", text, re.M)] == []
+
+
+def test_completion_knows_what_the_program_knows() -> None:
+    assert completed() == [*commands(), "--help", "--version"]
+    for command in ("create", "sweep", "verify"):
+        assert completed(command) == [*options_of(command), "--help"]
+    assert completed("redrive", "p1", "--outcome") == ["quarantined", "stale", "skipped", "failed"]
+    assert completed("create", "--query") == []
+    assert completed("verify", "p1", "--top-up") == completed("verify")
+    assert completed("governor")[-5:] == ["show", "set", "stop", "start", "--help"]
+
+
 # ---- what it refuses: one line, exit code not 0, nothing left ----
 
 
@@ -504,11 +549,47 @@ def test_user_without_the_right_to_update(
     refused(postgres_site, postgres_site.run(postgres_site.argv()), "parcel")
 
 
-def test_status_and_enqueue_of_no_plan(sqlite_site: Site) -> None:
-    for name in ("status", "enqueue"):
-        done = sqlite_site.command(name, "--plan", "nope")
-        assert done.returncode == 1
-        assert "no plan nope" in done.stderr
+@pytest.mark.parametrize("planned", [False, True], ids=["no tables", "tables"])
+def test_commands_on_no_plan(site: Site, planned: bool) -> None:
+    if planned:
+        site.create(plan="p1")
+    for name in (
+        "status", "enqueue", "pause", "resume", "cancel", "drain", "sweep", "redrive", "undo", "verify",
+        "report", "audit",
+    ):  # fmt: skip
+        done = site.command(name, "--plan", "nope")
+        assert (done.returncode, done.stdout) == (1, ""), (name, done)
+        assert done.stderr.startswith("scatter-plan: "), done.stderr
+        assert done.stderr.endswith("there is no plan nope in this database\n"), (name, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("set p1", "nothing to set"),
+        ("set p1 rate=fast", "rate is a number above 0, or none"),
+        ("set p1 rate=inf", "rate is a number above 0, or none"),
+        ("set p1 workers=0.5", "workers is a whole number from 1 to"),
+        ("set p1 chunk_ms=60001", "chunk_ms is a whole number from 1 to 60000"),
+        ("set p1 speed=1", "rate, chunk_ms and workers"),
+        ("governor faster", "show, set, stop and start"),
+        ("governor stop now", "now: nothing can stand behind stop"),
+        ("redrive p1 --as a/b", "plan id"),
+        ("redrive p1 --on-finish {x", "--on-finish"),
+    ],
+)
+def test_mistakes_about_a_plan(sqlite_site: Site, words: str, text: str) -> None:
+    sqlite_site.create(plan="p1")
+    sqlite_site.database.run(
+        "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome) "
+        "VALUES ('p1', 1, 0, '1', 'quarantined')"
+    )
+    done = sqlite_site.command(*words.split())
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
+    assert text in done.stderr
+    assert sqlite_site.database.query(
+        "SELECT rate, chunk_ms, max_workers FROM scatter_plan WHERE plan = 'p1'"
+    ) == [(None, None, None)]
 
 
 # ---- kill -9 ----

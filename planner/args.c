@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define DEFAULT_BATCH_SIZE 10000
+#define SECONDS_MAX        31536000
 
 #define VERB     (COMMAND_PAUSE | COMMAND_RESUME | COMMAND_CANCEL | COMMAND_DRAIN)
 #define OPERATOR (VERB | COMMAND_SET | COMMAND_SWEEP | COMMAND_GOVERNOR)
@@ -127,13 +128,17 @@ static const struct option options[] = {
      "check N records, spread evenly, instead of all"},
     {"no-residue", 0, KIND_FLAG, COMMAND_VERIFY, AT(no_residue), NULL,
      "do not run the plan's query again"},
+    {"judged-by-check", 0, KIND_FLAG, COMMAND_VERIFY, AT(judged_by_check), NULL,
+     "somebody else checks the records: that one still matches the query does not count against "
+     "it"},
     {"top-up", 0, KIND_FLAG, COMMAND_VERIFY, AT(top_up), NULL,
      "make a plan of the records that match now and were not there before"},
     {"created-by", 0, KIND_TEXT, MAKE | OPERATOR, AT(created_by), "WHO",
      "name for the records (default: the user)"},
     {"no-enqueue", 0, KIND_FLAG, MAKE, AT(no_enqueue), NULL,
      "send no messages yet; scatter-plan enqueue does it later"},
-    {"dry-run", 0, KIND_FLAG, COMMAND_CREATE | CHILD, AT(dry_run), NULL,
+    {"dry-run", 0, KIND_FLAG, CHILD, AT(dry_run), NULL, "count the records, make nothing"},
+    {"dry-run", 0, KIND_FLAG, COMMAND_CREATE, AT(dry_run), NULL,
      "write nothing: run the migration on all records, and the statement on a sample that is "
      "rolled "
      "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
@@ -214,25 +219,41 @@ static void write_wrapped(struct buf *dst, const char *text, size_t indent)
     while (*text) {
         size_t n = strcspn(text, " ");
 
-        if (column + n > 99 && column > indent) {
+        if (column > indent && column + 1 + n > 99) {
             buf_appendf(dst, "\n%*s", (int)indent, "");
             column = indent;
+        } else if (column > indent) {
+            buf_append_char(dst, ' ');
+            column++;
         }
         buf_append(dst, text, n);
-        column += n + 1;
-        text += n;
-        if (*text) {
-            buf_append_char(dst, ' ');
-            text++;
-        }
+        column += n;
+        text += n + (text[n] ? 1 : 0);
     }
     buf_append_char(dst, '\n');
+}
+
+/* What stands behind the command's name. */
+static const char *words_of(enum command command)
+{
+    switch (command) {
+    case COMMAND_CREATE:
+        return "";
+    case COMMAND_SET:
+        return " PLAN NAME=VALUE ...";
+    case COMMAND_SWEEP:
+        return " [PLAN]";
+    case COMMAND_GOVERNOR:
+        return " [show|set NAME=VALUE ...|stop|start]";
+    default:
+        return " PLAN";
+    }
 }
 
 static void write_help(struct buf *text, size_t command)
 {
     buf_appendf(text, "usage: scatter-plan %s%s [options]\n\n%s\n\noptions:\n",
-                commands[command].name, commands[command].command == COMMAND_CREATE ? "" : " PLAN",
+                commands[command].name, words_of(commands[command].command),
                 commands[command].help);
     for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
         const struct option *o = &options[i];
@@ -411,8 +432,6 @@ static int check_create(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE, "no store: give --store or set SCATTER_STORE");
     if (!a->broker && !a->no_enqueue && !a->dry_run)
         return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
-    if (a->batch_size > LIMIT_BATCH_RECORDS)
-        return err_set(e, ARGS_E_MISTAKE, "--batch-size: at most %u", LIMIT_BATCH_RECORDS);
     return 0;
 }
 
@@ -424,6 +443,11 @@ static int check(const struct args *a, struct err *e)
                        "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
     if (a->uploads > UPLOAD_THREADS_MAX)
         return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
+    if (a->batch_size > LIMIT_BATCH_RECORDS)
+        return err_set(e, ARGS_E_MISTAKE, "--batch-size: at most %u", LIMIT_BATCH_RECORDS);
+    if (a->after_s > SECONDS_MAX || a->every_s > SECONDS_MAX)
+        return err_set(e, ARGS_E_MISTAKE, "--%s: at most %d seconds, a year",
+                       a->after_s > SECONDS_MAX ? "after" : "every", SECONDS_MAX);
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
     if (!a->plan && !(a->command & (COMMAND_SWEEP | COMMAND_GOVERNOR)))

@@ -389,6 +389,8 @@ int plan_make(const struct args *a, struct plan_child *child, struct progress *p
     c.input.fd = -1;
     if (!code)
         code = request_init(&c.request, a, e);
+    if (code == -EINVAL)
+        return ARGS_E_MISTAKE;
     return code ? code : check_and_make(&c, e);
 }
 

@@ -26,7 +26,7 @@ LOCK_LIMIT_MS = 2000
 
 COPY_TABLE = "pg_temp.scatter_chunk_values"
 # Values of a chunk from which on COPY is quicker than arrays (make bench-chunk measures it).
-COPY_VALUES = 2000
+COPY_VALUES = 5000
 
 
 # The databases of this process, by alias, where it was: by the role's rights, or an event trigger.
@@ -37,12 +37,14 @@ class CopyRefused(Exception):
     """There can be no temporary table; the transaction is to be rolled back."""
 
 
-# The text form of every value depends on these; celeryc and scatter-plan set the same.
+# The text form of every value depends on these, and by the name the governor knows the sessions of migrations; celeryc and
+# scatter-plan set the same.
 SETTINGS = (
     "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true), "
     "set_config('idle_in_transaction_session_timeout', %s, true), set_config('TimeZone', 'UTC', true), "
     "set_config('DateStyle', 'ISO, MDY', true), set_config('IntervalStyle', 'postgres', true), "
-    "set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true)"
+    "set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true), "
+    "set_config('application_name', 'scatter', true)"
 )
 
 

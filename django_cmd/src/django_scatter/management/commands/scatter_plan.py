@@ -54,6 +54,13 @@ class Command(BaseCommand):
         for name, (metavar, text) in planner.RUN_OPTIONS.items():
             parser.add_argument(f"--{name}", metavar=metavar, help=text.replace("%", "%%"))
         parser.add_argument(
+            "--window",
+            action="append",
+            default=[],
+            metavar="'DAYS HH:MM-HH:MM ZONE'",
+            help="when the plan may run, as 'Mon-Fri 01:00-05:00 Asia/Ho_Chi_Minh'; may be given again",
+        )
+        parser.add_argument(
             "--plan", help="id of the plan; one that exists is finished, not remade"
         )
         parser.add_argument("--dry-run", action="store_true", help="count and check, make nothing")
@@ -226,6 +233,7 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         on_finish=options["on_finish"],
         retry_on=options["retry_on"],
         run={name: options[name] for name in (n.replace("-", "_") for n in planner.RUN_OPTIONS)},
+        windows=options["window"],
         plan=options["plan"],
         enqueue=enqueue,
         dry_run=options["dry_run"],
