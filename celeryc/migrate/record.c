@@ -10,6 +10,7 @@
 
 #include "celeryc/base/key.h"
 #include "celeryc/base/num.h"
+#include "celeryc/migrate/beat.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -112,6 +113,14 @@ const char *scatter_idempotency_key(const struct scatter_record *r)
                         (long long)r->position);
 }
 
+const char *scatter_stop_wanted(const struct scatter_record *r)
+{
+    const char *why = beat_stop_wanted(r->beat);
+
+    r->change->told = r->change->told || why;
+    return why;
+}
+
 /* ---- the change ---- */
 
 static int set_value(struct scatter_change *c, const char *column, struct slice value)
@@ -174,6 +183,16 @@ int scatter_fail(struct scatter_change *c, const char *error_class, const char *
         return OUT_OF_MEMORY;
     c->outcome = DB_O_QUARANTINED;
     return 0;
+}
+
+/* Without an order to obey the batch would come back to the record at once, for ever. */
+int scatter_postpone(struct scatter_change *c)
+{
+    c->postponed = c->told;
+    if (c->told)
+        return 0;
+    return scatter_fail(c, "RuntimeError",
+                        "a record is postponed only when scatter_stop_wanted() has said why");
 }
 
 /* ---- one record ---- */
@@ -240,6 +259,44 @@ static int call_function(const struct migrate_call *call, const struct scatter_r
     return call->m->record ? call->m->record(r, c) : call->m->external(r, c);
 }
 
+static struct scatter_record record_of(const struct migrate_call *call, struct scatter_change *c)
+{
+    return (struct scatter_record){.migration = call->m,
+                                   .fields = call->fields,
+                                   .key = call->key,
+                                   .n_keys = key_width(call->key),
+                                   .params = call->params,
+                                   .arena = call->arena,
+                                   .change = c,
+                                   .plan = call->plan,
+                                   .batch = call->batch,
+                                   .position = call->position,
+                                   .beat = call->beat};
+}
+
+int migrate_call_check(const struct migrate_call *call, const struct scatter_migration *now_m,
+                       const struct slice *now_fields, const char **ret_reason)
+{
+    struct scatter_change c;
+
+    if (new_change(call->m, call->arena, &c))
+        return -ENOMEM;
+    const struct scatter_record planned = record_of(call, &c);
+    struct scatter_record now = planned;
+
+    now.migration = now_m;
+    now.fields = now_fields;
+    int rc = call->m->check(&planned, &now, &c);
+
+    if (rc == OUT_OF_MEMORY)
+        return -ENOMEM;
+    if (rc && c.outcome != DB_O_QUARANTINED &&
+        scatter_fail(&c, "RuntimeError", "the check function returned %d", rc))
+        return -ENOMEM;
+    *ret_reason = c.outcome == DB_O_QUARANTINED ? c.message : NULL;
+    return 0;
+}
+
 int migrate_call(const struct migrate_call *call, struct db_row *ret_row)
 {
     const struct scatter_migration *m = call->m;
@@ -248,22 +305,15 @@ int migrate_call(const struct migrate_call *call, struct db_row *ret_row)
 
     if (new_change(m, call->arena, &c))
         return -ENOMEM;
-    const struct scatter_record r = {.migration = m,
-                                     .fields = call->fields,
-                                     .key = call->key,
-                                     .n_keys = key_width(call->key),
-                                     .params = call->params,
-                                     .arena = call->arena,
-                                     .change = &c,
-                                     .plan = call->plan,
-                                     .batch = call->batch,
-                                     .position = call->position};
+    const struct scatter_record r = record_of(call, &c);
     int rc = call_function(call, &r, &c);
 
     if (call->tx && call->tx->code)
         return call->tx->code;
     if (rc == OUT_OF_MEMORY)
         return -ENOMEM;
+    if (c.postponed)
+        return MIGRATE_POSTPONED;
     if (rc && c.outcome != DB_O_QUARANTINED && c.outcome != DB_O_SKIPPED &&
         scatter_fail(&c, "RuntimeError", "the migration function returned %d", rc))
         return -ENOMEM;
