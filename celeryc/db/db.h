@@ -281,7 +281,7 @@ struct db_chunk_result {
 int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                    struct err *e) WARN_UNUSED;
 
-/* ---- a chunk whose changes are the migration's own statements (tx.c) ---- */
+/* ---- a chunk whose changes come one after the other: in pieces, or as the migration's own statements (tx.c) ---- */
 
 /* BEGIN and the fence: the batch's row is locked and its lease renewed. Codes as db_chunk_apply. Ended by db_chunk_apply
  * with `open`, or by db_tx_rollback. */
@@ -290,6 +290,14 @@ int db_tx_begin(struct db *db, const struct db_chunk *c, struct err *e) WARN_UNU
  * that they hold them to the end of the transaction. */
 int db_tx_guard(struct db *db, const struct db_chunk *c, bool *ret_stale,
                 struct err *e) WARN_UNUSED;
+/* This kind of database takes a chunk in pieces. */
+bool db_tx_has_pieces(const struct db *db);
+/* The changes of some of the chunk's rows, guarded; how many of them were written. A failure takes back this piece alone,
+ * and the transaction goes on (DB_E_DATA and the like; after DB_E_RETRY it may be gone). */
+int db_tx_write(struct db *db, const struct db_chunk *piece, size_t *ret_n,
+                struct err *e) WARN_UNUSED;
+/* The last piece was not written after all. */
+int db_tx_take_back(struct db *db, struct err *e) WARN_UNUSED;
 struct db_rows;
 /* A statement of the migration's; one that would end the transaction is refused. */
 int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t n,

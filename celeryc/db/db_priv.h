@@ -48,6 +48,9 @@ struct db_ops {
     int (*rehearse)(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
                     struct buf *plan, struct err *e);
     int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
+    /* See db_tx_write; NULL: this kind has none. */
+    int (*write)(struct db *db, const struct db_chunk *c, size_t *ret_n, struct err *e);
+    int (*take_back)(struct db *db, struct err *e);
     int (*compute)(struct db *db, const struct db_compute *q, struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);
     int (*check_target)(struct db *db, const struct db_target *t, struct err *e);

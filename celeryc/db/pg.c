@@ -88,22 +88,16 @@ int pg_fail(struct pg *pg, const PGresult *res, struct err *e)
     return code;
 }
 
-/* What db_sqlstate and db_error_class say, put by while something else may fail. */
-struct told {
-    char sqlstate[sizeof(((struct db *)0)->sqlstate)];
-    char error_class[sizeof(((struct db *)0)->error_class)];
-};
-
-static struct told told(const struct pg *pg)
+struct pg_told pg_told(const struct pg *pg)
 {
-    struct told t;
+    struct pg_told t;
 
     memcpy(t.sqlstate, pg->db.sqlstate, sizeof(t.sqlstate));
     memcpy(t.error_class, pg->db.error_class, sizeof(t.error_class));
     return t;
 }
 
-static void tell(struct pg *pg, const struct told *t)
+void pg_tell(struct pg *pg, const struct pg_told *t)
 {
     memcpy(pg->db.sqlstate, t->sqlstate, sizeof(t->sqlstate));
     memcpy(pg->db.error_class, t->error_class, sizeof(t->error_class));
@@ -249,7 +243,7 @@ static int read_one(struct pg *pg, PGresult **ret_res, struct err *e)
  * with it. */
 static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
 {
-    struct told first = {0};
+    struct pg_told first = {0};
     int failed = 0, r = 0;
 
     for (size_t i = 0; !r && i <= n; i++) {
@@ -258,7 +252,7 @@ static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
         r = read_one(pg, &res, e);
         if (!r && !failed && i < n && !good(res)) {
             failed = pg_fail(pg, res, e);
-            first = told(pg);
+            first = pg_told(pg);
         }
         if (r || i == n)
             PQclear(res);
@@ -266,7 +260,7 @@ static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
             results[i] = res;
     }
     if (failed)
-        tell(pg, &first);
+        pg_tell(pg, &first);
     return failed ? failed : r;
 }
 
@@ -334,6 +328,7 @@ static int pg_begin(struct db *db, int64_t lease_ms, struct err *e)
         return r;
     pg_begin_stmts(&b, false, lease_ms, stmts);
     pg->limit_ms = b.limit_ms;
+    pg->mark = PG_MARK_NONE;
     r = pg_run(pg, stmts, 2, res, e);
     if (r) {
         pg_rollback(db);
@@ -378,10 +373,10 @@ void pg_rollback(struct db *db)
 
     if (PQstatus(pg->conn) != CONNECTION_OK || PQtransactionStatus(pg->conn) == PQTRANS_IDLE)
         return;
-    struct told before = told(pg);
+    struct pg_told before = pg_told(pg);
 
     (void)pg_simple(pg, "ROLLBACK", &ignored);
-    tell(pg, &before);
+    pg_tell(pg, &before);
 }
 
 static int copy_result(const PGresult *res, struct db_rows *ret_r)
@@ -538,6 +533,8 @@ const struct db_ops db_pg_ops = {
     .chunk = pg_chunk,
     .rehearse = pg_rehearse,
     .guard = pg_guard,
+    .write = pg_write,
+    .take_back = pg_take_back,
     .compute = pg_compute,
     .stream = pg_stream,
     .check_target = pg_check_target,
