@@ -333,6 +333,12 @@ def test_dry_run_writes_nothing(site: Site) -> None:
     assert found["sample"][0] == [1, "01620000001"]
     assert len(found["sample"]) == 5
     site.check_nothing()
+    tables = (
+        "SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'scatter%'"
+        if site.database.postgres is not None
+        else "SELECT name FROM sqlite_master WHERE name LIKE 'scatter%'"
+    )
+    assert site.database.query(tables) == [], "not even empty tables"
 
 
 def test_no_records_is_no_plan(site: Site) -> None:

@@ -137,6 +137,11 @@ static const struct option options[] = {
      "write nothing: run the migration on all records, and the statement on a sample that is "
      "rolled "
      "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
+    {"workers", 0, KIND_COUNT, COMMAND_CREATE, AT(workers), "N",
+     "with --dry-run: how many workers there will be, for the forecast of the time"},
+    {"database-cores", 0, KIND_COUNT, COMMAND_CREATE, AT(database_cores), "N",
+     "with --dry-run: processor cores of the database, for the same (default: this machine's, when "
+     "it is here)"},
     {"files", 0, KIND_FLAG, COMMAND_AUDIT, AT(files), NULL,
      "fetch the batch files too, and compare their digests and counts"},
     {"window", 0, KIND_LIST, COMMAND_CREATE, AT(windows), "DAYS HH:MM-HH:MM ZONE",

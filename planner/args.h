@@ -56,6 +56,7 @@ struct args {
     struct args_list plugins, params;
     const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
     int64_t batch_size, canary, uploads;
+    int64_t workers, database_cores; /* of the forecast; 0: not said */
     bool from_stdin, no_enqueue, dry_run, files;
 };
 

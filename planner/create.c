@@ -9,47 +9,21 @@
  * they are there, whatever its own query would give now. A run that fails by itself before the manifest takes its
  * objects away again. Rows and messages are never there without the objects that they name. */
 
+#include "planner/create.h"
+
 #include "celeryc/base/clock.h"
 #include "celeryc/base/limits.h"
-#include "celeryc/message/json.h"
 #include "celeryc/migrate/sqlfile.h"
-#include "planner/child.h"
 #include "planner/marker.h"
 #include "planner/outbox.h"
-#include "planner/plan.h"
-#include "planner/preflight.h"
 #include "planner/settings.h"
-#include "planner/source.h"
 #include "planner/stop.h"
-#include "planner/upload.h"
 
 #include <errno.h>
 #include <strings.h>
 #include <unistd.h>
 
-/* Batches are uploaded by several threads, so a killed planner's objects may have gaps, each no longer than there were
- * threads. */
-#define GAP_MAX  ((int)UPLOAD_THREADS_MAX)
 #define CHECK_MS 5000
-
-struct creation {
-    const struct args *args;
-    struct plan_child *child; /* NULL: a plan of its own */
-    struct progress *progress;
-    struct result *result;
-    struct servers servers;
-    struct request request;
-    struct builder *builder;
-    struct query_source query;
-    struct stdin_source input;
-    struct upload *upload;
-    struct preflight *preflight; /* of a dry run */
-    struct buf settings;         /* as the manifest keeps them */
-    bool leftovers;              /* of a killed planner, under this id */
-    bool marked;                 /* our marker stands */
-    bool committing;             /* the manifest may be there */
-    char nonce[33];
-};
 
 static void creation_deinit(struct creation *c)
 {
@@ -64,12 +38,6 @@ static void creation_deinit(struct creation *c)
 }
 
 DEFINE_CLEANUP_VALUE(struct creation, creation_deinit)
-
-/* Positive codes mean something only to who may go on after them; nobody here can. */
-static int final(int code)
-{
-    return code > 0 ? -EIO : code;
-}
 
 /* ---- a plan that is there already ---- */
 
@@ -255,241 +223,6 @@ static int read_records(struct creation *c, struct err *e)
     return final(code);
 }
 
-static char *batch_name(const struct creation *c, int64_t batch)
-{
-    char object[40];
-
-    batch_object_name(batch, object);
-    return plan_object(c->request.plan, object);
-}
-
-static int batch_is_there(struct creation *c, int64_t batch, bool *ret_found, struct err *e)
-{
-    CLEANUP(buf_deinit) struct buf bytes = BUF_INIT;
-    CLEANUP(mem_free) char *name = batch_name(c, batch);
-    struct err why = ERR_INIT;
-    int code = name ? store_get(c->servers.store, name, 0, &bytes, &why) : -ENOMEM;
-
-    *ret_found = code == 0;
-    if (code == 0 || code == STORE_E_NOT_FOUND)
-        return 0;
-    return err_set(e, final(code), "%s", err_text(&why, code));
-}
-
-/* Deletes a killed planner's batches above ours, as far as they can be found without a listing; from the last one down,
- * so that a kill in between leaves none behind a gap. */
-static int delete_leftovers(struct creation *c, int64_t above, struct err *e)
-{
-    int64_t last = above;
-    int code = 0;
-
-    for (int64_t i = above + 1; i - last <= GAP_MAX && !code; i++) {
-        bool found = false;
-
-        code = batch_is_there(c, i, &found, e);
-        last = found ? i : last;
-    }
-    for (int64_t i = last; i > above && !code; i--) {
-        CLEANUP(mem_free) char *name = batch_name(c, i);
-
-        code = name ? store_delete(c->servers.store, name, 0, e) : -ENOMEM;
-    }
-    return final(code);
-}
-
-static int delete_manifest(struct creation *c)
-{
-    CLEANUP(mem_free) char *name = plan_object(c->request.plan, "manifest.json");
-
-    return name ? store_delete(c->servers.store, name, 5000, NULL) : -ENOMEM;
-}
-
-/* After a failure before the commit point: what was written goes away, as far as the store still answers. */
-static void take_back(struct creation *c)
-{
-    size_t n = 0;
-    int code = 0;
-
-    if (c->upload)
-        (void)!upload_wait(c->upload, NULL);
-    /* A manifest whose fate is unknown goes first: while it may be there, its objects stay. */
-    if (c->committing)
-        code = delete_manifest(c);
-    if (c->builder)
-        (void)builder_batches(c->builder, &n);
-    for (size_t i = n; i > 0 && !code; i--) {
-        CLEANUP(mem_free) char *name = batch_name(c, (int64_t)i);
-
-        code = name ? store_delete(c->servers.store, name, 2000, NULL) : -ENOMEM;
-    }
-    if (!code && c->marked)
-        (void)!marker_delete(c->servers.store, c->request.plan, NULL);
-}
-
-static int put_manifest(struct creation *c, const struct manifest *m, struct err *e)
-{
-    CLEANUP(mem_free) char *name = plan_object(c->request.plan, "manifest.json");
-    CLEANUP(buf_deinit) struct buf text = BUF_INIT;
-    int code = manifest_write(&text, m);
-
-    if (code || !name)
-        return -ENOMEM;
-    c->committing = true;
-    return final(store_put(c->servers.store, name, buf_slice(&text), "application/json", 0, e));
-}
-
-/* ---- rows and messages ---- */
-
-static int columns_text(const struct manifest *m, struct buf *b)
-{
-    buf_append_char(b, '[');
-    for (size_t i = 0; i < m->n_columns; i++) {
-        if (i)
-            buf_append_str(b, ", ");
-        json_write_string(b, slice_str(m->columns[i]));
-    }
-    buf_append_char(b, ']');
-    return buf_ok(b);
-}
-
-static int batch_rows(struct creation *c, struct arena *a, const struct manifest *m,
-                      struct db_batch_row **ret_rows)
-{
-    struct db_batch_row *rows = arena_alloc_array(a, m->n_batches, sizeof(*rows));
-
-    if (!rows)
-        return -ENOMEM;
-    for (size_t i = 0; i < m->n_batches; i++) {
-        const char *source =
-            arena_printf(a, "%s/%s/%s", store_url(c->servers.store), m->plan, m->batches[i].object);
-
-        if (!source)
-            return -ENOMEM;
-        rows[i] = (struct db_batch_row){.batch = m->batches[i].batch,
-                                        .source = source,
-                                        .sha256 = m->batches[i].sha256,
-                                        .count = m->batches[i].count};
-    }
-    *ret_rows = rows;
-    return 0;
-}
-
-static int insert_rows(struct creation *c, const struct manifest *m, struct err *e)
-{
-    CLEANUP(arena_free) struct arena *a = arena_new();
-    CLEANUP(buf_deinit) struct buf columns = BUF_INIT;
-    struct db_batch_row *rows = NULL;
-    struct settings settings;
-    int code = a ? columns_text(m, &columns) : -ENOMEM;
-
-    if (!code)
-        code = batch_rows(c, a, m, &rows);
-    if (!code)
-        code = settings_read(&settings, m->settings_json, a, e);
-    if (code)
-        return code;
-    struct db_plan p = {.plan = m->plan,
-                        .migration = m->migration,
-                        .table = m->table,
-                        .key = m->key,
-                        .store = store_url(c->servers.store),
-                        .queue = m->queue,
-                        .database = m->database,
-                        .query = m->query ? m->query : "",
-                        .params_json = m->params_json,
-                        .created_by = m->created_by ? m->created_by : "",
-                        .columns_json = columns.data,
-                        .on_planned = m->on_planned,
-                        .on_batch = m->on_batch,
-                        .on_paused = m->on_paused,
-                        .on_failed = m->on_failed,
-                        .on_finish = m->on_finish,
-                        .retry_on = m->retry_on,
-                        .settings = settings.list,
-                        .n_settings = settings.n,
-                        .kind = m->kind,
-                        .parent = m->parent,
-                        .batch_size = c->args->batch_size,
-                        .total = m->total,
-                        .n_batches = (int64_t)m->n_batches};
-
-    if (c->child) {
-        p.drives = c->child->drives;
-        p.n_drives = c->child->n_drives;
-        p.failed = c->child->failed;
-        p.n_failed = c->child->n_failed;
-    }
-    code = db_plan_insert(c->servers.db, &p, rows, m->n_batches, e);
-    if (code)
-        return err_prefix(
-            e, final(code),
-            "plan %s is in the store but not in the database; run again with --plan %s", m->plan,
-            m->plan);
-    return 0;
-}
-
-static int fill_result(struct creation *c, const char *first_key, const char *last_key)
-{
-    struct result *r = c->result;
-
-    r->dry_run = c->args->dry_run;
-    r->plan = slice_dup(slice_str(c->request.plan));
-    r->store = slice_dup(slice_str(store_url(c->servers.store)));
-    r->queue = slice_dup(slice_str(c->args->queue));
-    r->first_key = slice_dup(slice_str(first_key));
-    r->last_key = slice_dup(slice_str(last_key));
-    return r->plan && r->store && r->queue && r->first_key && r->last_key ? 0 : -ENOMEM;
-}
-
-/* From the manifest on: also where a run that was killed is taken up again. */
-static int commit_rows(struct creation *c, const struct manifest *m, struct err *e)
-{
-    int code = final(db_ensure_schema(c->servers.db, e));
-
-    if (!code)
-        code = insert_rows(c, m, e);
-    if (!code)
-        code = final(windows_begin(c->servers.db, c->args, m->plan, e));
-    if (!code)
-        code = final(marker_delete(c->servers.store, m->plan, e));
-    if (!code) {
-        c->result->total = m->total;
-        c->result->batches = (int64_t)m->n_batches;
-        code = fill_result(c, m->batches[0].first_key, m->batches[m->n_batches - 1].last_key);
-    }
-    return code;
-}
-
-static int send_messages(struct creation *c, struct err *e)
-{
-    int64_t n;
-    int code;
-
-    if (c->args->no_enqueue)
-        return 0;
-    code = plan_enqueue(&c->servers, c->args, c->request.plan, c->progress, c->result, e);
-    if (!code)
-        code = outbox_send_all(c->servers.db, c->args, c->request.plan, OUTBOX_ABANDONED_S, &n, e);
-    return code;
-}
-
-static int finish_known(struct creation *c, struct err *e)
-{
-    CLEANUP(arena_free) struct arena *a = arena_new();
-    struct db_plan p = {0};
-    const char *state = NULL;
-    int code = a ? db_plan_get(c->servers.db, c->request.plan, a, &p, &state, e) : -ENOMEM;
-
-    if (code)
-        return final(code);
-    c->result->total = p.total;
-    c->result->batches = p.n_batches;
-    code = fill_result(c, "", "");
-    /* Left by a run that was killed behind its control rows; of no use, and in nobody's way. */
-    (void)!marker_delete(c->servers.store, c->request.plan, NULL);
-    return code ? code : send_messages(c, e);
-}
-
 /* ---- the run ---- */
 
 static int dry_run(struct creation *c, struct err *e)
@@ -512,11 +245,13 @@ static int dry_run(struct creation *c, struct err *e)
     if (buf_ok(&c->result->sample))
         return -ENOMEM;
     if (c->preflight)
+        preflight_took(c->preflight, c->input.compute_s);
+    if (c->preflight)
         code = preflight_finish(c->preflight, &c->result->preflight, &c->result->preflight_text,
                                 &c->result->blocked, e);
     if (code)
         return final(code);
-    return fill_result(c, n ? batches[0].first_key : "", n ? batches[n - 1].last_key : "");
+    return creation_fill_result(c, n ? batches[0].first_key : "", n ? batches[n - 1].last_key : "");
 }
 
 static struct manifest describe(const struct creation *c)
@@ -584,13 +319,13 @@ static int make_objects(struct creation *c, struct manifest *ret_m, struct err *
     *ret_m = describe(c);
     progress_end(c->progress, ret_m->total, (int64_t)ret_m->n_batches, ret_m->total);
     if (c->leftovers)
-        code = delete_leftovers(c, (int64_t)ret_m->n_batches, e);
+        code = creation_delete_leftovers(c, (int64_t)ret_m->n_batches, e);
     if (code || ret_m->total == 0)
         return code;
     code = marker_check(c->servers.store, c->request.plan, c->nonce, e);
     if (code == -EBUSY)
         c->marked = false; /* the other's */
-    return final(code ? code : put_manifest(c, ret_m, e));
+    return final(code ? code : creation_put_manifest(c, ret_m, e));
 }
 
 static int make(struct creation *c, struct err *e)
@@ -601,13 +336,13 @@ static int make(struct creation *c, struct err *e)
     if (code == -EBUSY)
         return code; /* the objects belong to the other planner now */
     if (code || m.total == 0)
-        take_back(c);
+        creation_take_back(c);
     if (code)
         return code;
     if (m.total == 0)
         return 0;
-    code = commit_rows(c, &m, e);
-    return code ? code : send_messages(c, e);
+    code = creation_commit_rows(c, &m, e);
+    return code ? code : creation_send_messages(c, e);
 }
 
 static int check_and_make(struct creation *c, struct err *e)
@@ -619,7 +354,7 @@ static int check_and_make(struct creation *c, struct err *e)
     if (!code && c->args->plan)
         code = find_rows(c, &rows, e);
     if (!code && rows && !c->args->dry_run)
-        return finish_known(c, e);
+        return creation_finish_known(c, e);
     if (!code)
         code = find_manifest(c, &old, &manifest, e);
     if (!code)
@@ -628,12 +363,12 @@ static int check_and_make(struct creation *c, struct err *e)
         return code;
     if (manifest && c->child && !c->args->dry_run) {
         /* Without its rows it is nobody's, and what it is to hold may be another set now. */
-        code = final(delete_manifest(c));
+        code = final(creation_delete_manifest(c));
         if (code)
             return code;
     } else if (manifest && !c->args->dry_run) {
-        code = commit_rows(c, &old, e);
-        return code ? code : send_messages(c, e);
+        code = creation_commit_rows(c, &old, e);
+        return code ? code : creation_send_messages(c, e);
     }
     code = prepare_source(c, e);
     if (code)

@@ -20,6 +20,7 @@ struct preflight *preflight_free(struct preflight *p)
         arena_free(p->runs[i].arena);
     arena_free(p->arena);
     arena_free(p->record);
+    db_rows_deinit(&p->sizes);
     buf_deinit(&p->explained);
     free(p);
     return NULL;
@@ -318,6 +319,12 @@ int preflight_record(struct preflight *p, const struct slice *fields, const stru
         r = count(p, &row, e);
     p->n_records++;
     return r;
+}
+
+void preflight_took(struct preflight *p, double seconds)
+{
+    if (seconds > 0 && seconds < 1e9)
+        p->compute_ns += (int64_t)(seconds * 1e9);
 }
 
 /* ---- the end ---- */

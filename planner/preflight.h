@@ -21,6 +21,9 @@ int preflight_columns(struct preflight *p, const char *const *names, size_t n) W
 int preflight_record(struct preflight *p, const struct slice *fields, const struct slice *values,
                      struct err *e) WARN_UNUSED;
 
+/* What the migration took for all of them, where somebody else called it. */
+void preflight_took(struct preflight *p, double seconds);
+
 /* Asks the database, and appends the answers as members of a JSON object and as text. *ret_blocked: the plan would not
  * end well. */
 int preflight_finish(struct preflight *p, struct buf *json, struct buf *text, bool *ret_blocked,

@@ -11,11 +11,13 @@
 
 #define RUN_LENGTH \
     25 /* consecutive records of a sample: what a page holds is changed together, as in the run */
-#define RUNS    40
-#define SAMPLE  (RUN_LENGTH * RUNS)
-#define PAIRS   20
-#define CLASSES 32
-#define CHECKS  48
+#define RUNS     400
+#define RUNS_MIN 40
+#define SAMPLE   (RUN_LENGTH * RUNS) /* a class of 1 % is known to a tenth by so many */
+#define COST     1000                /* records of them whose statement is measured */
+#define PAIRS    20
+#define CLASSES  32
+#define CHECKS   48
 
 enum check_level { CHECK_OK, CHECK_WARN, CHECK_BLOCK };
 
@@ -40,8 +42,10 @@ struct run {
 };
 
 struct forecast {
-    double rows, wal, full_pages, heap_growth, index_growth, seconds, hot;
+    double rows, wal, full_pages, heap_growth, index_growth, hot;
     double wal_row, seconds_row;
+    double compute_s, database_s; /* of all records: in the migration, in the statements */
+    int64_t cores;                /* of the database; 0: not known */
 };
 
 struct preflight {
@@ -62,15 +66,16 @@ struct preflight {
     uint64_t lot;
     int64_t n_records, n_runs;
     int64_t changed, unchanged, skipped, failed;
-    int64_t compute_ns;
+    int64_t compute_ns; /* in the migration, of all records */
     struct error_count errors[CLASSES];
     size_t n_errors;
     /* asked at the end */
     struct db_row sample[SAMPLE]; /* changed ones */
-    const struct db_row *kept[SAMPLE];
     size_t n_sample, n_kept;
     struct buf explained;
-    struct db_rehearsal cost;
+    struct db_rehearsal cost; /* of n_cost good rows */
+    size_t n_cost;
+    struct db_rows sizes; /* of the table and its indexes (PostgreSQL) */
     struct forecast forecast;
     struct db_collision *collisions;
     size_t n_collisions;
@@ -89,4 +94,6 @@ double upper_bound(double x, double n);
  * printed (preflight_report.c). */
 int preflight_sample(struct preflight *p, struct err *e) WARN_UNUSED;
 int preflight_checks(struct preflight *p, struct err *e) WARN_UNUSED;
+/* How long the run takes with so many connections, as far as the database and the migration decide. */
+double preflight_seconds(const struct preflight *p, int64_t connections);
 int preflight_report(struct preflight *p, struct buf *json, struct buf *text) WARN_UNUSED;

@@ -83,13 +83,41 @@ static void write_pair(const struct preflight *p, const struct db_row *row, stru
     buf_append_str(b, "}}");
 }
 
+/* One connection, two, four, and as many as were asked for. */
+static size_t connections(const struct preflight *p, int64_t n[4])
+{
+    int64_t asked = p->request->args->workers;
+    bool usual = asked == 1 || asked == 2 || asked == 4;
+
+    n[0] = 1;
+    n[1] = 2;
+    n[2] = 4;
+    n[3] = asked;
+    return asked && !usual ? 4 : 3;
+}
+
+static void write_times(const struct preflight *p, struct buf *b)
+{
+    int64_t n[4];
+    size_t n_n = connections(p, n);
+
+    buf_append_str(b, ", \"times\": [");
+    for (size_t i = 0; i < n_n; i++)
+        buf_appendf(b, "%s{\"connections\": %lld, \"seconds\": %.1f}", i ? ", " : "",
+                    (long long)n[i], preflight_seconds(p, n[i]));
+    buf_append_char(b, ']');
+    if (p->forecast.cores)
+        buf_appendf(b, ", \"database_cores\": %lld", (long long)p->forecast.cores);
+}
+
 static void write_forecast(const struct preflight *p, struct buf *b)
 {
     const struct forecast *f = &p->forecast;
     bool wal = !db_is_sqlite(p->db) && p->n_kept;
 
     buf_appendf(b, ", \"forecast\": {\"rows\": %.0f, \"seconds\": %.1f, \"ms_per_record\": %.4f",
-                f->rows, f->seconds, f->seconds_row * 1000);
+                f->rows, preflight_seconds(p, 1), f->seconds_row * 1000);
+    write_times(p, b);
     number(b, "wal_bytes", wal ? f->wal : NAN);
     number(b, "wal_bytes_per_row", wal ? f->wal_row : NAN);
     number(b, "full_page_bytes", wal ? f->full_pages : NAN);
@@ -168,17 +196,36 @@ static void write_counts(const struct preflight *p, struct buf *b)
     }
 }
 
+static void text_times(const struct preflight *p, struct buf *b)
+{
+    int64_t n[4], cores = p->forecast.cores;
+    size_t n_n = connections(p, n);
+
+    for (size_t i = 1; i < n_n; i++)
+        buf_appendf(b, "%s%.0f s on %lld", i > 1 ? ", " : "         ", preflight_seconds(p, n[i]),
+                    (long long)n[i]);
+    if (db_is_sqlite(p->db))
+        buf_append_str(b, "; SQLite lets one write at a time\n");
+    else if (cores)
+        buf_appendf(b, "; the database has %lld cores: more than %lld connections bring nothing\n",
+                    (long long)cores, (long long)cores * 2);
+    else
+        buf_append_str(b, ", if the database has the cores for it (--database-cores N)\n");
+}
+
 static void write_text(const struct preflight *p, struct buf *b)
 {
     const struct forecast *f = &p->forecast;
     char n[32], wal[32], images[32], heap[32], index[32];
 
     write_counts(p, b);
-    if (p->n_kept)
+    if (p->n_kept) {
         buf_appendf(b,
                     "forecast %s rows in %.0f s on one connection (%.0f rows/s), sample of %zu\n",
-                    progress_number((int64_t)f->rows, n), f->seconds,
+                    progress_number((int64_t)f->rows, n), preflight_seconds(p, 1),
                     f->seconds_row > 0 ? 1 / f->seconds_row : 0, p->n_sample);
+        text_times(p, b);
+    }
     if (p->n_kept && !db_is_sqlite(p->db))
         buf_appendf(b,
                     "         WAL %s (%.0f segments; %.0f B a row, %s of full pages), table +%s, "

@@ -11,7 +11,9 @@
 
 #include <errno.h>
 #include <math.h>
+#include <unistd.h>
 
+#define TRIAL          500   /* rows that are tried at once */
 #define STATEMENT_ROWS 60.0  /* what a statement costs besides its rows, in rows */
 #define STATEMENT_WAL  450.0 /* its checkpoint, the worker's share, an outcome */
 #define PAGE           8192.0
@@ -22,6 +24,7 @@
 struct trial {
     struct preflight *p;
     struct err *e;
+    size_t first; /* of the rows that are tried */
     size_t n_refused;
 };
 
@@ -31,7 +34,7 @@ static int try_rows(void *arg, size_t from, size_t n)
     struct db_rehearsal x = {0};
 
     *t->e = ERR_INIT;
-    int r = db_rehearse(t->p->db, &t->p->target, t->p->sample + from, n, &x, t->e);
+    int r = db_rehearse(t->p->db, &t->p->target, t->p->sample + t->first + from, n, &x, t->e);
 
     return r == DB_E_DATA ? BISECT_REFUSED : r;
 }
@@ -41,7 +44,7 @@ static int refused(void *arg, size_t at)
     struct trial *t = arg;
     struct preflight *p = t->p;
 
-    struct db_row *row = &p->sample[at];
+    struct db_row *row = &p->sample[t->first + at];
 
     error_of(p, db_error_class(p->db), db_sqlstate(p->db), t->e->text)->sampled++;
     t->n_refused++;
@@ -56,7 +59,18 @@ static size_t suspected(void *arg, size_t from, size_t n)
 {
     struct trial *t = arg;
 
-    return from + bisect_suspect(t->p->sample + from, n, t->p->target.n_writes, t->e->text);
+    return from +
+           bisect_suspect(t->p->sample + t->first + from, n, t->p->target.n_writes, t->e->text);
+}
+
+static int try_all(struct trial *t)
+{
+    const struct bisect b = {.apply = try_rows, .single = refused, .suspect = suspected, .arg = t};
+    int r = 0;
+
+    for (; !r && t->first < t->p->n_sample; t->first += TRIAL)
+        r = bisect_run(&b, MIN(TRIAL, t->p->n_sample - t->first));
+    return r;
 }
 
 static int by_position(const void *a, const void *b)
@@ -66,10 +80,20 @@ static int by_position(const void *a, const void *b)
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
+/* Of a small table not more than a tenth, but for some: each try leaves dead rows in it. */
+static size_t every_nth(const struct preflight *p)
+{
+    size_t have = (size_t)MIN(p->n_runs, RUNS), want = (size_t)MAX(p->n_runs / 10, RUNS_MIN);
+
+    return MAX((have + want - 1) / want, 1);
+}
+
 static void gather(struct preflight *p)
 {
-    qsort(p->runs, RUNS, sizeof(p->runs[0]), by_position);
-    for (size_t i = 0; i < RUNS; i++) {
+    size_t have = (size_t)MIN(p->n_runs, RUNS);
+
+    qsort(p->runs, have, sizeof(p->runs[0]), by_position);
+    for (size_t i = 0; i < have; i += every_nth(p)) {
         for (size_t k = 0; k < p->runs[i].n; k++) {
             const struct db_row *row = &p->runs[i].rows[k];
 
@@ -162,28 +186,74 @@ static int play(struct preflight *p, size_t n_refused, size_t *ret_rows, size_t 
     return r;
 }
 
+/* Neighbours from all over the good rows, as many as a chunk may have. */
+static size_t choose_chunk(const struct preflight *p, struct db_row chunk[COST])
+{
+    size_t every = (p->n_kept + COST - 1) / COST, n = 0;
+
+    for (size_t i = 0; i < p->n_kept && n < COST; i++) {
+        if (i / RUN_LENGTH % every)
+            continue;
+        chunk[n] = p->sample[i];
+        chunk[n].position = (int64_t)n;
+        n++;
+    }
+    return n;
+}
+
 /* One chunk of the good rows, for the second time: the pages have been touched by now, and what is written are the rows
  * alone. What refused ones cost besides comes on top of it. */
 static int measure(struct preflight *p, size_t n_refused, struct err *e)
 {
-    size_t rows = 0, statements = 0, n_good;
+    struct db_row chunk[COST];
+    size_t rows = 0, statements = 0;
     int r = play(p, n_refused, &rows, &statements);
 
     if (r)
         return r;
-    n_good = only_good(p);
-    p->n_kept = n_good;
-    for (int i = 0; !r && n_good && i < 2; i++)
-        r = db_rehearse(p->db, &p->target, p->sample, n_good, &p->cost, e);
-    if (r || !n_good || !n_refused)
+    p->n_kept = only_good(p);
+    p->n_cost = choose_chunk(p, chunk);
+    for (int i = 0; !r && p->n_cost && i < 2; i++)
+        r = db_rehearse(p->db, &p->target, chunk, p->n_cost, &p->cost, e);
+    if (r || !p->n_cost)
         return r;
-    double more = (double)rows / (double)n_good;
+    double sample = (double)p->n_sample, n_cost = (double)p->n_cost;
+    double written = (double)(p->n_kept + rows);
+    double more = n_refused ? (double)(statements + n_refused) : 0;
 
-    p->cost.wal_bytes = (int64_t)((double)p->cost.wal_bytes * (1 + more) +
-                                  STATEMENT_WAL * (double)(statements + n_refused));
-    p->cost.seconds *=
-        1 + more + STATEMENT_ROWS * (double)(statements + n_refused) / (double)n_good;
+    p->forecast.wal_row =
+        ((double)p->cost.wal_bytes / n_cost * written + STATEMENT_WAL * more) / sample;
+    p->forecast.seconds_row = p->cost.seconds / n_cost * (written + STATEMENT_ROWS * more) / sample;
     return 0;
+}
+
+/* ---- how long it takes ---- */
+
+/* A database on this machine has its cores. SQLite has one writer. */
+static int count_cores(struct preflight *p, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    int64_t given = p->request->args->database_cores;
+
+    p->forecast.cores = given ? given : db_is_sqlite(p->db);
+    if (p->forecast.cores)
+        return 0;
+    int r = db_read(p->db,
+                    "SELECT coalesce(inet_server_addr() <<= '127.0.0.0/8' OR inet_server_addr() = "
+                    "'::1', true)",
+                    NULL, 0, &rows, e);
+
+    if (!r && db_cell_is(&rows, 0, 0, "t"))
+        p->forecast.cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return r;
+}
+
+double preflight_seconds(const struct preflight *p, int64_t connections)
+{
+    const struct forecast *f = &p->forecast;
+    double alone = (f->compute_s + f->database_s) / (double)connections;
+
+    return f->cores ? fmax(alone, f->database_s / (double)f->cores) : alone;
 }
 
 /* Pages of `pages` that a part of the rows touches when they lie anywhere (Yao). */
@@ -194,35 +264,40 @@ static double touched(double pages, double rows, double part)
     return pages * (1 - pow(1 - fmin(part, 1), fmax(rows / pages, 1)));
 }
 
-static int forecast(struct preflight *p, size_t n_good, struct err *e)
+/* Before anything is tried: what is tried leaves dead rows behind. */
+static int read_sizes(struct preflight *p, struct err *e)
 {
-    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
     CLEANUP(buf_deinit) struct buf table = BUF_INIT;
-    struct forecast *f = &p->forecast;
 
-    f->hot = p->cost.hot;
-    f->rows = (double)p->changed * (double)n_good / (double)p->n_sample;
-    f->seconds_row = p->cost.seconds / (double)p->n_sample;
-    f->seconds = (double)p->changed * f->seconds_row + (double)p->compute_ns / 1e9;
-    if (db_is_sqlite(p->db) || !n_good)
+    if (db_is_sqlite(p->db))
         return 0;
-    f->wal_row = (double)p->cost.wal_bytes / (double)p->n_sample;
     db_quote_table(&table, p->request->table);
     if (buf_ok(&table))
         return -ENOMEM;
-    int r =
-        db_read(p->db,
-                "SELECT pg_relation_size(c.oid), greatest(c.reltuples, 0), (SELECT "
-                "coalesce(sum(pg_relation_size(i.indexrelid)), 0) FROM pg_index i WHERE "
-                "i.indrelid = c.oid), (SELECT count(*) FROM pg_index i WHERE i.indrelid = "
-                "c.oid), CASE WHEN current_setting('full_page_writes') = 'on' THEN 1 ELSE 0 END "
-                "FROM pg_class c WHERE c.oid = to_regclass($1)",
-                (struct db_val[]){db_text(table.data)}, 1, &rows, e);
+    return db_read(p->db,
+                   "SELECT pg_relation_size(c.oid), greatest(c.reltuples, 0), (SELECT "
+                   "coalesce(sum(pg_relation_size(i.indexrelid)), 0) FROM pg_index i WHERE "
+                   "i.indrelid = c.oid), (SELECT count(*) FROM pg_index i WHERE i.indrelid = "
+                   "c.oid), CASE WHEN current_setting('full_page_writes') = 'on' THEN 1 ELSE 0 END "
+                   "FROM pg_class c WHERE c.oid = to_regclass($1)",
+                   (struct db_val[]){db_text(table.data)}, 1, &p->sizes, e);
+}
 
-    if (r || rows.n_rows == 0)
+static int forecast(struct preflight *p, struct err *e)
+{
+    const struct db_rows *rows = &p->sizes;
+    struct forecast *f = &p->forecast;
+
+    f->hot = p->cost.hot;
+    f->rows = (double)p->changed * (double)p->n_kept / (double)p->n_sample;
+    f->compute_s = (double)p->compute_ns / 1e9;
+    f->database_s = (double)p->changed * f->seconds_row;
+    int r = count_cores(p, e);
+
+    if (r || rows->n_rows == 0 || p->n_kept == 0)
         return r;
-    double heap = db_cell_f64(&rows, 0, 0), tuples = db_cell_f64(&rows, 0, 1);
-    double indexes = db_cell_f64(&rows, 0, 2), moved = 1 - fmax(f->hot, 0);
+    double heap = db_cell_f64(rows, 0, 0), tuples = db_cell_f64(rows, 0, 1);
+    double indexes = db_cell_f64(rows, 0, 2), moved = 1 - fmax(f->hot, 0);
 
     tuples = fmax(tuples, (double)p->n_records); /* never analysed, or less than there is */
     double part = f->rows / fmax(tuples, 1);
@@ -230,9 +305,9 @@ static int forecast(struct preflight *p, size_t n_good, struct err *e)
     f->heap_growth = heap * part * moved;
     f->index_growth = indexes * part * moved;
     f->full_pages =
-        db_cell_i64(&rows, 0, 4) * PAGE_IMAGE *
+        db_cell_i64(rows, 0, 4) * PAGE_IMAGE *
         (touched(heap / PAGE, tuples, part) +
-         moved * touched(indexes / PAGE, tuples * (double)db_cell_i64(&rows, 0, 3), part));
+         moved * touched(indexes / PAGE, tuples * (double)db_cell_i64(rows, 0, 3), part));
     /* A page of an index that is full is split, and its new half written once more. */
     f->wal = (double)p->changed * f->wal_row + f->full_pages + f->index_growth;
     return 0;
@@ -242,17 +317,19 @@ int preflight_sample(struct preflight *p, struct err *e)
 {
     struct err why = ERR_INIT;
     struct trial t = {.p = p, .e = &why};
-    const struct bisect b = {.apply = try_rows, .single = refused, .suspect = suspected, .arg = &t};
 
     gather(p);
     if (p->n_sample == 0)
         return 0;
-    for (size_t i = 0; i < p->n_sample; i++)
-        p->kept[i] = &p->sample[i];
-    int r = db_explain_chunk(p->db, &p->target, p->sample, p->n_sample, &p->explained, &why);
+    int r = read_sizes(p, &why);
 
     if (!r)
-        r = bisect_run(&b, p->n_sample);
+        r = db_explain_chunk(p->db, &p->target, p->sample, MIN(p->n_sample, COST), &p->explained,
+                             &why);
+    if (!r)
+        r = try_all(&t);
+    if (r)
+        db_rehearsal_end(p->db);
     if (r == DB_E_SCHEMA) {
         check_add(p, CHECK_BLOCK, "statement", "mend the table or the migration",
                   "the chunk's statement fails for every record: %s", why.text);
@@ -261,7 +338,8 @@ int preflight_sample(struct preflight *p, struct err *e)
     if (r)
         return err_set(e, r, "the sample: %s", err_text(&why, r));
     r = measure(p, t.n_refused, &why);
+    db_rehearsal_end(p->db);
     if (r)
         return err_set(e, r, "the sample: %s", err_text(&why, r));
-    return forecast(p, p->n_kept, e);
+    return forecast(p, e);
 }

@@ -37,6 +37,7 @@ struct stdin_source {
     size_t width;
     struct slice *fields;
     enum batch_kind *kinds;
+    double compute_s; /* said by the trailer: what the sender's migration took */
 };
 
 void stdin_source_init(struct stdin_source *s, int fd);

@@ -7,6 +7,7 @@
 #include "planner/source.h"
 
 #include "celeryc/base/limits.h"
+#include "celeryc/base/num.h"
 #include "celeryc/message/json.h"
 #include "planner/stop.h"
 
@@ -191,6 +192,7 @@ static int read_trailer(struct stdin_source *s, struct slice text, const struct 
         return err_set(e, -EINVAL,
                        "standard input: line %lld is neither an array nor {\"rows\": n}",
                        (long long)s->line);
+    (void)!num_parse_f64(json_get(v, "compute_seconds").raw, &s->compute_s);
     if (rows != builder_total(b))
         return err_set(e, -EINVAL, "standard input: %lld rows came, but the sender counted %lld",
                        (long long)builder_total(b), (long long)rows);

@@ -292,12 +292,24 @@ int db_tx_guard(struct db *db, const struct db_chunk *c, bool *ret_stale,
                 struct err *e) WARN_UNUSED;
 /* This kind of database takes a chunk in pieces. */
 bool db_tx_has_pieces(const struct db *db);
-/* The changes of some of the chunk's rows, guarded; how many of them were written. A failure takes back this piece alone,
- * and the transaction goes on (DB_E_DATA and the like; after DB_E_RETRY it may be gone). */
-int db_tx_write(struct db *db, const struct db_chunk *piece, size_t *ret_n,
-                struct err *e) WARN_UNUSED;
-/* The last piece was not written after all. */
-int db_tx_take_back(struct db *db, struct err *e) WARN_UNUSED;
+
+/* A chunk that is written in pieces, so that a refusal takes back little. */
+struct db_pieces {
+    const struct db_chunk *chunk;
+    const size_t *
+        row; /* the rows that are changed, n of them, and no more than those were DB_O_CHANGED at first */
+    size_t n, size; /* size: changes of a piece */
+    size_t at;      /* changes that are done */
+    bool *
+        stale; /* of each change: it was not written, for its row does not hold the planned values */
+    bool any_stale; /* so far */
+    bool alone;     /* out: the failure is that of the change at p->at */
+};
+
+/* Goes on from p->at, in the open transaction: to the end (0), or to the first change that is refused alone, which is not
+ * written (p->alone; DB_E_DATA and the like). Then the transaction goes on, and p->at may be moved past it. After any other
+ * failure the transaction is to be rolled back. */
+int db_tx_write(struct db *db, struct db_pieces *p, struct err *e) WARN_UNUSED;
 struct db_rows;
 /* A statement of the migration's; one that would end the transaction is refused. */
 int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t n,
@@ -525,5 +537,5 @@ int db_stream_query(struct db *db, const char *query, const struct db_stream *s,
                     struct err *e) WARN_UNUSED;
 
 /* Checks before anything is made: table and columns exist and may be updated, database is not read-only, control
- * tables can be written. 0; DB_E_SCHEMA with the fix named. */
+ * tables are there or could be made. Leaves nothing. 0; DB_E_SCHEMA with the fix named. */
 int db_check_target(struct db *db, const struct db_target *t, struct err *e) WARN_UNUSED;

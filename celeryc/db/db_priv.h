@@ -49,8 +49,7 @@ struct db_ops {
                     struct buf *plan, struct err *e);
     int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
     /* See db_tx_write; NULL: this kind has none. */
-    int (*write)(struct db *db, const struct db_chunk *c, size_t *ret_n, struct err *e);
-    int (*take_back)(struct db *db, struct err *e);
+    int (*write)(struct db *db, struct db_pieces *p, struct err *e);
     int (*compute)(struct db *db, const struct db_compute *q, struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);
     int (*check_target)(struct db *db, const struct db_target *t, struct err *e);
@@ -73,6 +72,9 @@ int db_code_of(const char *sqlstate);
 
 /* ---- inside an open transaction ---- */
 
+/* The plan's row; *ret_inserted 0: there was one. */
+int db_plan_row_insert(struct db *db, const struct db_plan *p, int64_t *ret_inserted,
+                       struct err *e) WARN_UNUSED;
 /* What db_plan_insert writes of a plan besides its row: callbacks, parentage, the parent's rules, drives. */
 int db_plan_extras(struct db *db, const struct db_plan *p, struct err *e) WARN_UNUSED;
 /* The callbacks of a batch that is done or failed (f: why), and of a plan that came into a state. */
@@ -125,8 +127,8 @@ int db_orders_read(const struct slice *cells, struct db_orders *ret_o) WARN_UNUS
     "(ORDER BY c.batch) AS upto FROM scatter_batch c WHERE c.plan = y.plan) u WHERE u.upto <= " \
     "y.canary) FROM scatter_plan y WHERE y.plan = " b ".plan)"
 
-/* The control rows of a rehearsed chunk of n records, in the open transaction. */
-int db_rehearsal_rows(struct db *db, size_t n, struct err *e) WARN_UNUSED;
+/* The control rows of rehearsed chunks, in the open transaction. */
+int db_rehearsal_rows(struct db *db, struct err *e) WARN_UNUSED;
 
 /* Inside the transaction that ends a batch. */
 int db_check_failed_batches(struct db *db, const char *plan, struct err *e) WARN_UNUSED;

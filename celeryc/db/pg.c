@@ -88,16 +88,22 @@ int pg_fail(struct pg *pg, const PGresult *res, struct err *e)
     return code;
 }
 
-struct pg_told pg_told(const struct pg *pg)
+/* What db_sqlstate and db_error_class say, put by while something else may fail. */
+struct told {
+    char sqlstate[sizeof(((struct db *)0)->sqlstate)];
+    char error_class[sizeof(((struct db *)0)->error_class)];
+};
+
+static struct told told(const struct pg *pg)
 {
-    struct pg_told t;
+    struct told t;
 
     memcpy(t.sqlstate, pg->db.sqlstate, sizeof(t.sqlstate));
     memcpy(t.error_class, pg->db.error_class, sizeof(t.error_class));
     return t;
 }
 
-void pg_tell(struct pg *pg, const struct pg_told *t)
+static void tell(struct pg *pg, const struct told *t)
 {
     memcpy(pg->db.sqlstate, t->sqlstate, sizeof(t->sqlstate));
     memcpy(pg->db.error_class, t->error_class, sizeof(t->error_class));
@@ -243,7 +249,7 @@ static int read_one(struct pg *pg, PGresult **ret_res, struct err *e)
  * with it. */
 static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
 {
-    struct pg_told first = {0};
+    struct told first = {0};
     int failed = 0, r = 0;
 
     for (size_t i = 0; !r && i <= n; i++) {
@@ -252,7 +258,7 @@ static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
         r = read_one(pg, &res, e);
         if (!r && !failed && i < n && !good(res)) {
             failed = pg_fail(pg, res, e);
-            first = pg_told(pg);
+            first = told(pg);
         }
         if (r || i == n)
             PQclear(res);
@@ -260,7 +266,7 @@ static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
             results[i] = res;
     }
     if (failed)
-        pg_tell(pg, &first);
+        tell(pg, &first);
     return failed ? failed : r;
 }
 
@@ -328,7 +334,6 @@ static int pg_begin(struct db *db, int64_t lease_ms, struct err *e)
         return r;
     pg_begin_stmts(&b, false, lease_ms, stmts);
     pg->limit_ms = b.limit_ms;
-    pg->mark = PG_MARK_NONE;
     r = pg_run(pg, stmts, 2, res, e);
     if (r) {
         pg_rollback(db);
@@ -373,10 +378,11 @@ void pg_rollback(struct db *db)
 
     if (PQstatus(pg->conn) != CONNECTION_OK || PQtransactionStatus(pg->conn) == PQTRANS_IDLE)
         return;
-    struct pg_told before = pg_told(pg);
+    struct told before = told(pg);
 
+    pg->rehearsing = false;
     (void)pg_simple(pg, "ROLLBACK", &ignored);
-    pg_tell(pg, &before);
+    tell(pg, &before);
 }
 
 static int copy_result(const PGresult *res, struct db_rows *ret_r)
@@ -459,6 +465,42 @@ int pg_schema_here(struct pg *pg, struct err *e)
     return r ? err_prefix(e, r, "cannot create the control tables") : 0;
 }
 
+/* Savepoints, so that tables which are not there are made once for all tries, and none of them stays. Constraints that
+ * wait for COMMIT are asked at once: there will be none. */
+static int open_rehearsal(struct pg *pg, int64_t lease_ms, struct err *e)
+{
+    int r = pg_begin(&pg->db, lease_ms, e);
+
+    if (!r)
+        r = pg_schema_here(pg, e);
+    if (!r)
+        r = db_rehearsal_rows(&pg->db, e);
+    if (!r)
+        r = pg_simple(pg, "SET CONSTRAINTS ALL IMMEDIATE", e);
+    if (!r)
+        r = pg_simple(pg, "SAVEPOINT rehearsal", e);
+    pg->rehearsing = r == 0;
+    if (r)
+        pg_rollback(&pg->db);
+    return r;
+}
+
+int pg_rehearsal_begin(struct pg *pg, int64_t lease_ms, struct err *e)
+{
+    if (pg->rehearsing && PQtransactionStatus(pg->conn) == PQTRANS_INTRANS)
+        return 0;
+    return open_rehearsal(pg, lease_ms, e);
+}
+
+int pg_rehearsal_back(struct pg *pg, struct err *e)
+{
+    struct told before = told(pg);
+    int r = pg_simple(pg, "ROLLBACK TO SAVEPOINT rehearsal", e);
+
+    tell(pg, &before);
+    return r;
+}
+
 static int pg_ensure_schema(struct db *db, struct err *e)
 {
     int r = pg_begin(db, 0, e);
@@ -534,7 +576,6 @@ const struct db_ops db_pg_ops = {
     .rehearse = pg_rehearse,
     .guard = pg_guard,
     .write = pg_write,
-    .take_back = pg_take_back,
     .compute = pg_compute,
     .stream = pg_stream,
     .check_target = pg_check_target,

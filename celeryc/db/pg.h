@@ -10,19 +10,12 @@
 
 struct pg_target; /* the types of a table's columns, looked up once per batch */
 
-/* Where the savepoint of the open transaction stands (pg_write). */
-enum pg_mark {
-    PG_MARK_NONE,
-    PG_MARK_BEHIND, /* in front of the last piece, which is written */
-    PG_MARK_AGAIN,  /* nothing was written since */
-};
-
 struct pg {
     struct db db;
     PGconn *conn;
     int64_t limit_ms; /* statement_timeout of the open transaction; 0: none */
     struct pg_target *target;
-    enum pg_mark mark;
+    bool rehearsing; /* the open transaction is one of rehearsals */
 };
 
 /* One statement of a pipeline; values in text form, NULL is SQL NULL. */
@@ -55,15 +48,6 @@ struct pg_begin {
 void pg_begin_stmts(struct pg_begin *b, bool snapshot, int64_t lease_ms, struct pg_stmt stmts[2]);
 /* Puts the failure of a result (or of the connection when res is NULL) into e and db. */
 int pg_fail(struct pg *pg, const PGresult *res, struct err *e);
-
-/* What db_sqlstate and db_error_class say, put by while something else may fail. */
-struct pg_told {
-    char sqlstate[sizeof(((struct db *)0)->sqlstate)];
-    char error_class[sizeof(((struct db *)0)->error_class)];
-};
-
-struct pg_told pg_told(const struct pg *pg);
-void pg_tell(struct pg *pg, const struct pg_told *t);
 /* One answer, waited for at most limit_ms beyond the server's own limit; NULL at the end of a query. */
 int pg_result(struct pg *pg, PGresult **ret_res, struct err *e) WARN_UNUSED;
 void pg_rollback(struct db *db);
@@ -129,8 +113,11 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
                 struct buf *plan, struct err *e);
 /* The control tables in the open transaction, made when they are missing. */
 int pg_schema_here(struct pg *pg, struct err *e) WARN_UNUSED;
-int pg_write(struct db *db, const struct db_chunk *c, size_t *ret_n, struct err *e);
-int pg_take_back(struct db *db, struct err *e);
+/* A transaction for rehearsals, with the control rows, and a savepoint; it is left open when it is there. */
+int pg_rehearsal_begin(struct pg *pg, int64_t lease_ms, struct err *e) WARN_UNUSED;
+/* Back to that savepoint; what is known of the last failure stays. */
+int pg_rehearsal_back(struct pg *pg, struct err *e) WARN_UNUSED;
+int pg_write(struct db *db, struct db_pieces *p, struct err *e);
 int pg_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
 int pg_compute(struct db *db, const struct db_compute *q, struct err *e);
 int pg_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);

@@ -486,7 +486,7 @@ static int prepare(struct prepared *p, struct pg *pg, const struct db_chunk *c, 
     p->s.values = arena_alloc_array(p->arena, p->s.cap, sizeof(*p->s.values));
     if (!p->s.values)
         return -ENOMEM;
-    r = c->open ? 0 : pg_ready(pg, e);
+    r = c->open || pg->rehearsing ? 0 : pg_ready(pg, e);
     return r ? r : build(&p->s, c, &n, &p->outcomes, pg, e);
 }
 
@@ -520,7 +520,7 @@ static int read_meter(struct db *db, const struct db_chunk *c, struct db_rows *r
                    (struct db_val[]){db_text(table.data)}, 1, rows, e);
 }
 
-/* A statement that fails has written WAL as well, which is read when the transaction is over. */
+/* A statement that fails has written WAL as well, which is read when it was taken back. */
 static int measure(struct pg *pg, const struct db_chunk *c, const struct statement *s,
                    struct db_rehearsal *x, struct err *e)
 {
@@ -536,11 +536,8 @@ static int measure(struct pg *pg, const struct db_chunk *c, const struct stateme
     int failed = pg_run(pg, &stmt, 1, res, e);
 
     x->seconds = (double)(clock_mono_ns() - began_ns) / 1e9;
-    if (failed) {
-        pg_rollback(&pg->db);
-        if (pg->db.ops->begin(&pg->db, 0, &mine))
-            return failed;
-    }
+    if (failed && pg_rehearsal_back(pg, &mine))
+        return failed;
     PQclear(res[0]);
     r = read_meter(&pg->db, c, &after, failed ? &mine : e);
     if (r)
@@ -580,18 +577,17 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
     struct pg *pg = pg_of(db);
     CLEANUP(prepared_deinit) struct prepared p = {0};
     struct db_rehearsal x = {.wal_bytes = -1, .hot = -1};
+    struct err back = ERR_INIT;
     int r = prepare(&p, pg, c, e);
 
     if (r)
         return r;
-    r = db->ops->begin(db, c->lease_ms, e);
-    if (!r)
-        r = pg_schema_here(pg, e);
-    if (!r)
-        r = db_rehearsal_rows(db, c->n_rows, e);
-    if (!r)
-        r = plan ? explain(pg, &p.s, plan, e) : measure(pg, c, &p.s, &x, e);
-    pg_rollback(db);
+    r = pg_rehearsal_begin(pg, c->lease_ms, e);
+    if (r)
+        return r;
+    r = plan ? explain(pg, &p.s, plan, e) : measure(pg, c, &p.s, &x, e);
+    if (pg_rehearsal_back(pg, &back))
+        pg_rollback(db);
     *ret_x = x;
     return r;
 }

@@ -261,6 +261,8 @@ int pg_check_target(struct db *db, const struct db_target *t, struct err *e)
     r = check_columns(pg, t, e);
     if (!r)
         r = check_writes(pg, t, e);
+    if (!r)
+        r = pg_schema_here(pg, e);
     pg_rollback(db);
-    return r ? r : db_ensure_schema(db, e);
+    return r;
 }

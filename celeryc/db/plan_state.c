@@ -117,3 +117,27 @@ int db_plan_set_state(struct db *db, const struct db_plan_move *m, bool *ret_mov
         *ret_moved = moved;
     return r;
 }
+
+/* A plan that drains is paused when its last open batch has ended. Its row is locked first, so that of two last
+ * batches one sees it. */
+int db_settle_drain(struct db *db, const char *plan, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0}, open = {0};
+    const struct db_val v[] = {db_text(plan)};
+    bool moved;
+    int r = db_exec(db, "SELECT p.state FROM scatter_plan p WHERE p.plan = $1 @lock_p@", v, 1,
+                    &rows, e);
+
+    if (r || rows.n_rows == 0 || !db_cell_is(&rows, 0, 0, "draining"))
+        return r;
+    r = db_exec(db, "SELECT 1 FROM scatter_batch WHERE plan = $1 AND state = 'running' LIMIT 1", v,
+                1, &open, e);
+    if (r || open.n_rows > 0)
+        return r;
+    return db_plan_move(db,
+                        &(struct db_plan_move){.plan = plan,
+                                               .to = DB_PLAN_PAUSED,
+                                               .from = DB_PLAN_MASK(DB_PLAN_DRAINING),
+                                               .reason = "drained"},
+                        &moved, e);
+}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Chunks that are rolled back. The control rows that a chunk needs are made in its own transaction. */
+/* Chunks that are rolled back. The control rows that a chunk needs, and the control tables where there are none, are made
+ * in the same transaction. */
 
 #include "celeryc/db/rehearse.h"
 
@@ -7,11 +8,12 @@
 
 #define PLAN     "scatter-preflight"
 #define LEASE_MS 60000
+#define RECORDS  1000000 /* more than a chunk may have */
 
-int db_rehearsal_rows(struct db *db, size_t n, struct err *e)
+int db_rehearsal_rows(struct db *db, struct err *e)
 {
     const struct db_val plan[] = {db_text(PLAN)};
-    const struct db_val batch[] = {db_text(PLAN), db_int((int64_t)n)};
+    const struct db_val batch[] = {db_text(PLAN), db_int(RECORDS)};
     int r = db_exec(db,
                     "INSERT INTO scatter_plan (plan, migration, table_name, key_column, store, "
                     "queue, database, total, n_batches, state) VALUES ($1, '', '', '', '', '', '', "
@@ -45,6 +47,11 @@ int db_rehearse(struct db *db, const struct db_target *t, const struct db_row *r
     const struct db_chunk c = chunk_of(t, rows, n);
 
     return db->ops->rehearse(db, &c, ret_x, NULL, e);
+}
+
+void db_rehearsal_end(struct db *db)
+{
+    db->ops->rollback(db);
 }
 
 int db_explain_chunk(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,

@@ -13,9 +13,11 @@ struct db_rehearsal {
 };
 
 /* The chunk of the n rows (positions 0..n-1), control rows included, in a transaction that is rolled back. Codes as of
- * db_chunk_apply; what a refused chunk cost is told as well. */
+ * db_chunk_apply; what a refused chunk cost is told as well. On PostgreSQL the transaction stays open for the next one, and
+ * only what the chunk did is taken back; db_rehearsal_end ends it. */
 int db_rehearse(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
                 struct db_rehearsal *ret_x, struct err *e) WARN_UNUSED;
+void db_rehearsal_end(struct db *db);
 /* Appends how the server would run that chunk's statement, as its EXPLAIN says it. SQLite: the guarded UPDATE's. */
 int db_explain_chunk(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
                      struct buf *dst, struct err *e) WARN_UNUSED;

@@ -40,14 +40,9 @@ bool db_tx_has_pieces(const struct db *db)
     return db->ops->write != NULL;
 }
 
-int db_tx_write(struct db *db, const struct db_chunk *piece, size_t *ret_n, struct err *e)
+int db_tx_write(struct db *db, struct db_pieces *p, struct err *e)
 {
-    return db->ops->write(db, piece, ret_n, e);
-}
-
-int db_tx_take_back(struct db *db, struct err *e)
-{
-    return db->ops->take_back(db, e);
+    return db->ops->write(db, p, e);
 }
 
 static const char *skip_comments(const char *sql)

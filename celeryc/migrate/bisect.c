@@ -42,8 +42,7 @@ static int isolate(const struct bisect *b, size_t *lo, size_t hi)
 
 int bisect_run(const struct bisect *b, size_t n)
 {
-    size_t most = b->group ? b->group : n;
-    size_t lo = 0, group = most, bad = 0;
+    size_t lo = 0, group = n, bad = 0;
 
     while (lo < n) {
         size_t hi = n - lo < group ? n : lo + group;
@@ -63,7 +62,7 @@ int bisect_run(const struct bisect *b, size_t n)
         if (r)
             return r;
         bad++;
-        group = MIN(most, 1 + (lo + n) / (2 * bad));
+        group = 1 + (lo + n) / (2 * bad);
     }
     return 0;
 }

@@ -19,7 +19,6 @@ struct bisect {
     /* Which of the n records from `from` on the last failure seems to speak of; from + n: none. NULL: nobody knows. */
     size_t (*suspect)(void *arg, size_t from, size_t n);
     void *arg;
-    size_t group; /* at most so many at once; 0: all */
 };
 
 /* All n records in order. 0, or the code that ended it: the records in front of the one that did are written. */

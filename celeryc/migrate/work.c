@@ -331,6 +331,7 @@ static int prepare(struct work *w)
                                    .writes = j->m->writes,
                                    .n_writes = migrate_columns(j->m->writes)};
     breaker_begin(&j->conn->breaker, j->plan);
+    j->conn->no_pieces = false;
     w->unchecked = j->counts.quarantined > 0; /* whoever set them aside may have died since */
     w->chunk_ms = j->rt->options.chunk_ms;
     if (db_is_sqlite(j->conn->db))

@@ -20,12 +20,10 @@ struct work {
     int quick_retries;         /* since the last commit */
     enum work_end pending_end; /* WORK_DONE; else the record behind the chunk ends the work, by: */
     struct failure pending;
-    size_t n_refused;  /* by the database, of the chunk */
-    int64_t pieces_ns; /* when their transaction began */
-    size_t n_written;  /* rows of the chunk, in pieces that are not committed yet */
-    bool open;         /* the chunk's transaction is there already (.row) */
-    size_t limit;      /* of the next chunk of a .row function; 0: none */
-    bool unchecked;    /* records were set aside, and the plan's limits not asked since */
+    size_t n_refused; /* by the database, of the chunk */
+    bool open;        /* the chunk's transaction is there already (.row) */
+    size_t limit;     /* of the next chunk of a .row function; 0: none */
+    bool unchecked;   /* records were set aside, and the plan's limits not asked since */
 };
 
 /* What the plan wants for a failure of the record at a position; one that has been retried often enough is set aside. */

@@ -26,8 +26,7 @@
 #define PIECE_FIRST    500
 #define PIECES_REFUSED 20 /* then the transaction ends: the plan's limits are to be asked */
 /* Beside the codes of db/: the chunk is to be had in parts only; the transaction is to end behind what is written. */
-#define PIECES_NEVER  102
-#define PIECES_ENOUGH 103
+#define PIECES_NEVER 102
 #define TRIED_MEMORY \
     200000.0 /* records after which half of what was learnt about refusals is forgotten */
 
@@ -158,7 +157,7 @@ bool work_has_pieces(const struct work *w)
 {
     const struct scatter_migration *m = w->j->m;
 
-    return !m->row && !m->external && db_tx_has_pieces(w->j->conn->db);
+    return !m->row && !m->external && !w->j->conn->no_pieces && db_tx_has_pieces(w->j->conn->db);
 }
 
 static size_t piece_size(const struct connection *c)
@@ -168,15 +167,6 @@ static size_t piece_size(const struct connection *c)
     return n < PIECE_MIN ? PIECE_MIN : n < (double)SIZE_MAX / 2 ? (size_t)n : SIZE_MAX;
 }
 
-static size_t n_changed(const struct db_row *rows, size_t n)
-{
-    size_t changed = 0;
-
-    for (size_t i = 0; i < n; i++)
-        changed += rows[i].outcome == DB_O_CHANGED;
-    return changed;
-}
-
 static void mark_rows(struct db_row *rows, size_t n, enum db_outcome from, enum db_outcome to)
 {
     for (size_t i = 0; i < n; i++)
@@ -184,71 +174,69 @@ static void mark_rows(struct db_row *rows, size_t n, enum db_outcome from, enum 
             rows[i].outcome = to;
 }
 
-/* Some rows do not hold their planned values any more: which, and the others once more. */
-static int write_others(struct work *w, const struct db_chunk *c, struct db_row *rows)
+static int list_changes(struct work *w, size_t n, struct db_pieces *p)
 {
-    struct db *db = w->j->conn->db;
-    bool *stale = arena_alloc_array(w->arena, c->n_rows, sizeof(*stale));
-    size_t written = 0;
-    int r = stale ? db_tx_take_back(db, &w->f->e) : -ENOMEM;
+    size_t *row = arena_alloc_array(w->arena, n, sizeof(*row));
 
-    if (!r)
-        r = db_tx_guard(db, c, stale, &w->f->e);
-    if (r)
-        return r;
-    for (size_t i = 0; i < c->n_rows; i++)
-        if (stale[i] && rows[i].outcome == DB_O_CHANGED)
-            rows[i].outcome = DB_O_STALE;
-    if (n_changed(rows, c->n_rows) == 0)
-        return 0;
-    r = db_tx_write(db, c, &written, &w->f->e);
-    /* Not even then (a trigger has kept one back): the statement of a whole chunk says which. */
-    return !r && written != n_changed(rows, c->n_rows) ? PIECES_NEVER : r;
-}
-
-/* A transaction must end well within its lease, and the records that it sets aside are known when it has. */
-static bool is_enough(struct work *w, size_t from)
-{
-    int64_t took_ms = (clock_mono_ns() - w->pieces_ns) / NS_PER_MS;
-
-    if (w->n_refused < PIECES_REFUSED && took_ms < w->j->rt->options.lease_ms / 4)
-        return false;
-    if (w->rows[from].outcome != DB_O_CHANGED)
-        w->n_written = from + 1;
-    return w->n_written > 0;
-}
-
-static int apply_piece(void *arg, size_t from, size_t n)
-{
-    struct work *w = arg;
-    struct db_row *rows = w->rows + from;
-    const struct db_chunk c = work_chunk(w, rows, n);
-    size_t want = n_changed(rows, n), written = 0;
-    int r = 0;
-
-    if (is_enough(w, from))
-        return PIECES_ENOUGH;
-    w->f->e = ERR_INIT;
-    if (want > 0)
-        r = db_tx_write(w->j->conn->db, &c, &written, &w->f->e);
-    if (!r && written != want)
-        r = write_others(w, &c, rows);
-    if (r)
-        return r != PIECES_NEVER && work_is_refusal(w, r) ? BISECT_REFUSED : r;
-    mark_rows(rows, n, DB_O_CHANGED, DB_O_DONE);
-    w->n_written = from + n;
+    p->stale = arena_alloc_array(w->arena, n, sizeof(*p->stale));
+    if (!row || !p->stale)
+        return -ENOMEM;
+    memset(p->stale, 0, n * sizeof(*p->stale));
+    for (size_t i = 0; i < n; i++)
+        if (w->rows[i].outcome == DB_O_CHANGED)
+            row[p->n++] = i;
+    p->row = row;
     return 0;
 }
 
-/* The checkpoint behind what was written, and COMMIT. */
-static int commit_pieces(struct work *w)
+/* A transaction must end well within its lease, and the plan's limits want to be asked between. */
+static bool is_enough(const struct work *w, int64_t began_ns)
 {
-    if (w->n_written == 0) {
+    return w->n_refused >= PIECES_REFUSED ||
+           clock_mono_ns() - began_ns > w->j->rt->options.lease_ms / 4 * NS_PER_MS;
+}
+
+/* ret_n: the rows in front of which it stopped, all of them with 0 or WORK_STOPPED_HERE. Any other code of db/: nothing is
+ * to be kept. */
+static int write_pieces(struct work *w, size_t n, struct db_pieces *p, size_t *ret_n)
+{
+    int64_t began_ns = clock_mono_ns();
+    int r = 0;
+
+    *ret_n = n;
+    while (!r && p->at < p->n) {
+        w->f->e = ERR_INIT;
+        r = db_tx_write(w->j->conn->db, p, &w->f->e);
+        if (r == 0)
+            break;
+        if (!p->alone)
+            return r == DB_E_RETRY ? r : PIECES_NEVER;
+        if (!work_is_refusal(w, r))
+            return r;
+        *ret_n = p->row[p->at];
+        r = work_set_aside(w, *ret_n);
+        if (r)
+            break;
+        p->at++;
+        *ret_n = is_enough(w, began_ns) ? *ret_n + 1 : n;
+        if (*ret_n < n)
+            break;
+    }
+    for (size_t i = 0; i < p->at; i++)
+        if (w->rows[p->row[i]].outcome == DB_O_CHANGED)
+            w->rows[p->row[i]].outcome = p->stale[i] ? DB_O_STALE : DB_O_DONE;
+    return r;
+}
+
+/* The checkpoint behind what was written, and COMMIT. */
+static int commit_pieces(struct work *w, size_t n)
+{
+    if (n == 0) {
         db_tx_rollback(w->j->conn->db);
         return 0;
     }
     w->open = true;
-    int r = work_apply_once(w, w->rows, w->n_written);
+    int r = work_apply_once(w, w->rows, n);
 
     w->open = false;
     return r && work_is_refusal(w, r) ? PIECES_NEVER : r;
@@ -258,29 +246,27 @@ static int commit_pieces(struct work *w)
 static int apply_pieces(struct work *w, size_t n, size_t size)
 {
     struct db *db = w->j->conn->db;
-    const struct bisect b = {
-        .apply = apply_piece, .single = set_aside, .suspect = suspected, .arg = w, .group = size};
     const struct db_chunk c = work_chunk(w, w->rows, n);
+    struct db_pieces p = {.chunk = &c, .size = size};
+    int r = list_changes(w, n, &p);
 
-    w->n_written = 0;
-    w->pieces_ns = clock_mono_ns();
     w->f->e = ERR_INIT;
-    int r = db_tx_begin(db, &c, &w->f->e);
-
+    if (!r)
+        r = db_tx_begin(db, &c, &w->f->e);
     if (r)
         return r;
-    r = bisect_run(&b, n);
-    if (r == 0 || r == WORK_STOPPED_HERE || r == PIECES_ENOUGH) {
-        int committed = commit_pieces(w);
+    r = write_pieces(w, n, &p, &n);
+    if (r == 0 || r == WORK_STOPPED_HERE) {
+        int committed = commit_pieces(w, n);
 
-        if (committed || r == PIECES_ENOUGH)
-            r = committed;
+        r = committed ? committed : r;
     } else {
         db_tx_rollback(db);
     }
     if (r == PIECES_NEVER) {
-        mark_rows(w->rows, n, DB_O_DONE, DB_O_CHANGED);
-        mark_rows(w->rows, n, DB_O_STALE, DB_O_CHANGED);
+        w->j->conn->no_pieces = true;
+        mark_rows(w->rows, c.n_rows, DB_O_DONE, DB_O_CHANGED);
+        mark_rows(w->rows, c.n_rows, DB_O_STALE, DB_O_CHANGED);
     }
     return r;
 }

@@ -12,7 +12,9 @@ from migrations import Plan, Renumber, execute, one
 from scatter_test_app.models import Parcel
 
 from django_scatter import runtime
-from django_scatter.control import BatchRow, Claim, ClaimState, Control, Release, open_control
+from django_scatter.claims import BatchRow, Claim, ClaimState, claim_batch
+from django_scatter.control import Control, open_control
+from django_scatter.ends import Release, release_batch
 from django_scatter.errors import ScatterError
 from django_scatter.orders import Orders
 
@@ -31,8 +33,8 @@ def held(database: str, tmp_path: Path) -> tuple[Plan, Control, Claim]:
     return (
         plan,
         control,
-        control.claim(
-            runtime.plan_row(batch, plan.request()), row, "dead@test", "9@dead@test", False
+        claim_batch(
+            control, runtime.plan_row(batch, plan.request()), row, "dead@test", "9@dead@test", False
         ),
     )
 
@@ -106,7 +108,7 @@ def test_draining_plan_finishes_what_is_open(held: tuple[Plan, Control, Claim]) 
 def test_drained_plan_is_paused(held: tuple[Plan, Control, Claim]) -> None:
     plan, control, claim = held
     assert move(control, "draining")
-    control.release(NAME, 1, claim.token, Release.CLEAN, None)
+    release_batch(control, NAME, 1, claim.token, Release.CLEAN, None)
     assert one("SELECT state, reason FROM scatter_plan") == ("paused", "drained")
     assert one("SELECT state FROM scatter_batch") == "parked"
     assert plan.run().state == "paused"

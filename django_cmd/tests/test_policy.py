@@ -14,7 +14,7 @@ from migrations import Plan, Renumber, execute, one
 from scatter_test_app.models import Parcel
 
 from django_scatter import bisect, limits, policy
-from django_scatter.control import Outcome, Row
+from django_scatter.chunk import Outcome, Row
 from django_scatter.migration import Change, Record
 from django_scatter.policy import Answer, Breaker, Policy
 from django_scatter.runtime import RetryLater

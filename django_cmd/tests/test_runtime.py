@@ -17,7 +17,10 @@ from scatter_test_app.models import Parcel
 from django_scatter import control as control_module
 from django_scatter import runtime
 from django_scatter.batchfile import BadBatch
-from django_scatter.control import Chunk, Claim, Fenced
+from django_scatter.chunk import Chunk
+from django_scatter.claims import BatchRow, Claim, claim_batch
+from django_scatter.control import Fenced
+from django_scatter.ends import finish_batch
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Change, Migration, Record
 from django_scatter.policy import MAX_ATTEMPTS
@@ -113,9 +116,9 @@ def claim(plan: Plan, redelivered: bool = False, worker: str = "dead@test") -> C
     batch = runtime.load(plan.migration, plan.request())
     control = plan.control()
     control.ensure_schema()
-    row = control_module.BatchRow(1, plan.request().source, plan.sha256, batch.count)
-    return control.claim(
-        runtime.plan_row(batch, plan.request()), row, worker, f"9@{worker}", redelivered
+    row = BatchRow(1, plan.request().source, plan.sha256, batch.count)
+    return claim_batch(
+        control, runtime.plan_row(batch, plan.request()), row, worker, f"9@{worker}", redelivered
     )
 
 
@@ -161,7 +164,7 @@ def test_zombie_writes_nothing(database: str, tmp_path: Path) -> None:
     assert batch_row()["position"] == 0
     assert outcomes() == []
     with pytest.raises(Fenced):
-        plan.control().finish("plan-1", 1, 1)
+        finish_batch(plan.control(), "plan-1", 1, 1)
 
 
 def test_lost_answer_to_a_commit_changes_nothing_twice(

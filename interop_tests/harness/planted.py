@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .parcels import Database
 
 QUERY_TO = "SELECT id, phone FROM parcel WHERE id <= {n} ORDER BY id"
@@ -28,11 +30,39 @@ def fill(database: Database, n: int, planted: int, classes: int = 3) -> None:
         if not planted:
             break
         database.run(
-            f"UPDATE parcel SET phone = '{beginning}' || substr(lpad((id / {step})::text, 6, '0'), 1, 2)"
-            f" || ' ' || substr(lpad((id / {step})::text, 6, '0'), 3) "
+            f"UPDATE parcel SET phone = {numbered(beginning, f'id / {step}')} "
             f"WHERE id % {step} = {step * (k + 1) // 5}"
         )
+    refuse(database)
+
+
+def fill_anywhere(database: Database, n: int, counts: Sequence[int]) -> None:
+    """The same with so many of each class, strewn over the table."""
+    fill(database, n, 0)
+    chosen = (
+        "(SELECT id, row_number() OVER (ORDER BY id * 48271 % 1000003, id) AS place FROM parcel)"
+    )
+    first = 0
+    for beginning, count in zip(CLASSES, counts):
+        database.run(
+            f"UPDATE parcel AS p SET phone = {numbered(beginning, 'c.place')} FROM {chosen} AS c "
+            f"WHERE p.id = c.id AND c.place > {first} AND c.place <= {first + count}"
+        )
+        first += count
+    refuse(database)
+
+
+def numbered(beginning: str, number: str) -> str:
+    """A phone number with this beginning, as SQL."""
+    text = f"lpad(({number})::text, 6, '0')"
+    return f"'{beginning}' || substr({text}, 1, 2) || ' ' || substr({text}, 3)"
+
+
+def refuse(database: Database) -> None:
+    """From now on the database refuses the new numbers of those that are planted."""
     database.run(
+        "DROP INDEX IF EXISTS parcel_phone",
+        "ALTER TABLE parcel DROP CONSTRAINT IF EXISTS no_six, DROP CONSTRAINT IF EXISTS no_seven",
         "CREATE UNIQUE INDEX parcel_phone ON parcel (phone)",
         "ALTER TABLE parcel ADD CONSTRAINT no_six CHECK (phone NOT LIKE '033 6%')",
         "ALTER TABLE parcel ADD CONSTRAINT no_seven "

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from django_scatter.control import Outcome, Row
+from django_scatter.chunk import Outcome, Row
 
 MAX_HINTS = 2  # of one search: a text that points at every record must not make it linear
 

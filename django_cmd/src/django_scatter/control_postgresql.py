@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from django_scatter.batchfile import text_of
-from django_scatter.control import Chunk, Control, Row, Target, Unknown, by_number
+from django_scatter.chunk import Chunk, Row, Target, by_number
+from django_scatter.control import Control, Unknown
 from django_scatter.errors import SchemaError
 from django_scatter.rows import array_text, as_text
 from django_scatter.schema import schema_sql

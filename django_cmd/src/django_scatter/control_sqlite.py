@@ -17,7 +17,8 @@ from typing import Any
 from django.db.utils import OperationalError
 
 from django_scatter.batchfile import text_of
-from django_scatter.control import Chunk, Control, Row, Target, Unknown, by_number
+from django_scatter.chunk import Chunk, Row, Target, by_number
+from django_scatter.control import Control, Unknown
 from django_scatter.errors import SchemaError
 from django_scatter.rows import as_text, utc_naive
 from django_scatter.schema import schema_sql

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import DatabaseError, Error
 
-from django_scatter.control import Outcome, Row
+from django_scatter.chunk import Outcome, Row
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Skip
 

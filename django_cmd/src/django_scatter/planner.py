@@ -25,6 +25,8 @@ RUN_OPTIONS = {
     "max-quarantine-batch": ("N|P%", "the same for a batch"),
     "max-failure-rate": ("P%|off", "part of the last 1,000 records that may be set aside (5%)"),
     "canary": ("N", "the first N records alone, then the plan pauses"),
+    "workers": ("N", "with --dry-run: workers that the forecast of the time is for"),
+    "database-cores": ("N", "with --dry-run: processor cores of the database, for the same"),
 }
 
 OnProgress = Callable[[dict[str, Any]], None]

@@ -9,6 +9,7 @@ new value, and whether it is set.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from django.db import connections
 
 from django_scatter.batchfile import key_columns, text_of
-from django_scatter.control import Target, open_control
+from django_scatter.chunk import Target
+from django_scatter.control import open_control
 from django_scatter.migration import Migration, Record, Skip
 from django_scatter.rows import CHUNK_ROWS, LINES_PER_WRITE, encode, pinned
 
@@ -76,6 +78,7 @@ class Rehearsal:
     def __post_init__(self) -> None:
         keys = key_columns(self.key)
         self.n_keys = len(keys)
+        self.seconds = 0.0  # in the migration
         self.control = open_control(connections[self.alias], 60_000)
         self.control.prepare(Target(self.table, keys, self.migration.reads, self.migration.writes))
 
@@ -91,7 +94,9 @@ class Rehearsal:
         lines: list[bytes] = []
         for block in iterator:
             lines += [
-                line if line.startswith(b"{") else self.line(names, json.loads(line))
+                self.trailer(json.loads(line))
+                if line.startswith(b"{")
+                else self.line(names, json.loads(line))
                 for line in block.splitlines()
             ]
             if len(lines) >= LINES_PER_WRITE:
@@ -99,12 +104,16 @@ class Rehearsal:
                 lines = []
         yield b"\n".join([*lines, b""])
 
+    def trailer(self, said: dict[str, Any]) -> bytes:
+        return encode({**said, "compute_seconds": self.seconds})
+
     def line(self, names: Sequence[str], values: list[Any]) -> bytes:
         return encode([*values, *self.answer(dict(zip(names, values)), values)])
 
     def answer(self, named: dict[str, Any], values: Sequence[Any]) -> list[Any]:
         wanted = {c: named[c] for c in (*key_columns(self.key), *self.migration.reads)}
         key = values[0] if self.n_keys == 1 else tuple(values[: self.n_keys])
+        began = time.perf_counter()
         try:
             change = self.ask(Record(key, wanted, self.params))
             if isinstance(change, Skip):
@@ -112,6 +121,8 @@ class Rehearsal:
             fresh = self.fresh(change or {})
         except Exception as e:  # noqa: BLE001  whatever a migration raises belongs to its record
             return ["failed", type(e).__name__, str(e)[:MESSAGE_CHARS], *self.values({})]
+        finally:
+            self.seconds += time.perf_counter() - began
         same = all(c in wanted and text_of(wanted[c]) == v for c, v in fresh.items())
         return ["unchanged" if same else "changed", None, None, *self.values({} if same else fresh)]
 

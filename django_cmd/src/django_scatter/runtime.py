@@ -22,20 +22,10 @@ from django.db import DatabaseError, Error
 
 from django_scatter import batchfile, bisect, limits, sqlstates, store
 from django_scatter.batchfile import Batch
-from django_scatter.control import (
-    BatchRow,
-    Chunk,
-    Claim,
-    ClaimState,
-    Control,
-    Fenced,
-    Outcome,
-    PlanRow,
-    Release,
-    Row,
-    Target,
-    Unknown,
-)
+from django_scatter.chunk import Chunk, Outcome, Row, Target
+from django_scatter.claims import BatchRow, Claim, ClaimState, PlanRow, claim_batch
+from django_scatter.control import Control, Fenced, Unknown
+from django_scatter.ends import Release, finish_batch, release_batch
 from django_scatter.errors import ScatterError, SchemaError
 from django_scatter.migration import Change, Migration, Record, Retry, Skip
 from django_scatter.orders import Orders
@@ -221,8 +211,13 @@ def run_batch(migration: Migration, request: Request, control: Control) -> Ended
         return without_file(migration, request, control, failure)
     row = BatchRow(batch.batch, request.source, batch.sha256, batch.count)
     return claimed(
-        control.claim(
-            plan_row(batch, request), row, request.worker, request.owner, request.redelivered
+        claim_batch(
+            control,
+            plan_row(batch, request),
+            row,
+            request.worker,
+            request.owner,
+            request.redelivered,
         ),
         migration,
         request,
@@ -254,7 +249,8 @@ def without_file(
 ) -> Ended:
     """A batch that was planned here is failed, so that its plan can end; a message that came by itself only fails as
     a task."""
-    claim = control.claim(
+    claim = claim_batch(
+        control,
         PlanRow.unknown(request.plan),
         BatchRow(request.batch, None, request.sha256, 0),
         request.worker,
@@ -628,7 +624,7 @@ class Run:
     # ---- the end ----
 
     def finish(self, ended: Ended) -> Ended:
-        end = self.control.finish(self.request.plan, self.batch.batch, self.token)
+        end = finish_batch(self.control, self.request.plan, self.batch.batch, self.token)
         ended.state = "done"
         ended.duration_s = end.duration_s
         ended.plan_finished = end.plan_finished
@@ -658,7 +654,7 @@ class Run:
             failure.text = f"given up after {tries} attempts: {failure.text}"
         how = Release.FAIL_PLAN if action == "fail-plan" else Release.FAILED
         try:
-            ended.plan_finished = self.control.release(
+            ended.plan_finished = release_batch(self.control,
                 self.request.plan, self.request.batch, self.token, how, str(failure),
                 {
                     "error_class": failure.error_class,
@@ -680,7 +676,9 @@ class Run:
     def release(self, how: Release, error: str | None) -> None:
         """Best effort: a lease that cannot be given up ends by itself."""
         try:
-            self.control.release(self.request.plan, self.request.batch, self.token, how, error)
+            release_batch(
+                self.control, self.request.plan, self.request.batch, self.token, how, error
+            )
         except Fenced:
             logger.info("batch %s of %s is another worker's", self.request.batch, self.request.plan)
         except Error as e:

@@ -15,7 +15,8 @@ from typing import Any
 from django.db import connections
 
 from django_scatter import batchfile, store
-from django_scatter.control import Control, Target, open_control
+from django_scatter.chunk import Target
+from django_scatter.control import Control, open_control
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Change, Migration, Record, Skip
 from django_scatter.restore import PREFIX
