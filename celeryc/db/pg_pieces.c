@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PostgreSQL: the changes of a chunk in pieces, inside of the open transaction.
  *
- * A statement that fails takes back all that it did, and rows cost far more than statements. So one DO block writes the
- * changes piece by piece, each in a block with an EXCEPTION clause (a subtransaction), halves a piece that is refused until
- * the change is alone, and stops there. Nothing of it crosses the wire but the values, once, and the answer. The values and
- * the answer travel as settings of the transaction (scatter.*), because a DO block has neither parameters nor a result;
- * nothing is created, so that no right is needed and a pooler may stand between.
+ * A statement that fails takes back all that it did, and rows cost far more than statements. So one DO block (planner/schema/pieces.sql)
+ * writes the changes piece by piece, each in a block with an EXCEPTION clause (a subtransaction), cuts a piece that is
+ * refused until the change is alone, and stops there. Nothing crosses the wire but the values, once, and the answer: as
+ * settings of the transaction, because a DO block has neither parameters nor a result. Nothing is created, so that no right
+ * is needed and a pooler may stand between.
  *
  * What the server says of the refused row (its key, a value) is taken for a hint where to cut; a wrong one costs two tries.
  * Failures that are no record's fault (locks, deadlocks, limits) are passed on and end the transaction. */
@@ -16,6 +16,8 @@
 
 #include <errno.h>
 
+#include "schema_sql.h"
+
 #define HINTED_COLUMNS 8
 
 struct builder {
@@ -25,9 +27,10 @@ struct builder {
     struct pg_key key;
     struct arena *arena;
     struct err *e;
-    bool partly;      /* some change leaves a column as it is */
-    struct buf block; /* the text of the DO block */
-    struct buf names; /* of the arrays: "k0, o0, n0" */
+    bool partly;       /* some change leaves a column as it is */
+    struct buf block;  /* the text of the DO block */
+    struct buf arrays; /* their declarations */
+    struct buf names;  /* of the arrays: "k0, o0, n0" */
     struct buf slices;
     struct buf set; /* SELECT set_config(...), ... */
     const char **values;
@@ -37,6 +40,7 @@ struct builder {
 static void builder_deinit(struct builder *b)
 {
     buf_deinit(&b->block);
+    buf_deinit(&b->arrays);
     buf_deinit(&b->names);
     buf_deinit(&b->slices);
     buf_deinit(&b->set);
@@ -81,7 +85,7 @@ static int add_array(struct builder *b, enum part part, size_t k, const char *ty
 
     if (!name)
         return -ENOMEM;
-    buf_appendf(&b->block, "%s %s[] := current_setting('scatter.%s');\n", name, type, name);
+    buf_appendf(&b->arrays, "%s %s[] := current_setting('scatter.%s');\n", name, type, name);
     buf_appendf(&b->names, "%s%s", comma, name);
     buf_appendf(&b->slices, "%s%s[lo:hi]", comma, name);
     if (b->p->at > 0)
@@ -115,7 +119,7 @@ static int add_arrays(struct builder *b)
 
 /* ---- the block ---- */
 
-static int add_sets(struct builder *b)
+static int add_sets(struct builder *b, struct buf *dst)
 {
     const struct db_target *asked = b->p->chunk->target;
     const struct pg_column *col;
@@ -125,135 +129,80 @@ static int add_sets(struct builder *b)
 
         if (r)
             return r;
-        buf_append_str(&b->block, i ? ", " : "");
-        db_quote_name(&b->block, slice_str(col->name));
+        buf_append_str(dst, i ? ", " : "");
+        db_quote_name(dst, slice_str(col->name));
         if (b->partly) {
-            buf_appendf(&b->block, " = CASE WHEN v.f%zu THEN v.n%zu::%s ELSE t.", i, i, col->type);
-            db_quote_name(&b->block, slice_str(col->name));
-            buf_append_str(&b->block, " END");
+            buf_appendf(dst, " = CASE WHEN v.f%zu THEN v.n%zu::%s ELSE t.", i, i, col->type);
+            db_quote_name(dst, slice_str(col->name));
+            buf_append_str(dst, " END");
         } else {
-            buf_appendf(&b->block, " = v.n%zu::%s", i, col->type);
+            buf_appendf(dst, " = v.n%zu::%s", i, col->type);
         }
     }
     return 0;
 }
 
-static int add_update(struct builder *b)
+static int add_update(struct builder *b, struct buf *dst)
 {
     const struct db_target *asked = b->p->chunk->target;
     const struct pg_column *col;
 
-    buf_appendf(&b->block, "UPDATE %s AS t SET ", b->target->quoted);
-    int r = add_sets(b);
+    buf_appendf(dst, "UPDATE %s AS t SET ", b->target->quoted);
+    int r = add_sets(b, dst);
 
     if (r)
         return r;
-    buf_appendf(&b->block, " FROM unnest(%s) WITH ORDINALITY AS v (%s, i)", b->slices.data,
+    buf_appendf(dst, " FROM unnest(%s) WITH ORDINALITY AS v (%s, i)", b->slices.data,
                 b->names.data);
     for (size_t i = 0; i < b->key.n; i++) {
-        buf_append_str(&b->block, i ? " AND t." : " WHERE t.");
-        db_quote_name(&b->block, slice_str(b->key.column[i]->name));
-        buf_appendf(&b->block, " = v.k%zu", i);
+        buf_append_str(dst, i ? " AND t." : " WHERE t.");
+        db_quote_name(dst, slice_str(b->key.column[i]->name));
+        buf_appendf(dst, " = v.k%zu", i);
     }
     for (size_t i = 0; i < asked->n_reads; i++) {
         r = pg_target_column(b->pg, b->target, asked->reads[i], &col, b->e);
         if (r)
             return r;
-        buf_append_str(&b->block, " AND t.");
-        db_quote_name(&b->block, slice_str(col->name));
-        buf_appendf(&b->block, "::text COLLATE \"C\" IS NOT DISTINCT FROM v.o%zu", i);
+        buf_append_str(dst, " AND t.");
+        db_quote_name(dst, slice_str(col->name));
+        buf_appendf(dst, "::text COLLATE \"C\" IS NOT DISTINCT FROM v.o%zu", i);
     }
     return 0;
 }
 
 /* Where the text that a failure quotes stands among the new values. */
-static void add_places(struct builder *b, const char *text)
+static void add_places(const struct builder *b, const char *text, struct buf *dst)
 {
     size_t n = MIN(b->p->chunk->target->n_writes, (size_t)HINTED_COLUMNS);
 
-    buf_append_str(&b->block, "coalesce(");
+    buf_append_str(dst, "coalesce(");
     for (size_t i = 0; i < n; i++)
-        buf_appendf(&b->block, "%sarray_position(n%zu[lo:hi], %s)", i ? ", " : "", i, text);
-    buf_append_str(&b->block, ", 0)");
+        buf_appendf(dst, "%sarray_position(n%zu[lo:hi], %s)", i ? ", " : "", i, text);
+    buf_append_str(dst, ", 0)");
 }
-
-/* bound: [lo, bound] was refused as a whole; point: what a hint says. */
-static const char declarations[] = "lo integer := current_setting('scatter.at')::integer + 1;\n"
-                                   "size integer := current_setting('scatter.size');\n"
-                                   "total integer := current_setting('scatter.n');\n"
-                                   "careful boolean := current_setting('scatter.careful');\n"
-                                   "hi integer; bound integer := 0; point integer; hints integer;\n"
-                                   "written bigint; missing text; stale text := '';\n"
-                                   "failed boolean := false; state text; words text; detail text;\n"
-                                   "BEGIN\n"
-                                   "WHILE lo <= total LOOP\n"
-                                   "IF bound < lo THEN\n"
-                                   "bound := 0; point := 0; hints := 0;\n"
-                                   "hi := least(lo + size - 1, total);\n"
-                                   "ELSIF point > lo THEN hi := point - 1;\n"
-                                   "ELSIF point = lo THEN hi := lo;\n"
-                                   "ELSE hi := lo + (bound - lo) / 2;\n"
-                                   "END IF;\n"
-                                   "missing := NULL;\n"
-                                   "BEGIN\n"
-                                   "IF careful THEN\n"
-                                   "WITH u AS (";
-
-static const char after_careful[] =
-    " RETURNING v.i) SELECT string_agg((lo - 1 + g.i)::text || ',', '') INTO missing "
-    "FROM generate_series(1, hi - lo + 1) AS g (i) WHERE g.i NOT IN (SELECT u.i FROM u);\n"
-    "ELSE\n";
-
-static const char after_update[] =
-    ";\nGET DIAGNOSTICS written = ROW_COUNT;\n"
-    "IF written < hi - lo + 1 THEN RAISE EXCEPTION USING ERRCODE = 'SCSTL'; END IF;\n"
-    "END IF;\n"
-    "stale := stale || coalesce(missing, '');\n"
-    "lo := hi + 1;\n"
-    "EXCEPTION WHEN SQLSTATE 'SCSTL' THEN careful := true;\n"
-    "WHEN OTHERS THEN\n"
-    "GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, words = MESSAGE_TEXT, "
-    "detail = PG_EXCEPTION_DETAIL;\n"
-    "IF left(state, 2) IN ('08', '25', '40', '53', '55', '57', '58') THEN RAISE; END IF;\n"
-    "failed := hi = lo;\n"
-    "EXIT WHEN failed;\n"
-    "bound := hi; point := 0; hints := hints + 1;\n"
-    "IF hints <= 2 THEN\n"
-    "point := CASE WHEN state = '23505' THEN ";
-
-static const char the_end[] =
-    " ELSE 0 END;\n"
-    "IF point > 0 THEN point := lo + point - 1; END IF;\n"
-    "END IF;\n"
-    "END;\n"
-    "END LOOP;\n"
-    "PERFORM set_config('scatter.at', (lo - 1)::text, true), "
-    "set_config('scatter.stale', stale, true), set_config('scatter.state', CASE WHEN failed THEN "
-    "state ELSE '' END, true), set_config('scatter.words', coalesce(words, ''), true), "
-    "set_config('scatter.detail', coalesce(detail, ''), true);\n"
-    "END";
 
 static int build_block(struct builder *b)
 {
-    buf_append_str(&b->block, "#variable_conflict use_variable\nDECLARE\n");
+    CLEANUP(buf_deinit) struct buf update = BUF_INIT, detail = BUF_INIT, words = BUF_INIT;
     int r = add_arrays(b);
 
-    if (!r && (buf_ok(&b->names) || buf_ok(&b->slices)))
+    if (!r && (buf_ok(&b->arrays) || buf_ok(&b->names) || buf_ok(&b->slices)))
         r = -ENOMEM;
-    buf_append_str(&b->block, declarations);
     if (!r)
-        r = add_update(b);
-    buf_append_str(&b->block, after_careful);
-    if (!r)
-        r = add_update(b);
-    buf_append_str(&b->block, after_update);
-    add_places(b, "substring(detail from '\\)=\\((.*)\\)')");
-    buf_append_str(&b->block, " WHEN state IN ('23502', '23514') THEN coalesce(array_position("
-                              "k0[lo:hi]::text[], substring(detail from '\\(([^,()]+)[,)]')), 0) "
-                              "WHEN state LIKE '22%' THEN ");
-    add_places(b, "substring(words from ': \"(.*)\"')");
-    buf_append_str(&b->block, the_end);
-    return r ? r : buf_ok(&b->block);
+        r = add_update(b, &update);
+    add_places(b, "substring(detail from '\\)=\\((.*)\\)')", &detail);
+    add_places(b, "substring(words from ': \"(.*)\"')", &words);
+    if (!r && (buf_ok(&update) || buf_ok(&detail) || buf_ok(&words)))
+        r = -ENOMEM;
+    if (r)
+        return r;
+    const struct db_token tokens[] = {{"arrays", b->arrays.data},
+                                      {"update", update.data},
+                                      {"in_detail", detail.data},
+                                      {"in_words", words.data},
+                                      {NULL, NULL}};
+
+    return db_expand(&(struct db_ops){.tokens = tokens}, schema_pieces, &b->block);
 }
 
 static int add_int(struct builder *b, const char *name, size_t v)
@@ -298,7 +247,7 @@ static int build(struct builder *b)
     if (!r)
         r = add_int(b, "size", b->p->size);
     if (!r)
-        r = add_int(b, "n", b->p->n);
+        r = add_int(b, "total", b->p->n);
     add_setting(b, "careful", b->p->any_stale ? "t" : "f");
     return r ? r : buf_ok(&b->set);
 }

@@ -43,7 +43,9 @@ def cpu_s(pid: int) -> float:
 
 
 class Bench:
-    def __init__(self, folder: Path, kind: str, rows: int, batch_size: int, more: list[str]) -> None:
+    def __init__(
+        self, folder: Path, kind: str, rows: int, batch_size: int, more: list[str]
+    ) -> None:
         self.folder = folder
         self.kind = kind
         self.rows = rows
@@ -73,9 +75,7 @@ class Bench:
         try:
             planted.fill(database, self.rows, bad)
             query = planted.QUERY_TO.format(n=self.rows)
-            options = create_options(
-                database, site.store, site.url, "p1", self.batch_size, query
-            )
+            options = create_options(database, site.store, site.url, "p1", self.batch_size, query)
             done = scatter_plan(*options, env=os.environ | site.env)
             if done.returncode != 0:
                 sys.exit(done.stderr)
