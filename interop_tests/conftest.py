@@ -13,6 +13,8 @@ import pytest
 from harness import processes
 from harness.client import Client
 from harness.fleet import FLEETS, Fleet
+from harness.migrations import Site as OwnSite
+from harness.migrations import databases_of, test_migrations
 from harness.parcels import Database, postgres_database, sqlite_database
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
@@ -173,3 +175,25 @@ def site(
     redis_server: RedisServer, workers: WorkerFactory, database: Database, tmp_path: Path
 ) -> Site:
     return Site(redis_server, workers, database, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def own_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return test_migrations(tmp_path_factory.mktemp("migrations"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    return databases_of(request, tmp_path)
+
+
+@pytest.fixture
+def own_site(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    empty_database: Database,
+    tmp_path: Path,
+    own_plugin: Path,
+) -> OwnSite:
+    """For the tests' own migrations, on a database without tables."""
+    return OwnSite(redis_server, workers, empty_database, tmp_path, [own_plugin])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery, group
 from harness import canvas
+from harness.canvas import plain
 from harness.client import Client
 from harness.fleet import Fleet
 from harness.redis_server import RedisServer
@@ -18,24 +18,6 @@ from harness.waiting import wait_until
 from harness.workers import WorkerFactory
 
 app = Celery("signatures", set_as_current=False)
-
-
-def plain(signature: Any) -> Any:
-    """As JSON has it."""
-    return json.loads(json.dumps(signature))
-
-
-def result_of(fleet: Fleet, task_id: str) -> Any:
-    """From the store: the get() of 5.2 may miss a result that is stored in the moment in which it begins."""
-
-    def there() -> bool:
-        record = fleet.record(task_id)
-        return record is not None and record["status"] == "SUCCESS"
-
-    wait_until(there, f"the result of {task_id}")
-    record = fleet.record(task_id)
-    assert record is not None
-    return record["result"]
 
 
 def add(*args: int) -> Any:
@@ -99,7 +81,7 @@ def test_what_a_mapped_task_sends_is_the_map_s_child(fleet: Fleet, client: Clien
     for _ in range(fleet.rounds):
         sent = client.send("celery.map", spawn, [add(1, 1), add(2, 2)])
         ids = [value[0][0] for value in client.get(sent).value]
-        assert [result_of(fleet, one) for one in ids] == [2, 4]
+        assert [fleet.result_of(one) for one in ids] == [2, 4]
         record = fleet.record(sent)
         assert record is not None
         assert [child[0][0] for child in record["children"]] == ids
@@ -109,7 +91,7 @@ def test_chunks(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
         value = client.call("celery.chunks", add(), [[i, i] for i in range(5)], 2).value
         (_group_id, _parent), members = value
-        assert [result_of(fleet, m[0][0]) for m in members] == [[0, 2], [4, 6], [8]]
+        assert [fleet.result_of(m[0][0]) for m in members] == [[0, 2], [4, 6], [8]]
 
 
 def test_group(fleet: Fleet, client: Client) -> None:
@@ -123,7 +105,7 @@ def test_group(fleet: Fleet, client: Client) -> None:
         result = [[gid, None], [[[i, None], None] for i in ids]]
         sent = client.send("celery.group", tasks, result, gid, [10])
         assert client.get(sent).value == result
-        assert [result_of(fleet, i) for i in ids] == [11, 12]
+        assert [fleet.result_of(i) for i in ids] == [11, 12]
         record = fleet.record(ids[0])
         assert record is not None
         assert record["group_id"] == gid
@@ -134,7 +116,7 @@ def test_chord(fleet: Fleet, client: Client) -> None:
     echo = plain(app.signature("examples.echo"))
     for _ in range(fleet.rounds):
         value = client.call("celery.chord", [add(1, 1), add(2, 2)], echo).value
-        assert result_of(fleet, value[0][0]) == [2, 4]
+        assert fleet.result_of(value[0][0]) == [2, 4]
 
 
 def test_chain_is_no_task(fleet: Fleet, client: Client) -> None:

@@ -5,55 +5,27 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.migrations import Site, databases_of, test_migrations
-from harness.parcels import Database, scatter_plan
+from harness.migrations import Site
+from harness.parcels import scatter_plan
 from harness.pgbouncer import PORT, PgBouncer
-from harness.postgres_server import PostgresServer
-from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.workers import WorkerFactory
 
 N_ROWS = 2000
 QUERY = "SELECT id, word FROM account"
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return test_migrations(tmp_path_factory.mktemp("migrations"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    return databases_of(request, tmp_path)
-
-
 @pytest.fixture
-def site(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    database: Database,
-    tmp_path: Path,
-    plugin: Path,
-) -> Site:
-    site = Site(redis_server, workers, database, tmp_path, [plugin])
-    database.run(
+def site(own_site: Site) -> Site:
+    own_site.database.run(
         "CREATE TABLE account (id bigint PRIMARY KEY, word text, changes int NOT NULL DEFAULT 0)",
         "CREATE TABLE entry (account bigint, word text)",
         f"WITH RECURSIVE g (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < {N_ROWS}) "
         "INSERT INTO account (id, word) SELECT i, 'w' || i FROM g",
     )
-    return site
+    return own_site
 
 
 def kill_in_turn(site: Site, plan: str, kinds: tuple[str, ...]) -> None:
@@ -104,7 +76,7 @@ def test_a_batch_of_own_statements_changes_hands(site: Site) -> None:
     assert wrong == [(1999, 0, 0)]
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 def test_calls_to_the_outside_are_repeated_only_behind_the_checkpoint(
     site: Site, tmp_path: Path
 ) -> None:
@@ -121,7 +93,7 @@ def test_calls_to_the_outside_are_repeated_only_behind_the_checkpoint(
     assert max(calls.values()) <= 1 + len(kinds)
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 def test_workers_behind_pgbouncer_in_transaction_mode(site: Site) -> None:
     """Four clients share two sessions, which nobody may leave anything in: planner, workers of both kinds, all paths."""
     server = site.database.postgres
@@ -196,7 +168,7 @@ def test_a_file_of_sql(site: Site, tmp_path: Path, kind: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["sqlite", "postgresql"], indirect=True)
 def test_a_file_of_sql_is_refused_before_anything_is_made(site: Site, tmp_path: Path) -> None:
     for text, why in (
         (FILE.replace("upper(word)", "uper(word)").format(bad=""), "uper"),

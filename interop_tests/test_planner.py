@@ -504,11 +504,47 @@ def test_user_without_the_right_to_update(
     refused(postgres_site, postgres_site.run(postgres_site.argv()), "parcel")
 
 
-def test_status_and_enqueue_of_no_plan(sqlite_site: Site) -> None:
-    for name in ("status", "enqueue"):
-        done = sqlite_site.command(name, "--plan", "nope")
-        assert done.returncode == 1
-        assert "no plan nope" in done.stderr
+@pytest.mark.parametrize("planned", [False, True], ids=["no tables", "tables"])
+def test_commands_on_no_plan(site: Site, planned: bool) -> None:
+    if planned:
+        site.create(plan="p1")
+    for name in (
+        "status", "enqueue", "pause", "resume", "cancel", "drain", "sweep", "redrive", "undo", "verify",
+        "report", "audit",
+    ):  # fmt: skip
+        done = site.command(name, "--plan", "nope")
+        assert (done.returncode, done.stdout) == (1, ""), (name, done)
+        assert done.stderr.startswith("scatter-plan: "), done.stderr
+        assert done.stderr.endswith("there is no plan nope in this database\n"), (name, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("set p1", "nothing to set"),
+        ("set p1 rate=fast", "rate is a number above 0, or none"),
+        ("set p1 rate=inf", "rate is a number above 0, or none"),
+        ("set p1 workers=0.5", "workers is a whole number from 1 to"),
+        ("set p1 chunk_ms=60001", "chunk_ms is a whole number from 1 to 60000"),
+        ("set p1 speed=1", "rate, chunk_ms and workers"),
+        ("governor faster", "show, set, stop and start"),
+        ("governor stop now", "now: nothing can stand behind stop"),
+        ("redrive p1 --as a/b", "plan id"),
+        ("redrive p1 --on-finish {x", "--on-finish"),
+    ],
+)
+def test_mistakes_about_a_plan(sqlite_site: Site, words: str, text: str) -> None:
+    sqlite_site.create(plan="p1")
+    sqlite_site.database.run(
+        "INSERT INTO scatter_outcome (plan, batch, position, record_key, outcome) "
+        "VALUES ('p1', 1, 0, '1', 'quarantined')"
+    )
+    done = sqlite_site.command(*words.split())
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
+    assert text in done.stderr
+    assert sqlite_site.database.query(
+        "SELECT rate, chunk_ms, max_workers FROM scatter_plan WHERE plan = 'p1'"
+    ) == [(None, None, None)]
 
 
 # ---- kill -9 ----

@@ -3,45 +3,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import re
 from pathlib import Path
-from typing import Any
 
-from harness.parcels import Database, scatter_plan
-from harness.plans import command, made, plant, planted_ids, run_child, state, unplant
+from harness.parcels import scatter_plan
+from harness.plans import plant, planted_ids, run_child, state, unplant
+from harness.reports import cells, check_parts, report, truth
 from harness.site import Site
 from harness.waiting import wait_until
-
-
-def report(site: Site, folder: Path, plan: str) -> dict[str, Any]:
-    """The manifest of a fresh report, every part of which is what the manifest says."""
-    found = made(command(site, "report", plan, "--format", "json"))
-    at = folder / "store" / plan / "report"
-    text = (at / "manifest.json").read_bytes()
-    assert hashlib.sha256(text).hexdigest() == found["sha256"]
-    manifest: dict[str, Any] = json.loads(text)
-    for part in manifest["parts"]:
-        data = (at / part["object"]).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (part["bytes"], part["sha256"])
-    stored = site.database.query(f"SELECT report_sha256 FROM scatter_plan WHERE plan = '{plan}'")
-    assert stored == [(found["sha256"],)]
-    return manifest | {"sha256": found["sha256"]}
-
-
-def cells(folder: Path, plan: str, part: str) -> list[dict[str, str]]:
-    with (folder / "store" / plan / "report" / part).open(newline="") as f:
-        return list(csv.DictReader(f))
-
-
-def truth(database: Database, plan: str) -> dict[str, int]:
-    counts = database.counts(plan)
-    done = counts.pop("position")
-    counts["ok"] = done - sum(v for k, v in counts.items() if k != "planned")
-    counts["remaining"] = counts["planned"] - done
-    return counts
 
 
 def test_counts_are_the_tables_and_the_bytes_stay(site: Site, tmp_path: Path) -> None:
@@ -56,6 +26,7 @@ def test_counts_are_the_tables_and_the_bytes_stay(site: Site, tmp_path: Path) ->
     first = report(site, tmp_path, "p1")
     assert first["counts"] == truth(site.database, "p1")
     assert first["open"] == len(bad) + 2
+    check_parts(site, tmp_path, "p1")
     rows = cells(tmp_path, "p1", "quarantined-0001.csv")
     assert [int(r["key"]) for r in rows] == bad
     assert {r["message"] for r in rows} == {"planted"}
@@ -70,6 +41,9 @@ def test_counts_are_the_tables_and_the_bytes_stay(site: Site, tmp_path: Path) ->
     assert (second["open"], second["children"][0]["plan"]) == (2, "p2")
     assert {r["resolved_by"] for r in cells(tmp_path, "p1", "quarantined-0001.csv")} == {"p2"}
     assert report(site, tmp_path, "p2")["parent"] == "p1"
+    # The one of a child found nothing new: its parent's stays what it is.
+    kept = site.database.query("SELECT report_sha256 FROM scatter_plan WHERE plan = 'p1'")
+    assert kept == [(second["sha256"],)]
 
 
 def test_a_sweep_writes_what_nobody_has_asked_for(site: Site, tmp_path: Path) -> None:

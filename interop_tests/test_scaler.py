@@ -8,6 +8,7 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,48 @@ def make_scaler(world: World, tmp_path: Path) -> MakeScaler:
     return make
 
 
-def start(workers: WorkerFactory, kind: str, url: str, **options: Any) -> Worker:
-    return workers.start(kind, url, options=HEARTBEATS, **options)
+@dataclass
+class Rig:
+    """One Redis, what is sent to it and works on it, and who looks at it."""
+
+    redis: RedisServer
+    workers: WorkerFactory
+    make_client: MakeClient
+    make_scaler: MakeScaler
+    lines: Path  # one for each task that began
+    url: str
+
+    def client(self, kind: str = "python", **settings: Any) -> Client:
+        version = "debian-5.2" if kind == "debian" else "celery-5.7"
+        return self.make_client(self.url, version=version, **settings)
+
+    def scaler(self, **options: Any) -> Scaler:
+        return self.make_scaler(self.url, **options)
+
+    def start(self, kind: str, **options: Any) -> Worker:
+        return self.workers.start(kind, self.url, options=HEARTBEATS, **options)
+
+    def busy(self, n: int) -> None:
+        lines = self.lines
+        wait_until(lambda: lines.exists() and len(lines.read_text().split()) == n, f"{n} tasks run")
 
 
-def version(kind: str) -> str:
-    return "debian-5.2" if kind == "debian" else "celery-5.7"
-
-
-def busy(redis: RedisServer, path: Path, n: int) -> None:
-    wait_until(lambda: path.exists() and len(path.read_text().split()) == n, f"{n} tasks run")
+@pytest.fixture
+def rig(
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    make_client: MakeClient,
+    make_scaler: MakeScaler,
+    tmp_path: Path,
+) -> Rig:
+    return Rig(
+        redis_server,
+        workers,
+        make_client,
+        make_scaler,
+        tmp_path / "lines",
+        redis_server.socket_url(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,24 +104,14 @@ def busy(redis: RedisServer, path: Path, n: int) -> None:
         pytest.param("celeryc", "interop.hold_late", marks=pytest.mark.chaos),
     ],
 )
-def test_every_task_is_seen_once(
-    kind: str,
-    task: str,
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-    tmp_path: Path,
-) -> None:
+def test_every_task_is_seen_once(kind: str, task: str, rig: Rig) -> None:
     """17 tasks in two priorities, two run: in lists, in `unacked`, or only in the heartbeat."""
-    url = redis_server.socket_url()
-    client = make_client(url, version=version(kind))
-    scaler = make_scaler(url, max=50)
-    path = tmp_path / "lines"
-    worker = start(workers, kind, url)
+    client = rig.client(kind)
+    scaler = rig.scaler(max=50)
+    worker = rig.start(kind)
     for i in range(17):
-        client.send(task, str(path), f"t{i}", HOLD_S, priority=6 if i % 2 else 0)
-    busy(redis_server, path, 2)
+        client.send(task, str(rig.lines), f"t{i}", HOLD_S, priority=6 if i % 2 else 0)
+    rig.busy(2)
     scaler.pods(POD)
     line = scaler.look()
     sample = line["sample"]
@@ -97,7 +120,7 @@ def test_every_task_is_seen_once(
     assert sum(listed.values()) == sample["ready"], "nothing is for later"
     seen = sample["ready"] + sample["unacked"] + (2 if task == "interop.hold" else 0)
     assert seen == 17
-    r = redis_server.client()
+    r = rig.redis.client()
     assert listed == {
         str(step): r.llen(queue_key("celery", step))
         for step in (0, 3, 6, 9)
@@ -113,23 +136,16 @@ def test_every_task_is_seen_once(
 
 
 @KINDS
-def test_tasks_for_later_start_nothing(
-    kind: str,
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-) -> None:
+def test_tasks_for_later_start_nothing(kind: str, rig: Rig) -> None:
     """A countdown: in the list as long as nobody takes it, then in `unacked`, or put by by celeryc; never load."""
-    url = redis_server.socket_url()
-    client = make_client(url, version=version(kind))
-    scaler = make_scaler(url)
+    client = rig.client(kind)
+    scaler = rig.scaler()
     for _ in range(20):
         client.send("examples.echo", 1, countdown=200)
     line = scaler.line()
     assert (line["reason"], line["sample"]["ready"], line["later"]) == ("idle", 0, 20)
-    worker = start(workers, kind, url)
-    r = redis_server.client()
+    worker = rig.start(kind)
+    r = rig.redis.client()
     wait_until(lambda: r.hlen("unacked") == 20, "they are held")
     scaler.pods(POD)
     line = scaler.look()
@@ -141,28 +157,19 @@ def test_tasks_for_later_start_nothing(
 
 
 @pytest.mark.parametrize("kind", ["python", pytest.param("celeryc", marks=pytest.mark.chaos)])
-def test_draining_worker_is_no_load_and_its_pod_is_left_alone(
-    kind: str,
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-    tmp_path: Path,
-) -> None:
+def test_draining_worker_is_no_load_and_its_pod_is_left_alone(kind: str, rig: Rig) -> None:
     """After TERM a Python worker is silent, and keeps what it had reserved until its task ends."""
-    url = redis_server.socket_url()
-    client = make_client(url)
-    scaler = make_scaler(url)
-    path = tmp_path / "lines"
-    worker = start(workers, kind, url)
+    client = rig.client()
+    scaler = rig.scaler()
+    worker = rig.start(kind)
     for i in range(10):
-        client.send("interop.hold", str(path), f"t{i}", HOLD_S)
-    busy(redis_server, path, 2)
+        client.send("interop.hold", str(rig.lines), f"t{i}", HOLD_S)
+    rig.busy(2)
     scaler.pods(POD)
     worker.process.send_signal(signal.SIGTERM)
     scaler.terminate(POD)
     scaler.scene.set_replicas(1)
-    r = redis_server.client()
+    r = rig.redis.client()
     if kind == "celeryc":  # a Python worker keeps them until its task ends
         wait_until(lambda: r.llen("celery") == 8, "what had not started is given back")
     line = scaler.look()
@@ -176,22 +183,14 @@ def test_draining_worker_is_no_load_and_its_pod_is_left_alone(
     worker.process.stop(0)
 
 
-def test_orphans_of_a_python_worker_start_one_pod(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-    tmp_path: Path,
-) -> None:
-    url = redis_server.socket_url()
-    client = make_client(url)
-    scaler = make_scaler(url)
-    path = tmp_path / "lines"
-    worker = start(workers, "python", url)
+def test_orphans_of_a_python_worker_start_one_pod(rig: Rig) -> None:
+    client = rig.client()
+    scaler = rig.scaler()
+    worker = rig.start("python")
     for i in range(6):
-        client.send("interop.hold_late", str(path), f"t{i}", HOLD_S)
-    busy(redis_server, path, 2)
-    r = redis_server.client()
+        client.send("interop.hold_late", str(rig.lines), f"t{i}", HOLD_S)
+    rig.busy(2)
+    r = rig.redis.client()
     wait_until(lambda: r.hlen("unacked") == 6, "it holds them all")
     worker.process.stop(0)
     line = scaler.line()
@@ -207,29 +206,21 @@ def make_dead(redis: RedisServer) -> None:
         r.zadd("celeryc:workers", {worker: (seconds - 20) * 1000})
 
 
-def test_what_dead_celeryc_workers_hold_wakes_one_pod(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-    tmp_path: Path,
-) -> None:
+def test_what_dead_celeryc_workers_hold_wakes_one_pod(rig: Rig) -> None:
     """A started early-ack task in its running hash, a message in its waiting list, delayed ones that have become due;
     each wakes a pod from zero, and none of another queue does."""
-    url = redis_server.socket_url()
-    client = make_client(url)
-    scaler = make_scaler(url)
+    client = rig.client()
+    scaler = rig.scaler()
     other = scaler.config | {"targets": [scaler.config["targets"][0] | {"queues": ["other"]}]}
-    path = tmp_path / "lines"
-    worker = start(workers, "celeryc", url, concurrency=1)
+    worker = rig.start("celeryc", concurrency=1)
     client.send("examples.echo", 1, countdown=3600)
-    r = redis_server.client()
+    r = rig.redis.client()
     wait_until(lambda: r.zcard("celeryc:delayed") == 1, "one waits at the broker")
-    client.send("interop.hold", str(path), "t0", HOLD_S)
-    busy(redis_server, path, 1)
+    client.send("interop.hold", str(rig.lines), "t0", HOLD_S)
+    rig.busy(1)
     worker.process.stop(0)
     assert scaler.look()["sample"]["lost"] == 0, "it may live"
-    make_dead(redis_server)
+    make_dead(rig.redis)
 
     def both() -> list[tuple[int, int, int, int]]:
         seen = []
@@ -257,55 +248,38 @@ def test_what_dead_celeryc_workers_hold_wakes_one_pod(
 @pytest.mark.parametrize(
     "kind", ["python", *(pytest.param(k, marks=pytest.mark.chaos) for k in ("debian", "celeryc"))]
 )
-def test_two_queues_and_a_prefix_are_told_apart(
-    kind: str,
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-    tmp_path: Path,
-) -> None:
+def test_two_queues_and_a_prefix_are_told_apart(kind: str, rig: Rig) -> None:
     """`unacked` is one hash for all queues of a database; another prefix is another world."""
-    url = redis_server.socket_url()
     settings = {"broker_transport_options": {"global_keyprefix": "p:"}}
-    client = make_client(url, version=version(kind), **settings)
-    path = tmp_path / "lines"
-    worker = start(workers, kind, url, settings=settings, queues=["one", "two"], concurrency=1)
+    client = rig.client(kind, **settings)
+    worker = rig.start(kind, settings=settings, queues=["one", "two"], concurrency=1)
     for i in range(3):
-        client.send("interop.hold_late", str(path), f"t{i}", HOLD_S, queue="one")
-    busy(redis_server, path, 1)
+        client.send("interop.hold_late", str(rig.lines), f"t{i}", HOLD_S, queue="one")
+    rig.busy(1)
     for i in range(5):
-        client.send("interop.hold_late", str(path), f"u{i}", HOLD_S, queue="two")
+        client.send("interop.hold_late", str(rig.lines), f"u{i}", HOLD_S, queue="two")
     seen = {}
     for queue in ("one", "two"):
-        scaler = make_scaler(url, queues=[queue], redis={"global_keyprefix": "p:"})
+        scaler = rig.scaler(queues=[queue], redis={"global_keyprefix": "p:"})
         sample = scaler.look()["sample"]
         seen[queue] = sample["ready"] + sample["unacked"]
     assert seen == {"one": 3, "two": 5}
-    scaler = make_scaler(url, queues=["one"], redis={"global_keyprefix": "p:"})
+    scaler = rig.scaler(queues=["one"], redis={"global_keyprefix": "p:"})
     scaler.pods(POD)
     assert scaler.look()["sample"]["active"] == 1, "heartbeats carry the prefix, too"
-    sample = make_scaler(url, queues=["one"]).look()["sample"]
+    sample = rig.scaler(queues=["one"]).look()["sample"]
     assert (sample["ready"], sample["unacked"]) == (0, 0)
     worker.process.stop(0)
 
 
-def test_pods_go_when_they_are_idle_and_only_then(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-    tmp_path: Path,
-) -> None:
+def test_pods_go_when_they_are_idle_and_only_then(rig: Rig) -> None:
     """Two pods with a worker each: the one that runs a task holds, until it is done."""
-    url = redis_server.socket_url()
-    client = make_client(url)
-    scaler = make_scaler(url, pod_costs=True, **QUICK)
-    path = tmp_path / "lines"
-    first = start(workers, "python", url, host="pod-1", concurrency=1)
-    client.send("interop.hold", str(path), "t0", HOLD_S)
-    busy(redis_server, path, 1)
-    second = start(workers, "celeryc", url, host="pod-2", concurrency=1)
+    client = rig.client()
+    scaler = rig.scaler(pod_costs=True, **QUICK)
+    first = rig.start("python", host="pod-1", concurrency=1)
+    client.send("interop.hold", str(rig.lines), "t0", HOLD_S)
+    rig.busy(1)
+    second = rig.start("celeryc", host="pod-2", concurrency=1)
     scaler.pods("pod-1", "pod-2")
     assert scaler.line()["reason"] in ("stabilizing", "busy-hold"), "the first run never lowers"
     line = scaler.line()
@@ -323,18 +297,15 @@ def test_pods_go_when_they_are_idle_and_only_then(
     for _ in range(2):
         assert (scaler.line()["target"], scaler.scene.replicas()) == (1, 1), "it works"
     first.process.stop(0)
-    start(workers, "celeryc", url, host="pod-1")
+    rig.start("celeryc", host="pod-1")
     assert scaler.line()["target"] == 1, "heard for the first time"
     line = scaler.line()
     assert (line["reason"], line["target"], scaler.scene.replicas()) == ("down", 0, 0)
 
 
-def test_silent_pod_counts_as_busy_and_the_fix_is_said(
-    redis_server: RedisServer, workers: WorkerFactory, make_scaler: MakeScaler
-) -> None:
-    url = redis_server.socket_url()
-    scaler = make_scaler(url, **QUICK)
-    start(workers, "celeryc", url, host="elsewhere")
+def test_silent_pod_counts_as_busy_and_the_fix_is_said(rig: Rig) -> None:
+    scaler = rig.scaler(**QUICK)
+    rig.start("celeryc", host="elsewhere")
     scaler.pods("pod-1")
     scaler.line()
     line = scaler.line()
@@ -352,27 +323,20 @@ def rule() -> list[str]:
     return found.group(1).split()
 
 
-def test_documented_rights_are_enough(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    make_client: MakeClient,
-    make_scaler: MakeScaler,
-    tmp_path: Path,
-) -> None:
-    r = redis_server.client()
+def test_documented_rights_are_enough(rig: Rig) -> None:
+    r = rig.redis.client()
     r.execute_command("ACL", "SETUSER", "scaler", "on", ">secret", *rule())
-    client = make_client(redis_server.url())
-    path = tmp_path / "lines"
-    worker = start(workers, "celeryc", redis_server.url(), concurrency=1)
+    client = rig.client()
+    worker = rig.start("celeryc", concurrency=1)
     for i in range(3):
-        client.send("interop.hold_late", str(path), f"t{i}", HOLD_S)
+        client.send("interop.hold_late", str(rig.lines), f"t{i}", HOLD_S)
     client.send("examples.echo", 1, countdown=3600)
-    busy(redis_server, path, 1)
-    scaler = make_scaler(redis_server.url().replace("redis://", "redis://scaler:secret@"))
+    rig.busy(1)
+    scaler = rig.make_scaler(rig.redis.url().replace("redis://", "redis://scaler:secret@"))
     scaler.pods(POD)
     assert scaler.look()["sample"]["active"] == 1
     worker.process.stop(0)
-    make_dead(redis_server)
+    make_dead(rig.redis)
     scaler.scene.set_replicas(0)
     assert scaler.look()["target"] >= 1
     checked = scaler.run("--check")

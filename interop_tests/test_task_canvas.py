@@ -4,39 +4,20 @@ arguments, or by itself; what it sees of its request."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
 from harness import canvas
+from harness.canvas import plain
 from harness.client import Client
 from harness.fleet import Fleet
-from harness.waiting import wait_until
 
 app = Celery("signatures", set_as_current=False)
 
 
 def sig(name: str, *args: Any) -> Any:
     return app.signature(name, args=args)
-
-
-def plain(signature: Any) -> Any:
-    """As JSON has it."""
-    return json.loads(json.dumps(signature))
-
-
-def result_of(fleet: Fleet, task_id: str) -> Any:
-    """From the store: the get() of 5.2 may miss a result that is stored in the moment in which it begins."""
-
-    def there() -> bool:
-        record = fleet.record(task_id)
-        return record is not None and record["status"] == "SUCCESS"
-
-    wait_until(there, f"the result of {task_id}")
-    record = fleet.record(task_id)
-    assert record is not None
-    return record["result"]
 
 
 def add(*args: int) -> Any:
@@ -47,7 +28,7 @@ def test_apply_a_task(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
         sent = client.send("interop.apply", plain(add(2, 3)))
         child = client.get(sent).value[0][0]
-        assert result_of(fleet, child) == 5
+        assert fleet.result_of(child) == 5
         record = fleet.record(sent)
         assert record is not None
         assert record["children"] == [[[child, None], None]]
@@ -60,8 +41,8 @@ def test_apply_a_chain(fleet: Fleet, client: Client) -> None:
     for _ in range(fleet.rounds):
         value = client.call("interop.apply", plain(chain(add(1, 2), add(10), app=app))).value
         (last, parent), _nothing = value
-        assert result_of(fleet, last) == 13
-        assert result_of(fleet, parent[0][0]) == 3
+        assert fleet.result_of(last) == 13
+        assert fleet.result_of(parent[0][0]) == 3
 
 
 def test_apply_a_chord(fleet: Fleet, client: Client) -> None:
@@ -69,7 +50,7 @@ def test_apply_a_chord(fleet: Fleet, client: Client) -> None:
         header = [add(i, i) for i in range(5)]
         sent = plain(chord(header, sig("examples.echo"), app=app))
         value = client.call("interop.apply", sent).value
-        assert result_of(fleet, value[0][0]) == [0, 2, 4, 6, 8]
+        assert fleet.result_of(value[0][0]) == [0, 2, 4, 6, 8]
 
 
 def test_replaced_by_a_task(fleet: Fleet, client: Client) -> None:
@@ -151,7 +132,7 @@ def test_options_of_the_task_when_a_worker_sends_it(fleet: Fleet, client: Client
             ("delivery_info", lambda v: v["priority"] == 3),
         ):
             value = client.call("interop.apply", plain(sig("interop.field", field))).value
-            assert check(result_of(fleet, value[0][0])), field
+            assert check(fleet.result_of(value[0][0])), field
 
 
 @pytest.mark.fleets("python", "celeryc", "both")  # 5.2 does not show custom headers
@@ -173,4 +154,4 @@ def test_examples(fleet: Fleet, client: Client, n: int) -> None:
     for _ in range(fleet.rounds):
         assert client.call("examples.fan_out", n).value == n * (n - 1)
         value = client.call("examples.start", n).value
-        assert result_of(fleet, value[0][0]) == n * (n - 1)
+        assert fleet.result_of(value[0][0]) == n * (n - 1)

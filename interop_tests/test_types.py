@@ -6,16 +6,11 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-from harness.migrations import Site, databases_of, test_migrations
+from harness.migrations import Site
 from harness.parcels import Database, scatter_plan
-from harness.postgres_server import PostgresServer
-from harness.redis_server import RedisServer
 from harness.waiting import wait_until
-from harness.workers import WorkerFactory
 
 KINDS = ("python", "celeryc")
 
@@ -48,34 +43,6 @@ SQLITE_VALUES = {
 }
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return test_migrations(tmp_path_factory.mktemp("migrations"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    return databases_of(request, tmp_path)
-
-
-@pytest.fixture
-def site(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    database: Database,
-    tmp_path: Path,
-    plugin: Path,
-) -> Site:
-    return Site(redis_server, workers, database, tmp_path, [plugin])
-
-
 def fill_types(database: Database) -> None:
     postgres = database.postgres is not None
     columns = []
@@ -96,19 +63,19 @@ def fill_types(database: Database) -> None:
     database.run("INSERT INTO sample (id) VALUES (3)")
 
 
-def test_every_type_is_read_guarded_and_written(site: Site) -> None:
-    fill_types(site.database)
+def test_every_type_is_read_guarded_and_written(own_site: Site) -> None:
+    fill_types(own_site.database)
     for kind in KINDS:
         query = f"SELECT id, {', '.join(TYPES)} FROM sample"
-        site.plan(kind, "interop.copy_types", query, 10)
-        worker = site.start(kind, 1)
-        wait_until(lambda: site.all_done(kind), "every batch done", 30)  # noqa: B023
+        own_site.plan(kind, "interop.copy_types", query, 10)
+        worker = own_site.start(kind, 1)
+        wait_until(lambda: own_site.all_done(kind), "every batch done", 30)  # noqa: B023
         worker.stop()
         # NULL copied over NULL is a change as well: the twin was not read.
-        counts = site.database.counts(kind)
+        counts = own_site.database.counts(kind)
         assert (counts["position"], counts["stale"], counts["quarantined"]) == (3, 0, 0)
-        check_twins(site.database)
-        site.database.run("UPDATE sample SET " + ", ".join(f"{n}_new = NULL" for n in TYPES))
+        check_twins(own_site.database)
+        own_site.database.run("UPDATE sample SET " + ", ".join(f"{n}_new = NULL" for n in TYPES))
 
 
 def check_twins(database: Database) -> None:
@@ -155,29 +122,29 @@ def fill_keys(
     return names
 
 
-def test_keys_of_every_type(site: Site) -> None:
+def test_keys_of_every_type(own_site: Site) -> None:
     queries = {}
     for plan, (columns, key_of) in KEYS.items():
-        names = fill_keys(site.database, f"keyed_{plan}", columns, 200, key_of)
+        names = fill_keys(own_site.database, f"keyed_{plan}", columns, 200, key_of)
         keyed = ("--table", f"keyed_{plan}", "--key", ",".join(names), "--columns", "word")
         queries[plan] = (f"SELECT {', '.join(names)}, word FROM keyed_{plan}", keyed)
-        site.plan(plan, "interop.upper", queries[plan][0], 20, *keyed)
-        site.database.run(f"UPDATE keyed_{plan} SET word = 'mine' WHERE word = 'w7'")
+        own_site.plan(plan, "interop.upper", queries[plan][0], 20, *keyed)
+        own_site.database.run(f"UPDATE keyed_{plan} SET word = 'mine' WHERE word = 'w7'")
     for kind in KINDS:
-        site.start(kind, 1)
+        own_site.start(kind, 1)
     for plan, (query, keyed) in queries.items():
-        wait_until(lambda: site.all_done(plan), f"every batch of {plan} done", 30)  # noqa: B023
-        counts = site.database.counts(plan)
+        wait_until(lambda: own_site.all_done(plan), f"every batch of {plan} done", 30)  # noqa: B023
+        counts = own_site.database.counts(plan)
         assert (counts["position"], counts["stale"], counts["quarantined"]) == (200, 1, 0), plan
-        wrong = site.database.query(
+        wrong = own_site.database.query(
             f"SELECT word, changes FROM keyed_{plan} WHERE changes <> 1 OR word <> upper(word)"
         )
         assert wrong == [("mine", 1)], plan
 
         twice = f"{query} UNION ALL {query} WHERE word = 'W150'"
-        options = site.create_options(f"{plan}-twice", "interop.upper", twice, 20, *keyed)
-        refused = scatter_plan(*options, env=os.environ | site.env)
+        options = own_site.create_options(f"{plan}-twice", "interop.upper", twice, 20, *keyed)
+        refused = scatter_plan(*options, env=os.environ | own_site.env)
         assert refused.returncode == 1, plan
         assert "comes twice" in refused.stderr, plan
-    pair = site.database.query("SELECT record_key FROM scatter_outcome WHERE plan = 'pair'")
+    pair = own_site.database.query("SELECT record_key FROM scatter_outcome WHERE plan = 'pair'")
     assert json.loads(pair[0][0]) == ["B", "-86"]

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define DEFAULT_BATCH_SIZE 10000
+#define SECONDS_MAX        31536000
 
 #define VERB     (COMMAND_PAUSE | COMMAND_RESUME | COMMAND_CANCEL | COMMAND_DRAIN)
 #define OPERATOR (VERB | COMMAND_SET | COMMAND_SWEEP | COMMAND_GOVERNOR)
@@ -137,6 +138,8 @@ static const struct option options[] = {
      "write nothing: run the migration on all records, and the statement on a sample that is "
      "rolled "
      "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
+    {"external", 0, KIND_FLAG, COMMAND_CREATE, AT(external), NULL,
+     "with --dry-run, of a migration that is in no plug-in: its effect is outside of the database"},
     {"workers", 0, KIND_COUNT, COMMAND_CREATE, AT(workers), "N",
      "with --dry-run: how many workers there will be, for the forecast of the time"},
     {"database-cores", 0, KIND_COUNT, COMMAND_CREATE, AT(database_cores), "N",
@@ -227,10 +230,27 @@ static void write_wrapped(struct buf *dst, const char *text, size_t indent)
     buf_append_char(dst, '\n');
 }
 
+/* What stands behind the command's name. */
+static const char *words_of(enum command command)
+{
+    switch (command) {
+    case COMMAND_CREATE:
+        return "";
+    case COMMAND_SET:
+        return " PLAN NAME=VALUE ...";
+    case COMMAND_SWEEP:
+        return " [PLAN]";
+    case COMMAND_GOVERNOR:
+        return " [show|set NAME=VALUE ...|stop|start]";
+    default:
+        return " PLAN";
+    }
+}
+
 static void write_help(struct buf *text, size_t command)
 {
     buf_appendf(text, "usage: scatter-plan %s%s [options]\n\n%s\n\noptions:\n",
-                commands[command].name, commands[command].command == COMMAND_CREATE ? "" : " PLAN",
+                commands[command].name, words_of(commands[command].command),
                 commands[command].help);
     for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
         const struct option *o = &options[i];
@@ -409,8 +429,6 @@ static int check_create(const struct args *a, struct err *e)
         return err_set(e, ARGS_E_MISTAKE, "no store: give --store or set SCATTER_STORE");
     if (!a->broker && !a->no_enqueue && !a->dry_run)
         return err_set(e, ARGS_E_MISTAKE, "no broker: give -b or set CELERY_BROKER_URL");
-    if (a->batch_size > LIMIT_BATCH_RECORDS)
-        return err_set(e, ARGS_E_MISTAKE, "--batch-size: at most %u", LIMIT_BATCH_RECORDS);
     return 0;
 }
 
@@ -422,6 +440,11 @@ static int check(const struct args *a, struct err *e)
                        "SCATTER_DATABASE_<ALIAS> for --database ALIAS)");
     if (a->uploads > UPLOAD_THREADS_MAX)
         return err_set(e, ARGS_E_MISTAKE, "--upload-parallel: at most %u", UPLOAD_THREADS_MAX);
+    if (a->batch_size > LIMIT_BATCH_RECORDS)
+        return err_set(e, ARGS_E_MISTAKE, "--batch-size: at most %u", LIMIT_BATCH_RECORDS);
+    if (a->after_s > SECONDS_MAX || a->every_s > SECONDS_MAX)
+        return err_set(e, ARGS_E_MISTAKE, "--%s: at most %d seconds, a year",
+                       a->after_s > SECONDS_MAX ? "after" : "every", SECONDS_MAX);
     if (a->command == COMMAND_CREATE)
         return check_create(a, e);
     if (!a->plan && !(a->command & (COMMAND_SWEEP | COMMAND_GOVERNOR)))

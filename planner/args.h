@@ -57,7 +57,7 @@ struct args {
     const char *max_quarantine, *max_quarantine_batch, *max_failure_rate;
     int64_t batch_size, canary, uploads;
     int64_t workers, database_cores; /* of the forecast; 0: not said */
-    bool from_stdin, no_enqueue, dry_run, files;
+    bool from_stdin, no_enqueue, dry_run, files, external;
 };
 
 void args_deinit(struct args *a);

@@ -99,6 +99,8 @@ int plan_control(const struct args *a, struct buf *dst, struct err *e)
     if (!code && verb == DB_PLAN_RESUME)
         code = servers_open_broker(&s, a->broker, e);
     if (!code)
+        code = servers_find_plan(&s, a->plan, e);
+    if (!code)
         code = control(s.db, verb, a, &changed, e);
     if (!code && verb == DB_PLAN_RESUME)
         code = windows_roll(s.db, a->plan, e);
@@ -127,13 +129,24 @@ static int set_number(const char *word, const char *name, const char *value, dou
     return 0;
 }
 
+static int set_count(const char *word, const char *name, const char *value, int64_t most,
+                     int64_t *ret_n, struct err *e)
+{
+    if (str_eq(value, "none")) {
+        *ret_n = 0;
+        return 0;
+    }
+    if (num_parse_i64(slice_str(value), ret_n) || *ret_n < 1 || *ret_n > most)
+        return err_set(e, ARGS_E_MISTAKE, "%s: %s is a whole number from 1 to %lld, or none", word,
+                       name, (long long)most);
+    return 0;
+}
+
 /* One of rate=, chunk_ms=, workers=. */
 static int set_word(const char *word, struct db_plan_knobs *k, struct err *e)
 {
     const char *eq = strchr(word, '=');
     struct slice name = {word, eq ? (size_t)(eq - word) : 0};
-    double v = 0;
-    int code;
 
     if (!eq)
         return err_set(e, ARGS_E_MISTAKE, "%s: write NAME=VALUE", word);
@@ -143,17 +156,11 @@ static int set_word(const char *word, struct db_plan_knobs *k, struct err *e)
     }
     if (slice_eq_str(name, "chunk_ms")) {
         k->set_chunk_ms = true;
-        code = set_number(word, "chunk_ms", eq + 1, &v, e);
-        k->chunk_ms = (int64_t)v;
-        return code || v <= 60000
-                   ? code
-                   : err_set(e, ARGS_E_MISTAKE, "%s: at most 60000 milliseconds", word);
+        return set_count(word, "chunk_ms", eq + 1, 60000, &k->chunk_ms, e);
     }
     if (slice_eq_str(name, "workers")) {
         k->set_max_workers = true;
-        code = set_number(word, "workers", eq + 1, &v, e);
-        k->max_workers = (int64_t)v;
-        return code;
+        return set_count(word, "workers", eq + 1, INT32_MAX, &k->max_workers, e);
     }
     return err_set(e, ARGS_E_MISTAKE, "%s: what can be set is rate, chunk_ms and workers", word);
 }
@@ -171,6 +178,8 @@ int plan_set(const struct args *a, struct buf *dst, struct err *e)
     if (code)
         return code;
     code = servers_open_db(&s, a->database_url, e);
+    if (!code)
+        code = servers_find_plan(&s, a->plan, e);
     if (!code)
         code = db_plan_set(s.db, &k, e);
     if (code)

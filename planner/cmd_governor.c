@@ -101,6 +101,10 @@ int plan_governor(const struct args *a, struct buf *dst, struct err *e)
     CLEANUP(arena_free) struct arena *arena = arena_new();
     const char *word = a->words.n ? a->words.items[0] : "show";
     struct db_governor g;
+
+    if (a->words.n > 1 && !str_eq(word, "set"))
+        return err_set(e, ARGS_E_MISTAKE, "%s: nothing can stand behind %s", a->words.items[1],
+                       word);
     int r = arena ? servers_open_db(&s, a->database_url, e) : -ENOMEM;
 
     if (!r)

@@ -47,11 +47,14 @@ static int sweep_once(const struct args *a, struct sweep_result *ret_r, struct e
                                     .after_ms = a->after_s * 1000,
                                     .lease_ms = lease_ms()};
 
-    code = windows_roll(s.db, a->plan, e);
+    if (a->plan)
+        code = servers_find_plan(&s, a->plan, e);
+    if (!code)
+        code = windows_roll(s.db, a->plan, e);
     if (!code)
         code = migrate_sweep(&o, ret_r, e);
     /* A database that has no control tables has no plans. */
-    if (code == DB_E_SCHEMA && str_eq(db_sqlstate(s.db), "42P01"))
+    if (code == DB_E_SCHEMA && !a->plan && str_eq(db_sqlstate(s.db), "42P01"))
         return 0;
     if (!code)
         code = outbox_send_all(s.db, a, a->plan, OUTBOX_ABANDONED_S, &n_callbacks, e);

@@ -245,7 +245,7 @@ static int dry_run(struct creation *c, struct err *e)
     if (buf_ok(&c->result->sample))
         return -ENOMEM;
     if (c->preflight)
-        preflight_took(c->preflight, c->input.compute_s);
+        preflight_took(c->preflight, &c->input);
     if (c->preflight)
         code = preflight_finish(c->preflight, &c->result->preflight, &c->result->preflight_text,
                                 &c->result->blocked, e);
@@ -389,6 +389,8 @@ int plan_make(const struct args *a, struct plan_child *child, struct progress *p
     c.input.fd = -1;
     if (!code)
         code = request_init(&c.request, a, e);
+    if (code == -EINVAL)
+        return ARGS_E_MISTAKE;
     return code ? code : check_and_make(&c, e);
 }
 

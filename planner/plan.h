@@ -18,6 +18,8 @@ struct servers {
 void servers_deinit(struct servers *s);
 DEFINE_CLEANUP_VALUE(struct servers, servers_deinit)
 int servers_open_db(struct servers *s, const char *url, struct err *e) WARN_UNUSED;
+/* Fails when the database has no such plan, or no control tables. */
+int servers_find_plan(struct servers *s, const char *plan, struct err *e) WARN_UNUSED;
 int servers_open_broker(struct servers *s, const char *url, struct err *e) WARN_UNUSED;
 
 /* What a command did, for the program to print. */

@@ -3,6 +3,7 @@
  * neighbouring records by lot for the sample. */
 
 #include "planner/preflight_priv.h"
+#include "planner/source.h"
 
 #include "celeryc/base/clock.h"
 
@@ -16,6 +17,7 @@ struct preflight *preflight_free(struct preflight *p)
         return NULL;
     db_fresh_free(p->fresh);
     db_close(p->fresh_db);
+    db_close(p->sql_db);
     for (size_t i = 0; i < RUNS; i++)
         arena_free(p->runs[i].arena);
     arena_free(p->arena);
@@ -36,8 +38,8 @@ static int set_target(struct preflight *p)
         return 0;
     p->target.reads = p->m->reads;
     p->target.n_reads = migrate_columns(p->m->reads);
-    p->target.writes = p->m->writes;
-    p->target.n_writes = migrate_columns(p->m->writes);
+    p->target.writes = p->by_row ? p->m->reads : p->m->writes; /* where a change can be seen */
+    p->target.n_writes = migrate_columns(p->target.writes);
     for (size_t i = 0; i < p->target.n_reads; i++)
         for (size_t k = 0; k < r->n_columns; k++)
             if (str_eq(r->columns[k], p->m->reads[i]))
@@ -54,9 +56,9 @@ int preflight_new(const struct request *r, struct db *db, struct preflight **ret
     p->request = r;
     p->db = db;
     p->lot = 0x9e3779b97f4a7c15ULL; /* the same plan gives the same sample */
-    p->m = migrate_find(r->args->migration);
-    if (p->m && !p->m->record)
-        p->m = NULL; /* it runs statements of its own, or calls somebody: nothing to rehearse */
+    p->m = r->args->sql ? r->args->sql : migrate_find(r->args->migration);
+    p->by_row = p->m && p->m->row;
+    p->external = p->m ? p->m->external != NULL : r->args->external;
     p->arena = arena_new();
     p->record = arena_new();
     if (!p->arena || !p->record || key_parse(r->key, &p->key))
@@ -67,6 +69,8 @@ int preflight_new(const struct request *r, struct db *db, struct preflight **ret
 
     if (!code)
         code = db_open(r->args->database_url, &p->fresh_db, e);
+    if (!code && r->args->sql)
+        code = preflight_sql_open(p, e);
     if (code)
         return code > 0 ? -EIO : code;
     *ret_p = STEAL(p);
@@ -92,6 +96,8 @@ static int computed_columns(struct preflight *p, const char *const *names, size_
         return -ENOMEM;
     p->at_class = place(names, n, "+", "class");
     p->at_message = place(names, n, "+", "message");
+    p->at_sqlstate = place(names, n, "+", "sqlstate");
+    p->by_row = p->at_sqlstate < n;
     p->computed = p->at_class < n && p->at_message < n;
     for (size_t i = 0; i < n && p->target.n_writes < SCATTER_MAX_COLUMNS; i++) {
         if (names[i][0] != '=')
@@ -192,7 +198,7 @@ static void choose_run(struct preflight *p)
     p->keeping->first = p->n_records;
 }
 
-static int copy(struct arena *a, struct slice s, struct slice *ret_s)
+int preflight_copy(struct arena *a, struct slice s, struct slice *ret_s)
 {
     char *text = s.p ? arena_strdup(a, s) : NULL;
 
@@ -202,8 +208,8 @@ static int copy(struct arena *a, struct slice s, struct slice *ret_s)
     return 0;
 }
 
-static int old_values(const struct preflight *p, const struct slice *fields, struct arena *a,
-                      struct slice **ret_old)
+int preflight_old_values(const struct preflight *p, const struct slice *fields, struct arena *a,
+                         struct slice **ret_old)
 {
     size_t n = p->key.n + p->target.n_reads;
     struct slice *old = arena_alloc_array(a, n, sizeof(*old));
@@ -211,7 +217,7 @@ static int old_values(const struct preflight *p, const struct slice *fields, str
     if (!old)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++)
-        if (copy(a, fields[i < p->key.n ? i : p->reads[i - p->key.n]], &old[i]))
+        if (preflight_copy(a, fields[i < p->key.n ? i : p->reads[i - p->key.n]], &old[i]))
             return -ENOMEM;
     *ret_old = old;
     return 0;
@@ -232,16 +238,16 @@ static int read_computed(const struct preflight *p, const struct slice *values, 
                    : slice_eq_str(outcome, "failed")  ? DB_O_QUARANTINED
                                                       : DB_O_UNCHANGED;
     for (size_t i = 0; i < p->target.n_writes; i++) {
-        if (copy(a, values[p->at_fresh[i]], &fresh[i]))
+        if (preflight_copy(a, values[p->at_fresh[i]], &fresh[i]))
             return -ENOMEM;
         set[i] = slice_eq_str(values[p->at_set[i]], "t");
     }
     row->fresh = fresh;
     row->set = set;
-    if (copy(a, values[p->at_class], &text))
+    if (preflight_copy(a, values[p->at_class], &text))
         return -ENOMEM;
     row->error_class = text.p;
-    if (copy(a, values[p->at_message], &text))
+    if (preflight_copy(a, values[p->at_message], &text))
         return -ENOMEM;
     row->message = text.p;
     return 0;
@@ -251,7 +257,7 @@ static int compute(struct preflight *p, const struct slice *fields, const struct
                    struct arena *a, struct db_row *row)
 {
     struct slice *old = NULL;
-    int r = old_values(p, fields, a, &old);
+    int r = preflight_old_values(p, fields, a, &old);
 
     *row = (struct db_row){.old = old};
     if (r)
@@ -287,32 +293,83 @@ static int count(struct preflight *p, const struct db_row *row, struct err *e)
         break;
     case DB_O_QUARANTINED:
         p->failed++;
-        error_of(p, row->error_class ? row->error_class : "Exception", "", row->message)->records++;
+        error_of(p, row->error_class ? row->error_class : "Exception", row->sqlstate, row->message)
+            ->records++;
         break;
     }
     return r > 0 ? -EIO : r;
 }
 
-int preflight_record(struct preflight *p, const struct slice *fields, const struct slice *values,
-                     struct err *e)
+/* The run that takes the record, or NULL. -ENOMEM. */
+static int run_for(struct preflight *p, struct run **ret_run)
+{
+    choose_run(p);
+    if (p->keeping && !p->keeping->arena)
+        p->keeping->arena = arena_new();
+    *ret_run = p->keeping;
+    return p->keeping && !p->keeping->arena ? -ENOMEM : 0;
+}
+
+static int copy_row(struct preflight *p, struct arena *a, struct db_row *row)
+{
+    size_t n_old = p->key.n + p->target.n_reads, n = n_old + p->target.n_writes;
+    struct slice *values = arena_alloc_array(a, n, sizeof(*values));
+
+    if (!values)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        bool old = i < n_old;
+
+        if ((old || row->fresh) &&
+            preflight_copy(a, old ? row->old[i] : row->fresh[i - n_old], &values[i]))
+            return -ENOMEM;
+    }
+    row->old = values;
+    row->fresh = row->fresh ? values + n_old : NULL;
+    return 0;
+}
+
+int preflight_take(struct preflight *p, const struct db_row *row, struct err *e)
+{
+    struct run *run;
+    int r = run_for(p, &run);
+
+    if (!r && run) {
+        run->rows[run->n] = *row;
+        r = copy_row(p, run->arena, &run->rows[run->n++]);
+    }
+    if (!r)
+        r = count(p, row, e);
+    p->n_records++;
+    return r;
+}
+
+/* One that will be tried when it is in the sample. */
+static int row_record(struct preflight *p, const struct slice *fields)
+{
+    struct run *run;
+    struct slice *old = NULL;
+    int r = run_for(p, &run);
+
+    if (!r && run)
+        r = preflight_old_values(p, fields, run->arena, &old);
+    if (!r && run)
+        run->rows[run->n++] = (struct db_row){.outcome = DB_O_CHANGED, .old = old};
+    p->n_records++;
+    return r;
+}
+
+static int value_record(struct preflight *p, const struct slice *fields, const struct slice *values,
+                        struct err *e)
 {
     struct db_row row;
+    struct run *run;
+    int r = run_for(p, &run);
 
-    if (!p->m && !p->computed) {
-        p->n_records++;
-        return 0;
-    }
-    choose_run(p);
-    struct run *run = p->keeping;
-
-    if (run && !run->arena)
-        run->arena = arena_new();
-    if (run && !run->arena)
-        return -ENOMEM;
     if (!run)
         arena_reset(p->record);
-    int r = compute(p, fields, values, run ? run->arena : p->record, &row);
-
+    if (!r)
+        r = compute(p, fields, values, run ? run->arena : p->record, &row);
     if (!r && run)
         run->rows[run->n++] = row;
     if (!r)
@@ -321,10 +378,59 @@ int preflight_record(struct preflight *p, const struct slice *fields, const stru
     return r;
 }
 
-void preflight_took(struct preflight *p, double seconds)
+/* One that Python may have tried. */
+static int told_record(struct preflight *p, const struct slice *fields, const struct slice *values)
 {
-    if (seconds > 0 && seconds < 1e9)
-        p->compute_ns += (int64_t)(seconds * 1e9);
+    struct slice outcome = values[p->at_outcome];
+    bool done = slice_eq_str(outcome, "done"), failed = slice_eq_str(outcome, "failed");
+    struct db_row *row = &p->sample[p->n_sample];
+    int r = 0;
+
+    p->n_records++;
+    if (slice_eq_str(outcome, "untried"))
+        return 0;
+    p->own.tried++;
+    p->own.done += done;
+    p->own.unchanged += slice_eq_str(outcome, "unchanged");
+    p->own.skipped += slice_eq_str(outcome, "skipped");
+    if (done && p->n_sample < PAIRS) {
+        r = compute(p, fields, values, p->arena, row);
+        row->outcome = DB_O_CHANGED;
+        p->n_sample += r == 0;
+    } else if (failed) {
+        struct db_row error;
+
+        r = read_computed(p, values, p->arena, &error);
+        if (!r)
+            error_of(p, error.error_class ? error.error_class : "Exception",
+                     values[p->at_sqlstate].p, error.message)
+                ->sampled++;
+    }
+    return r;
+}
+
+int preflight_record(struct preflight *p, const struct slice *fields, const struct slice *values,
+                     struct err *e)
+{
+    if (p->by_row && p->computed)
+        return told_record(p, fields, values);
+    if (p->external || (!p->m && !p->computed)) {
+        p->n_records++;
+        return 0;
+    }
+    if (p->sql)
+        return preflight_sql_record(p, fields, e);
+    return p->by_row ? row_record(p, fields) : value_record(p, fields, values, e);
+}
+
+void preflight_took(struct preflight *p, const struct stdin_source *s)
+{
+    if (s->compute_s > 0 && s->compute_s < 1e9)
+        p->compute_ns += (int64_t)(s->compute_s * 1e9);
+    if (p->by_row && p->computed) {
+        p->forecast.seconds_row = s->row_s;
+        p->forecast.wal_row = s->row_wal;
+    }
 }
 
 /* ---- the end ---- */
@@ -339,8 +445,10 @@ static int ask_indexes(struct preflight *p, struct err *e)
 int preflight_finish(struct preflight *p, struct buf *json, struct buf *text, bool *ret_blocked,
                      struct err *e)
 {
-    int r = ask_indexes(p, e);
+    int r = p->sql ? preflight_sql_flush(p, e) : 0;
 
+    if (!r)
+        r = ask_indexes(p, e);
     if (!r)
         r = preflight_sample(p, e);
     if (!r)

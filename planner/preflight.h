@@ -21,8 +21,9 @@ int preflight_columns(struct preflight *p, const char *const *names, size_t n) W
 int preflight_record(struct preflight *p, const struct slice *fields, const struct slice *values,
                      struct err *e) WARN_UNUSED;
 
-/* What the migration took for all of them, where somebody else called it. */
-void preflight_took(struct preflight *p, double seconds);
+/* What the migration took, where the sender of standard input called it. */
+struct stdin_source;
+void preflight_took(struct preflight *p, const struct stdin_source *s);
 
 /* Asks the database, and appends the answers as members of a JSON object and as text. *ret_blocked: the plan would not
  * end well. */

@@ -98,11 +98,25 @@ static const struct question questions[] = {
      "each worker process takes one; 10 and more are free"},
 };
 
+/* Of a migration with statements of its own, the columns that were seen to change. */
+static bool is_written(const struct preflight *p, size_t column)
+{
+    bool seen = !p->by_row;
+
+    for (size_t i = 0; !seen && i < p->n_kept; i++)
+        seen = p->sample[i].set && p->sample[i].set[column];
+    return seen;
+}
+
 static int written_array(const struct preflight *p, struct buf *dst)
 {
+    size_t n = 0;
+
     buf_append_char(dst, '{');
     for (size_t i = 0; i < p->target.n_writes; i++) {
-        buf_append_str(dst, i ? ",\"" : "\"");
+        if (!is_written(p, i))
+            continue;
+        buf_append_str(dst, n++ ? ",\"" : "\"");
         for (const char *s = p->target.writes[i]; *s; s++) {
             if (*s == '"' || *s == '\\')
                 buf_append_char(dst, '\\');
@@ -237,7 +251,7 @@ static void check_errors(struct preflight *p)
 
     for (size_t i = 0; i < p->n_errors; i++)
         sampled += (double)p->errors[i].sampled;
-    if (p->n_sample)
+    if (p->n_sample && !p->by_row) /* those have been counted as failed */
         bad += (double)p->changed * sampled / (double)p->n_sample;
     double rate = p->n_records ? bad / (double)p->n_records : 0;
 
@@ -261,15 +275,20 @@ int preflight_checks(struct preflight *p, struct err *e)
     CLEANUP(buf_deinit) struct buf table = BUF_INIT, written = BUF_INIT;
     int r = 0;
 
-    if (!p->m && !p->computed) {
+    if (!p->m && !p->computed && !p->external) {
         check_add(p, CHECK_WARN, "migration",
                   "manage.py scatter_plan --dry-run, when it is written in Python",
-                  "%s is in none of the loaded plug-ins, or works record by record: its new values "
-                  "are not known here",
+                  "%s is in none of the loaded plug-ins: its new values are not known here",
                   p->request->args->migration);
         return 0;
     }
-    check_errors(p);
+    if (p->external)
+        check_add(p, CHECK_WARN, "calls", "let a few records go first: --canary N",
+                  "%s has its effect outside of the database: none of its %lld calls was made, and "
+                  "errors and time are not known",
+                  p->request->args->migration, (long long)p->n_records);
+    else
+        check_errors(p);
     check_collisions(p);
     if (db_is_sqlite(p->db)) {
         check_key_sqlite(p);

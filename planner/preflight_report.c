@@ -12,14 +12,14 @@ static const char *const levels[] = {"ok", "warn", "block"};
 static double expected(const struct preflight *p, const struct error_count *c)
 {
     return (double)c->records +
-           (p->n_sample ? (double)p->changed * (double)c->sampled / (double)p->n_sample : 0);
+           (c->sampled ? preflight_basis(p) * (double)c->sampled / preflight_tried(p) : 0);
 }
 
 /* Of the records that are changed, for what was found in the sample; what the migration refuses is counted, not guessed. */
 static double at_most(const struct preflight *p, const struct error_count *c)
 {
     return (double)c->records +
-           (c->sampled ? (double)p->changed * upper_bound((double)c->sampled, (double)p->n_sample)
+           (c->sampled ? preflight_basis(p) * upper_bound((double)c->sampled, preflight_tried(p))
                        : 0);
 }
 
@@ -83,6 +83,11 @@ static void write_pair(const struct preflight *p, const struct db_row *row, stru
     buf_append_str(b, "}}");
 }
 
+static bool has_forecast(const struct preflight *p)
+{
+    return p->n_kept || p->own.done;
+}
+
 /* One connection, two, four, and as many as were asked for. */
 static size_t connections(const struct preflight *p, int64_t n[4])
 {
@@ -113,7 +118,7 @@ static void write_times(const struct preflight *p, struct buf *b)
 static void write_forecast(const struct preflight *p, struct buf *b)
 {
     const struct forecast *f = &p->forecast;
-    bool wal = !db_is_sqlite(p->db) && p->n_kept;
+    bool wal = !db_is_sqlite(p->db) && has_forecast(p);
 
     buf_appendf(b, ", \"forecast\": {\"rows\": %.0f, \"seconds\": %.1f, \"ms_per_record\": %.4f",
                 f->rows, preflight_seconds(p, 1), f->seconds_row * 1000);
@@ -132,9 +137,10 @@ static void write_json(const struct preflight *p, struct buf *b)
 {
     buf_appendf(b,
                 "{\"records\": %lld, \"changed\": %lld, \"unchanged\": %lld, \"skipped\": %lld, "
-                "\"failed\": %lld, \"sampled\": %zu",
+                "\"failed\": %lld, \"estimated\": %s, \"sampled\": %.0f",
                 (long long)p->n_records, (long long)p->changed, (long long)p->unchanged,
-                (long long)p->skipped, (long long)p->failed, p->n_sample);
+                (long long)p->skipped, (long long)p->failed, p->by_row ? "true" : "false",
+                preflight_tried(p));
     write_errors(p, b);
     write_forecast(p, b);
     buf_append_str(b, ", \"pairs\": [");
@@ -183,7 +189,8 @@ static void write_counts(const struct preflight *p, struct buf *b)
     char n[32];
 
     for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
-        buf_appendf(b, "%-10s%s\n", lines[i].name, progress_number(lines[i].n, n));
+        buf_appendf(b, "%-10s%s%s\n", lines[i].name, p->by_row ? "about " : "",
+                    progress_number(lines[i].n, n));
     for (size_t i = 0; i < p->n_errors; i++) {
         const struct error_count *c = &p->errors[i];
         char most[32];
@@ -219,14 +226,14 @@ static void write_text(const struct preflight *p, struct buf *b)
     char n[32], wal[32], images[32], heap[32], index[32];
 
     write_counts(p, b);
-    if (p->n_kept) {
+    if (has_forecast(p)) {
         buf_appendf(b,
-                    "forecast %s rows in %.0f s on one connection (%.0f rows/s), sample of %zu\n",
+                    "forecast %s rows in %.0f s on one connection (%.0f rows/s), sample of %.0f\n",
                     progress_number((int64_t)f->rows, n), preflight_seconds(p, 1),
-                    f->seconds_row > 0 ? 1 / f->seconds_row : 0, p->n_sample);
+                    f->seconds_row > 0 ? 1 / f->seconds_row : 0, preflight_tried(p));
         text_times(p, b);
     }
-    if (p->n_kept && !db_is_sqlite(p->db))
+    if (has_forecast(p) && !db_is_sqlite(p->db))
         buf_appendf(b,
                     "         WAL %s (%.0f segments; %.0f B a row, %s of full pages), table +%s, "
                     "indexes +%s, HOT %.0f %%\n",

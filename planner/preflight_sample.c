@@ -109,7 +109,7 @@ static void gather(struct preflight *p)
 /* ---- what it costs ---- */
 
 /* Good rows first, so that they are one chunk. */
-static size_t only_good(struct preflight *p)
+size_t preflight_only_good(struct preflight *p)
 {
     size_t n = 0;
 
@@ -186,8 +186,7 @@ static int play(struct preflight *p, size_t n_refused, size_t *ret_rows, size_t 
     return r;
 }
 
-/* Neighbours from all over the good rows, as many as a chunk may have. */
-static size_t choose_chunk(const struct preflight *p, struct db_row chunk[COST])
+size_t preflight_choose_chunk(const struct preflight *p, struct db_row chunk[COST])
 {
     size_t every = (p->n_kept + COST - 1) / COST, n = 0;
 
@@ -201,6 +200,23 @@ static size_t choose_chunk(const struct preflight *p, struct db_row chunk[COST])
     return n;
 }
 
+/* Records that are good alone may meet in one chunk: then half of it. Twice, see at the top. */
+static int run_chunk(struct preflight *p, const struct db_row *chunk, struct err *e)
+{
+    int r = 0;
+
+    for (int i = 0; !r && p->n_cost && i < 2; i++) {
+        *e = ERR_INIT;
+        r = db_rehearse(p->db, &p->target, chunk, p->n_cost, &p->cost, e);
+        if (r != DB_E_DATA)
+            continue;
+        p->n_cost /= 2;
+        i = -1;
+        r = 0;
+    }
+    return r;
+}
+
 /* One chunk of the good rows, for the second time: the pages have been touched by now, and what is written are the rows
  * alone. What refused ones cost besides comes on top of it. */
 static int measure(struct preflight *p, size_t n_refused, struct err *e)
@@ -211,10 +227,9 @@ static int measure(struct preflight *p, size_t n_refused, struct err *e)
 
     if (r)
         return r;
-    p->n_kept = only_good(p);
-    p->n_cost = choose_chunk(p, chunk);
-    for (int i = 0; !r && p->n_cost && i < 2; i++)
-        r = db_rehearse(p->db, &p->target, chunk, p->n_cost, &p->cost, e);
+    p->n_kept = preflight_only_good(p);
+    p->n_cost = preflight_choose_chunk(p, chunk);
+    r = run_chunk(p, chunk, e);
     if (r || !p->n_cost)
         return r;
     double sample = (double)p->n_sample, n_cost = (double)p->n_cost;
@@ -289,12 +304,15 @@ static int forecast(struct preflight *p, struct err *e)
     struct forecast *f = &p->forecast;
 
     f->hot = p->cost.hot;
-    f->rows = (double)p->changed * (double)p->n_kept / (double)p->n_sample;
+    f->rows = (double)p->changed;
+    if (!p->by_row)
+        f->rows *= (double)p->n_kept / (double)p->n_sample;
     f->compute_s = (double)p->compute_ns / 1e9;
-    f->database_s = (double)p->changed * f->seconds_row;
+    f->database_s = (double)p->changed * f->seconds_row + (double)p->computed_ns / 1e9;
+    f->wal = (double)p->changed * f->wal_row;
     int r = count_cores(p, e);
 
-    if (r || rows->n_rows == 0 || p->n_kept == 0)
+    if (r || rows->n_rows == 0 || p->n_kept == 0 || (p->by_row && f->hot < 0))
         return r;
     double heap = db_cell_f64(rows, 0, 0), tuples = db_cell_f64(rows, 0, 1);
     double indexes = db_cell_f64(rows, 0, 2), moved = 1 - fmax(f->hot, 0);
@@ -309,36 +327,40 @@ static int forecast(struct preflight *p, struct err *e)
         (touched(heap / PAGE, tuples, part) +
          moved * touched(indexes / PAGE, tuples * (double)db_cell_i64(rows, 0, 3), part));
     /* A page of an index that is full is split, and its new half written once more. */
-    f->wal = (double)p->changed * f->wal_row + f->full_pages + f->index_growth;
+    f->wal += f->full_pages + f->index_growth;
     return 0;
+}
+
+/* The chunk's statement, for all of the sample and for a chunk of what it takes. */
+static int rehearse(struct preflight *p, struct err *e)
+{
+    struct trial t = {.p = p, .e = e};
+    int r =
+        db_explain_chunk(p->db, &p->target, p->sample, MIN(p->n_sample, COST), &p->explained, e);
+
+    if (!r)
+        r = try_all(&t);
+    return r ? r : measure(p, t.n_refused, e);
 }
 
 int preflight_sample(struct preflight *p, struct err *e)
 {
     struct err why = ERR_INIT;
-    struct trial t = {.p = p, .e = &why};
 
     gather(p);
-    if (p->n_sample == 0)
+    if (p->n_sample == 0 && p->own.tried == 0)
         return 0;
     int r = read_sizes(p, &why);
 
     if (!r)
-        r = db_explain_chunk(p->db, &p->target, p->sample, MIN(p->n_sample, COST), &p->explained,
-                             &why);
-    if (!r)
-        r = try_all(&t);
-    if (r)
-        db_rehearsal_end(p->db);
+        r = p->by_row ? preflight_own_sample(p, &why) : rehearse(p, &why);
+    db_rehearsal_end(p->db);
     if (r == DB_E_SCHEMA) {
         check_add(p, CHECK_BLOCK, "statement", "mend the table or the migration",
-                  "the chunk's statement fails for every record: %s", why.text);
+                  "%s fails for every record: %s",
+                  p->by_row ? "a statement of the migration" : "the chunk's statement", why.text);
         return 0;
     }
-    if (r)
-        return err_set(e, r, "the sample: %s", err_text(&why, r));
-    r = measure(p, t.n_refused, &why);
-    db_rehearsal_end(p->db);
     if (r)
         return err_set(e, r, "the sample: %s", err_text(&why, r));
     return forecast(p, e);

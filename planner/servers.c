@@ -24,6 +24,18 @@ int servers_open_db(struct servers *s, const char *url, struct err *e)
 {
     int code = db_open(url, &s->db, e);
 
+    return code ? err_prefix(e, code > 0 ? -EIO : code,
+                             "cannot open the database (--database-url, SCATTER_DATABASE)")
+                : 0;
+}
+
+int servers_find_plan(struct servers *s, const char *plan, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *a = arena_new();
+    struct db_plan p = {0};
+    const char *state = NULL;
+    int code = a ? db_plan_get(s->db, plan, a, &p, &state, e) : -ENOMEM;
+
     return code > 0 ? -EIO : code;
 }
 
@@ -38,7 +50,9 @@ int servers_open_broker(struct servers *s, const char *url, struct err *e)
         code = redis_sync_open(&s->endpoint, CONNECT_MS, &s->redis, e);
     if (!code)
         code = redis_sync_command(s->redis, 1, (struct slice[]){SLICE_LIT("PING")}, &reply, e);
-    return code > 0 ? -EIO : code;
+    return code ? err_prefix(e, code > 0 ? -EIO : code,
+                             "cannot use the broker (-b, CELERY_BROKER_URL)")
+                : 0;
 }
 
 void result_deinit(struct result *r)

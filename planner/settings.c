@@ -122,7 +122,7 @@ int settings_check(const struct args *a, struct err *e)
     CLEANUP(arena_free) struct arena *arena = arena_new();
     struct settings s;
 
-    return arena ? settings_from_args(&s, a, INT64_MAX, arena, e) : -ENOMEM;
+    return arena ? settings_from_args(&s, a, 1, arena, e) : -ENOMEM;
 }
 
 int settings_write(const struct settings *s, struct buf *dst)

@@ -37,7 +37,8 @@ struct stdin_source {
     size_t width;
     struct slice *fields;
     enum batch_kind *kinds;
-    double compute_s; /* said by the trailer: what the sender's migration took */
+    /* said by the trailer: what the sender's migration took for all records; for one, and its WAL */
+    double compute_s, row_s, row_wal;
 };
 
 void stdin_source_init(struct stdin_source *s, int fd);

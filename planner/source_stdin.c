@@ -193,6 +193,8 @@ static int read_trailer(struct stdin_source *s, struct slice text, const struct 
                        "standard input: line %lld is neither an array nor {\"rows\": n}",
                        (long long)s->line);
     (void)!num_parse_f64(json_get(v, "compute_seconds").raw, &s->compute_s);
+    (void)!num_parse_f64(json_get(v, "row_seconds").raw, &s->row_s);
+    (void)!num_parse_f64(json_get(v, "row_wal_bytes").raw, &s->row_wal);
     if (rows != builder_total(b))
         return err_set(e, -EINVAL, "standard input: %lld rows came, but the sender counted %lld",
                        (long long)builder_total(b), (long long)rows);

@@ -117,33 +117,60 @@ static const char done_later[] =
     "o.driven_by IS NOT NULL AND o.resolved_by IS NULL AND c.plan = o.driven_by AND c.batch = "
     "o.driven_batch AND c.position = o.driven_position AND c.resolved_by IS NOT NULL";
 
-int db_resolve(struct db *db, const char *plan, struct err *e)
+/* The report of a plan, and its parent's, tell something else now. */
+static int forget_reports(struct db *db, const char *plan, struct err *e)
 {
-    int64_t changed = 1;
-    /* Its report, and its parent's, tell something else now. */
-    int r =
-        db_exec(db,
-                "UPDATE scatter_plan SET report_sha256 = NULL WHERE plan = $1 OR plan = (SELECT "
-                "c.parent FROM scatter_plan c WHERE c.plan = $1)",
-                (struct db_val[]){db_text(plan)}, 1, NULL, e);
+    return db_exec(db,
+                   "UPDATE scatter_plan SET report_sha256 = NULL WHERE plan = $1 OR plan = (SELECT "
+                   "c.parent FROM scatter_plan c WHERE c.plan = $1)",
+                   (struct db_val[]){db_text(plan)}, 1, NULL, e);
+}
+
+static int counted_update(struct db *db, const char *sql, const struct db_val *v, size_t n,
+                          int64_t *ret_changed, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    int r = db_exec(db, sql, v, n, &rows, e);
 
     if (!r)
-        r = db_exec(db, done_now, (struct db_val[]){db_text(plan)}, 1, NULL, e);
-
-    while (!r && changed) {
-        CLEANUP(db_rows_deinit) struct db_rows rows = {0};
-
-        r = db_exec(db, done_later, NULL, 0, &rows, e);
-        changed = rows.changed;
-    }
+        *ret_changed = rows.changed;
     return r;
+}
+
+static int resolve(struct db *db, const char *plan, int64_t *ret_n, struct err *e)
+{
+    int64_t n = 0, more = 1;
+    int r = counted_update(db, done_now, (struct db_val[]){db_text(plan)}, 1, &n, e);
+
+    for (; !r && more; n += more)
+        r = counted_update(db, done_later, NULL, 0, &more, e);
+    if (!r)
+        *ret_n = n;
+    return r;
+}
+
+int db_resolve(struct db *db, const char *plan, struct err *e)
+{
+    int64_t n;
+    int r = forget_reports(db, plan, e);
+
+    return r ? r : resolve(db, plan, &n, e);
+}
+
+/* A report that is being written must not lose its digest to another that finds nothing new. */
+static int resolve_news(struct db *db, const char *plan, struct err *e)
+{
+    int64_t n = 0;
+    int r = resolve(db, plan, &n, e);
+
+    return !r && n ? forget_reports(db, plan, e) : r;
 }
 
 int db_plan_resolve(struct db *db, const char *plan, struct err *e)
 {
     int r = db->ops->begin(db, 0, e);
 
-    return r ? r : db_end(db, db_resolve(db, plan, e), e);
+    return r ? r : db_end(db, resolve_news(db, plan, e), e);
 }
 
 static int one_update(struct db *db, const char *sql, const char *plan, const char *text,

@@ -47,6 +47,9 @@ struct db_ops {
     /* The chunk in a transaction that is rolled back; plan not NULL: only how the statement would be run. */
     int (*rehearse)(struct db *db, const struct db_chunk *c, struct db_rehearsal *ret_x,
                     struct buf *plan, struct err *e);
+    /* A transaction with the control rows and a savepoint, and back to that; left open when it is there. */
+    int (*rehearsal_begin)(struct db *db, int64_t lease_ms, struct err *e);
+    int (*rehearsal_back)(struct db *db, struct err *e);
     int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
     /* See db_tx_write; NULL: this kind has none. */
     int (*write)(struct db *db, struct db_pieces *p, struct err *e);

@@ -158,7 +158,7 @@ static int set(struct db *db, const struct db_plan_knobs *k, struct err *e)
     write_knob(&detail, k->set_max_workers, "workers", (double)k->max_workers);
     if (buf_ok(&detail))
         return -ENOMEM;
-    (void)snprintf(rate, sizeof(rate), "%.6g", k->rate);
+    (void)snprintf(rate, sizeof(rate), "%.17g", k->rate);
     const struct db_val v[] = {db_text(k->plan),
                                db_text(k->set_rate ? "1" : NULL),
                                db_text(k->rate > 0 ? rate : NULL),

@@ -485,15 +485,18 @@ static int open_rehearsal(struct pg *pg, int64_t lease_ms, struct err *e)
     return r;
 }
 
-int pg_rehearsal_begin(struct pg *pg, int64_t lease_ms, struct err *e)
+int pg_rehearsal_begin(struct db *db, int64_t lease_ms, struct err *e)
 {
+    struct pg *pg = pg_of(db);
+
     if (pg->rehearsing && PQtransactionStatus(pg->conn) == PQTRANS_INTRANS)
         return 0;
     return open_rehearsal(pg, lease_ms, e);
 }
 
-int pg_rehearsal_back(struct pg *pg, struct err *e)
+int pg_rehearsal_back(struct db *db, struct err *e)
 {
+    struct pg *pg = pg_of(db);
     struct told before = told(pg);
     int r = pg_simple(pg, "ROLLBACK TO SAVEPOINT rehearsal", e);
 
@@ -574,6 +577,8 @@ const struct db_ops db_pg_ops = {
     .forget = forget,
     .chunk = pg_chunk,
     .rehearse = pg_rehearse,
+    .rehearsal_begin = pg_rehearsal_begin,
+    .rehearsal_back = pg_rehearsal_back,
     .guard = pg_guard,
     .write = pg_write,
     .compute = pg_compute,

@@ -114,9 +114,9 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
 /* The control tables in the open transaction, made when they are missing. */
 int pg_schema_here(struct pg *pg, struct err *e) WARN_UNUSED;
 /* A transaction for rehearsals, with the control rows, and a savepoint; it is left open when it is there. */
-int pg_rehearsal_begin(struct pg *pg, int64_t lease_ms, struct err *e) WARN_UNUSED;
+int pg_rehearsal_begin(struct db *db, int64_t lease_ms, struct err *e) WARN_UNUSED;
 /* Back to that savepoint; what is known of the last failure stays. */
-int pg_rehearsal_back(struct pg *pg, struct err *e) WARN_UNUSED;
+int pg_rehearsal_back(struct db *db, struct err *e) WARN_UNUSED;
 int pg_write(struct db *db, struct db_pieces *p, struct err *e);
 int pg_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
 int pg_compute(struct db *db, const struct db_compute *q, struct err *e);

@@ -504,31 +504,15 @@ int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *re
 
 /* ---- running it, and taking it back ---- */
 
-/* Updates of the table in this transaction, those on their page, and where the WAL stands. */
-static int read_meter(struct db *db, const struct db_chunk *c, struct db_rows *rows, struct err *e)
-{
-    CLEANUP(buf_deinit) struct buf table = BUF_INIT;
-
-    db_quote_table(&table, c->target->table);
-    if (buf_ok(&table))
-        return -ENOMEM;
-    return db_exec(db,
-                   "SELECT pg_stat_get_xact_tuples_updated(t.oid), "
-                   "pg_stat_get_xact_tuples_hot_updated(t.oid), "
-                   "pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') "
-                   "FROM (SELECT to_regclass($1)::oid) AS t (oid)",
-                   (struct db_val[]){db_text(table.data)}, 1, rows, e);
-}
-
 /* A statement that fails has written WAL as well, which is read when it was taken back. */
 static int measure(struct pg *pg, const struct db_chunk *c, const struct statement *s,
                    struct db_rehearsal *x, struct err *e)
 {
-    CLEANUP(db_rows_deinit) struct db_rows before = {0}, after = {0};
+    struct db_meter before, after;
     const struct pg_stmt stmt = {s->sql.data, (int)s->n, s->values};
     PGresult *res[1] = {0};
     struct err mine = ERR_INIT;
-    int r = read_meter(&pg->db, c, &before, e);
+    int r = db_rehearsal_meter(&pg->db, c->target->table, &before, e);
 
     if (r)
         return r;
@@ -536,18 +520,14 @@ static int measure(struct pg *pg, const struct db_chunk *c, const struct stateme
     int failed = pg_run(pg, &stmt, 1, res, e);
 
     x->seconds = (double)(clock_mono_ns() - began_ns) / 1e9;
-    if (failed && pg_rehearsal_back(pg, &mine))
+    if (failed && pg_rehearsal_back(&pg->db, &mine))
         return failed;
     PQclear(res[0]);
-    r = read_meter(&pg->db, c, &after, failed ? &mine : e);
+    r = db_rehearsal_meter(&pg->db, c->target->table, &after, failed ? &mine : e);
     if (r)
         return failed ? failed : r;
-    double updated = (double)(db_cell_i64(&after, 0, 0) - db_cell_i64(&before, 0, 0));
-
-    x->hot = updated > 0
-                 ? (double)(db_cell_i64(&after, 0, 1) - db_cell_i64(&before, 0, 1)) / updated
-                 : -1;
-    x->wal_bytes = db_cell_i64(&after, 0, 2) - db_cell_i64(&before, 0, 2);
+    x->hot = db_meter_hot(&before, &after);
+    x->wal_bytes = after.wal - before.wal;
     return failed;
 }
 
@@ -582,11 +562,11 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
 
     if (r)
         return r;
-    r = pg_rehearsal_begin(pg, c->lease_ms, e);
+    r = pg_rehearsal_begin(db, c->lease_ms, e);
     if (r)
         return r;
     r = plan ? explain(pg, &p.s, plan, e) : measure(pg, c, &p.s, &x, e);
-    if (pg_rehearsal_back(pg, &back))
+    if (pg_rehearsal_back(db, &back))
         pg_rollback(db);
     *ret_x = x;
     return r;

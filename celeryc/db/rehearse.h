@@ -22,6 +22,26 @@ void db_rehearsal_end(struct db *db);
 int db_explain_chunk(struct db *db, const struct db_target *t, const struct db_row *rows, size_t n,
                      struct buf *dst, struct err *e) WARN_UNUSED;
 
+/* ---- statements of a migration's own, taken back ---- */
+
+/* Opens the transaction when it is not open; then back to its beginning, as often as one likes; db_rehearsal_end. */
+int db_rehearsal_begin(struct db *db, struct err *e) WARN_UNUSED;
+int db_rehearsal_back(struct db *db, struct err *e) WARN_UNUSED;
+
+/* Updates of the table in this transaction, those of them that stayed on their page, and where the server's WAL stands.
+ * SQLite: zeros. */
+struct db_meter {
+    int64_t updated, hot, wal;
+};
+
+int db_rehearsal_meter(struct db *db, const char *table, struct db_meter *ret_m,
+                       struct err *e) WARN_UNUSED;
+/* The part on their page between two readings; -1: nothing was updated. */
+double db_meter_hot(const struct db_meter *before, const struct db_meter *after);
+/* ret_stale[i]: row i does not hold its planned values. The others are locked. */
+int db_rehearsal_guard(struct db *db, const struct db_target *t, const struct db_row *rows,
+                       size_t n, bool *ret_stale, struct err *e) WARN_UNUSED;
+
 /* New values of a plan's records, on a connection of their own. */
 struct db_fresh;
 

@@ -317,6 +317,29 @@ int sqlite_schema_here(struct db *db, struct err *e)
     return run(sqlite_of(db), schema_sqlite, e);
 }
 
+static int sqlite_rehearsal_begin(struct db *db, int64_t lease_ms, struct err *e)
+{
+    int r;
+
+    if (!sqlite3_get_autocommit(sqlite_of(db)->conn))
+        return 0;
+    r = sqlite_begin(db, lease_ms, e);
+    if (!r)
+        r = sqlite_schema_here(db, e);
+    if (!r)
+        r = db_rehearsal_rows(db, e);
+    if (!r)
+        r = run(sqlite_of(db), "SAVEPOINT rehearsal", e);
+    if (r)
+        sqlite_rollback(db);
+    return r;
+}
+
+static int sqlite_rehearsal_back(struct db *db, struct err *e)
+{
+    return run(sqlite_of(db), "ROLLBACK TO rehearsal", e);
+}
+
 static int sqlite_insert_batches(struct db *db, const char *plan, const struct db_batch_row *rows,
                                  size_t n, struct err *e)
 {
@@ -358,6 +381,8 @@ const struct db_ops db_sqlite_ops = {
     .forget = forget,
     .chunk = sqlite_chunk,
     .rehearse = sqlite_rehearse,
+    .rehearsal_begin = sqlite_rehearsal_begin,
+    .rehearsal_back = sqlite_rehearsal_back,
     .guard = sqlite_guard,
     .compute = sqlite_compute,
     .stream = sqlite_stream,

@@ -67,6 +67,10 @@ int migrate_compute(const struct scatter_migration *m, const char *key, struct j
                     const struct slice *fields, struct arena *a,
                     struct db_row *ret_row) WARN_UNUSED;
 
+/* The same for a record of an SQL file (work_sql.c), whose new values the database has computed; found: it has. */
+void migrate_sql_row(const struct scatter_migration *m, size_t n_keys, const struct slice *fresh,
+                     bool found, struct db_row *row);
+
 /* ---- scatter.restore (restore.c) ---- */
 
 #define MIGRATE_RESTORE "scatter.restore"

@@ -7,15 +7,16 @@
 
 #include <errno.h>
 
-static bool differs(const struct work *w, const struct db_row *row, size_t write)
+/* Is the new value of a written column another than the old one, where that was read? */
+static bool differs(const struct scatter_migration *m, const struct db_row *row, size_t n_keys,
+                    size_t write)
 {
-    const char *name = w->j->m->writes[write];
     struct slice fresh = row->fresh[write];
 
-    for (size_t i = 0; i < w->n_reads; i++) {
-        struct slice old = row->old[w->n_keys + i];
+    for (size_t i = 0; i < migrate_columns(m->reads); i++) {
+        struct slice old = row->old[n_keys + i];
 
-        if (!str_eq(w->j->m->reads[i], name))
+        if (!str_eq(m->reads[i], m->writes[write]))
             continue;
         if (!old.p || !fresh.p)
             return old.p != fresh.p;
@@ -24,12 +25,13 @@ static bool differs(const struct work *w, const struct db_row *row, size_t write
     return true;
 }
 
-static void set_row(const struct work *w, struct db_row *row, const struct slice *fresh, bool found)
+void migrate_sql_row(const struct scatter_migration *m, size_t n_keys, const struct slice *fresh,
+                     bool found, struct db_row *row)
 {
     row->fresh = fresh;
     row->outcome = DB_O_UNCHANGED;
-    for (size_t i = 0; found && i < w->target.n_writes; i++)
-        if (differs(w, row, i))
+    for (size_t i = 0; found && i < migrate_columns(m->writes); i++)
+        if (differs(m, row, n_keys, i))
             row->outcome = DB_O_CHANGED;
 }
 
@@ -72,7 +74,7 @@ int work_sql_chunk(struct work *w, size_t n, size_t *ret_n)
     if (r)
         return refused(w, n, r, ret_n);
     for (size_t i = 0; i < n; i++)
-        set_row(w, &w->rows[i], fresh + i * width, found[i]);
+        migrate_sql_row(w->j->m, w->n_keys, fresh + i * width, found[i], &w->rows[i]);
     w->limit = 0;
     *ret_n = n;
     return work_apply(w, n);

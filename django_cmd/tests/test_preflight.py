@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import transaction
 from migrations import Plan, Renumber, execute, one
 from scatter_test_app.models import Parcel
 
 from django_scatter import migration
+from django_scatter.migration import Migration, Record, Skip
 from servers import Redis
 
 BUILD = Path(__file__).resolve().parent.parent.parent / "build"
@@ -85,6 +87,82 @@ def test_collisions_block(database: str) -> None:
     with pytest.raises(CommandError, match="would not end well: collisions") as e:
         dry_run("--query", "SELECT id, phone FROM parcel WHERE id > 20")
     assert e.value.returncode == 3
+
+
+class Book(Migration):
+    """Marks a parcel by a statement of its own; what a phone says decides what happens."""
+
+    name = "tests.book"
+    table = "parcel"
+    reads = ("phone",)
+
+    def process_row(self, record: Record, cursor: Any) -> Skip | None:
+        cursor.execute(
+            "UPDATE parcel SET phone = %s WHERE id = %s", ["+" + record["phone"], record.key]
+        )
+        if record["phone"] == "raise":
+            raise LookupError("no such operator")
+        if record["phone"] == "skip":
+            return Skip("told to")
+        if record["phone"] == "long":
+            with transaction.atomic():
+                Parcel.objects.filter(id=record.key).update(phone=None, id=1)
+        return None
+
+
+class Tell(Migration):
+    name = "tests.tell"
+    table = "parcel"
+    reads = ("phone",)
+
+    def process_external(self, record: Record) -> None:
+        raise AssertionError("no call is to be made")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_statements_of_its_own_are_rehearsed(
+    database: str, source: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(migration._registered, "tests.renumber", Book())
+    fill()
+    before = list(Parcel.objects.order_by("id").values_list("id", "phone"))
+    text = dry_run(*source)
+    for line in (
+        "changed   about 85",
+        "unchanged about 0",
+        "skipped   about 5",
+        "failed    about 30",
+    ):
+        assert line in text
+    assert "error    LookupError: 10 records (at most " in text
+    assert "error    UniqueViolation 23505: 20 records (at most " in text
+    assert "forecast 85 rows" in text
+    assert '{"key": "16", "before": {"phone": "+84901"}, "after": {"phone": "++84901"}}' in text
+    if database == "postgresql":
+        assert "WAL 0 B" not in text
+    assert list(Parcel.objects.order_by("id").values_list("id", "phone")) == before
+
+
+def test_a_statement_that_never_runs_is_told(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(Book):
+        def process_row(self, record: Record, cursor: Any) -> Skip | None:
+            cursor.execute("UPDATE nowhere SET x = 1")
+            return None
+
+    monkeypatch.setitem(migration._registered, "tests.renumber", Lost())
+    fill()
+    with pytest.raises(CommandError, match=r"fails for every record.*nowhere"):
+        dry_run("--query", "SELECT id, phone FROM parcel")
+
+
+def test_calls_to_the_outside_are_not_made(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(migration._registered, "tests.renumber", Tell())
+    fill()
+    text = dry_run("--query", "SELECT id, phone FROM parcel")
+    assert "warn     calls: tests.renumber has its effect outside of the database" in text
+    assert "none of its 120 calls was made" in text
 
 
 def test_audit(database: str, tmp_path: Path) -> None:

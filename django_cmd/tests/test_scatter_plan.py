@@ -84,6 +84,13 @@ def test_plugins_and_default_queue(
     assert found["--queue"] == ["bulk"]
 
 
+def test_windows_are_passed_on(sqlite: str, planner: StubPlanner) -> None:
+    windows = ["Mon-Fri 01:00-05:00 UTC", "Sun 00:00-24:00 UTC"]
+    more = [word for window in windows for word in ("--window", window)]
+    scatter_plan("--migration", "phones.x", "--query", QUERY, *more)
+    assert arguments_of(planner.calls[0])["--window"] == windows
+
+
 def test_inside_a_transaction_messages_go_on_commit(sqlite: str, planner: StubPlanner) -> None:
     planner.says({"plan": "p7", "total": 10, "batches": 2, "enqueued": 0})
     with transaction.atomic():

@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 Spec = dict[str, Any]
+
+
+def plain(signature: Any) -> Any:
+    """As JSON has it."""
+    return json.loads(json.dumps(signature))
 
 
 def _spec(kind: str, options: dict[str, Any], **fields: Any) -> Spec:

@@ -57,6 +57,18 @@ class Fleet:
         assert isinstance(record, dict)
         return record
 
+    def result_of(self, task_id: str) -> Any:
+        """From the store: the get() of 5.2 may miss a result that is stored in the moment in which it begins."""
+
+        def there() -> bool:
+            record = self.record(task_id)
+            return record is not None and record["status"] == "SUCCESS"
+
+        wait_until(there, f"the result of {task_id}")
+        record = self.record(task_id)
+        assert record is not None
+        return record["result"]
+
     def settle(self) -> None:
         nothing_left(self.redis, self.db)
         for worker in self.workers:

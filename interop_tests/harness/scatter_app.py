@@ -36,7 +36,7 @@ settings.configure(
 )
 django.setup()
 
-from django_scatter.migration import Migration, Record, register  # noqa: E402
+from django_scatter.migration import Migration, Record, Skip, register  # noqa: E402
 from harness.phones import renumbered  # noqa: E402
 
 app = Celery("scatter_app")
@@ -120,5 +120,8 @@ class Mark(Migration):
     reads = ("name",)
     writes = ("done",)
 
-    def process(self, record: Record) -> Mapping[str, Any] | None:
-        return {"done": 1}
+    def process(self, record: Record) -> Mapping[str, Any] | Skip | None:
+        time.sleep(0.0003)
+        if record["name"] == "skip":
+            return Skip("its name says so")
+        return None if record["name"] == "same" else {"done": 1}

@@ -103,6 +103,10 @@ static const struct {
      "no broker: give -b or set CELERY_BROKER_URL"},
     {"enqueue --database-url d", "the plan's id is missing: which plan?"},
     {"enqueue --database-url d --plan p", "no broker: give -b or set CELERY_BROKER_URL"},
+    {"redrive p --database-url d -b r --batch-size 1000001", "--batch-size: at most 1000000"},
+    {"sweep --database-url d -b r --after 31536001", "--after: at most 31536000 seconds, a year"},
+    {"sweep --database-url d -b r --every 9223372036854775807",
+     "--every: at most 31536000 seconds, a year"},
     {"status --plan p",
      "no database: give --database-url or set SCATTER_DATABASE (or SCATTER_DATABASE_<ALIAS> for "
      "--database ALIAS)"},
@@ -122,7 +126,9 @@ Test(args, mistakes_are_named)
 
 Test(args, help_fits_the_screen)
 {
-    const char *lines[] = {"--help", "create --help", "enqueue -h", "status --help", "--version"};
+    const char *lines[] = {"--help",         "create --help",   "enqueue -h",   "status --help",
+                           "set --help",     "governor --help", "sweep --help", "undo --help",
+                           "redrive --help", "verify --help",   "--version"};
 
     for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
         CLEANUP(args_deinit) struct args a = {0};

@@ -79,6 +79,16 @@ def broker_url() -> str:
     return str(url)
 
 
+def key_prefix() -> str:
+    """Celery's global_keyprefix of the broker: without it the workers would look for messages elsewhere."""
+    options = getattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", None)
+    if options is None:
+        from celery import current_app
+
+        options = current_app.conf.broker_transport_options
+    return str((options or {}).get("global_keyprefix") or "")
+
+
 def default_queue() -> str:
     name = scatter_settings().get("QUEUE") or getattr(settings, "CELERY_TASK_DEFAULT_QUEUE", None)
     return str(name or "celery")

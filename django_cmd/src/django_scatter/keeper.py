@@ -15,7 +15,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
-from django_scatter import conf, runtime
+from django_scatter import conf, planner, runtime
 from django_scatter.binary import find_binary
 from django_scatter.errors import ScatterError
 
@@ -27,7 +27,7 @@ _running: list[subprocess.Popen[bytes]] = []
 def keeper_arguments(alias: str, seconds: int) -> list[str]:
     text = str(seconds)
     return [find_binary(), "sweep", "--database", alias, "--every", text, "--after", text,
-            "--attached"]  # fmt: skip
+            "--attached", *planner.prefix_arguments("sweep")]  # fmt: skip
 
 
 @worker_ready.connect

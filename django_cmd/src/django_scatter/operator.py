@@ -23,7 +23,7 @@ def control(
 
 def sweep(database: str, after: int | None = None) -> dict[str, Any]:
     argv = ["sweep", "--database", database, "--format", "json"]
-    if after:
+    if after is not None:
         argv += ["--after", str(after)]
     return planner.run(argv, database, None, None)
 

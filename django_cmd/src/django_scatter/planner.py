@@ -29,6 +29,8 @@ RUN_OPTIONS = {
     "database-cores": ("N", "with --dry-run: processor cores of the database, for the same"),
 }
 
+BROKERLESS = ("set", "governor", "report", "audit", "status")
+
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -53,9 +55,11 @@ class PlanRequest:
     on_finish: str | None = None
     retry_on: str | None = None
     run: Mapping[str, Any] = field(default_factory=dict)  # RUN_OPTIONS by name
+    windows: Sequence[str] = ()
     plan: str | None = None
     enqueue: bool = True
     dry_run: bool = False
+    external: bool = False  # the migration's effect is outside of the database
 
 
 @dataclass
@@ -108,10 +112,14 @@ def create_arguments(request: PlanRequest) -> list[str]:
             argv += [option, str(value)]
     for param in request.params:
         argv += ["--param", param]
+    for window in request.windows:
+        argv += ["--window", window]
     if not request.enqueue:
         argv.append("--no-enqueue")
     if request.dry_run:
         argv.append("--dry-run")
+        if request.external:
+            argv.append("--external")
     return argv
 
 
@@ -169,6 +177,11 @@ def as_result(found: dict[str, Any]) -> PlanResult:
         raise ScatterError(f"scatter-plan printed {found!r}, which is no result") from None
 
 
+def prefix_arguments(command: str) -> list[str]:
+    prefix = "" if command in BROKERLESS else conf.key_prefix()
+    return ["--global-keyprefix", prefix] if prefix else []
+
+
 def run(
     arguments: Sequence[str],
     database: str,
@@ -177,7 +190,7 @@ def run(
     good: Sequence[int] = (0,),
 ) -> dict[str, Any]:
     """Runs scatter-plan to its end. Rows are fed from this thread, because they come from Django's connection."""
-    argv = [find_binary(), *arguments]
+    argv = [find_binary(), *arguments, *prefix_arguments(arguments[0])]
     try:
         process = subprocess.Popen(
             argv,

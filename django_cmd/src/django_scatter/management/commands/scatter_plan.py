@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -14,6 +14,7 @@ from django_scatter import conf, planner, preflight, report, rows
 from django_scatter.errors import ScatterError
 from django_scatter.migration import find_migration, pk_columns
 from django_scatter.plancommand import add_callbacks
+from django_scatter.preflight_own import OwnRehearsal
 from django_scatter.progress import Progress
 from django_scatter.status import read_status
 from django_scatter.watch import watch
@@ -53,6 +54,13 @@ class Command(BaseCommand):
         for name, (metavar, text) in planner.RUN_OPTIONS.items():
             parser.add_argument(f"--{name}", metavar=metavar, help=text.replace("%", "%%"))
         parser.add_argument(
+            "--window",
+            action="append",
+            default=[],
+            metavar="'DAYS HH:MM-HH:MM ZONE'",
+            help="when the plan may run, as 'Mon-Fri 01:00-05:00 Asia/Ho_Chi_Minh'; may be given again",
+        )
+        parser.add_argument(
             "--plan", help="id of the plan; one that exists is finished, not remade"
         )
         parser.add_argument("--dry-run", action="store_true", help="count and check, make nothing")
@@ -76,16 +84,18 @@ class Command(BaseCommand):
             self.enqueue(options["enqueue"], database, queue)
             return self.end(options["enqueue"], options)
         request = make_request(options, queue, enqueue=not in_transaction)
-        source = None
+        source: Callable[[], Iterator[bytes]] | None = None
         if options["queryset"]:
             queryset = rows.load_queryset(options["queryset"])
             request.table = request.table or queryset.model._meta.db_table  # noqa: SLF001
             request.key = request.key or ",".join(pk_columns(queryset.model))
-            source = rows.stream(queryset, request.key, request.columns)
+            key, columns = request.key, request.columns
+            source = lambda: rows.stream(queryset.all(), key, columns)  # noqa: E731
+        lines = source() if source is not None else None
         if options["dry_run"]:
-            source = self.rehearse(request, source)
+            lines = self.rehearse(request, source) or lines
         phases = Phases(self)
-        result = planner.create(request, source, phases.update)
+        result = planner.create(request, lines, phases.update)
         phases.finish()
         if options["dry_run"]:
             self.stdout.write(
@@ -104,20 +114,24 @@ class Command(BaseCommand):
         return None
 
     def rehearse(
-        self, request: planner.PlanRequest, source: Iterator[bytes] | None
+        self, request: planner.PlanRequest, source: Callable[[], Iterator[bytes]] | None
     ) -> Iterator[bytes] | None:
-        """A migration that only Python knows is asked here, record by record."""
+        """A migration that only Python knows is asked here, record by record; one that runs statements of its own for a
+        sample of them."""
         migration = find_migration(request.migration)
-        if migration is None or not preflight.can_rehearse(migration) or request.key is None:
-            return source
+        if migration is None or request.key is None or not preflight.can_rehearse(migration):
+            return None
         if source is None:
             assert request.query is not None
             query = preflight.Query(request.database, request.query, request.key, request.columns)
-            source, request.query = query.stream(), None
+            source, request.query = query.stream, None
         params = dict(p.split("=", 1) for p in request.params)
         table = request.table or migration.table
+        if migration.kind == "process_row":
+            own = OwnRehearsal(migration, request.database, request.key, table, params, source)
+            return own.lines()
         rehearsal = preflight.Rehearsal(migration, request.database, request.key, table, params)
-        return rehearsal.lines(source)
+        return rehearsal.lines(source())
 
     def tell(self, result: planner.PlanResult) -> None:
         self.stdout.write(str(result.raw.get("preflight_text") or ""), ending="")
@@ -219,6 +233,7 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         on_finish=options["on_finish"],
         retry_on=options["retry_on"],
         run={name: options[name] for name in (n.replace("-", "_") for n in planner.RUN_OPTIONS)},
+        windows=options["window"],
         plan=options["plan"],
         enqueue=enqueue,
         dry_run=options["dry_run"],
@@ -228,4 +243,5 @@ def make_request(options: dict[str, Any], queue: str, enqueue: bool) -> planner.
         request.table = request.table or found.table
         request.key = request.key or found.key
         request.columns = request.columns or list(found.reads)
+        request.external = found.kind == "process_external"
     return request
