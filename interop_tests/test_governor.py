@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from harness.migrations import Site, test_migrations
 from harness.parcels import MIGRATIONS, create_options, postgres_database, scatter_plan
 from harness.postgres_server import PostgresServer, program
 from harness.processes import Process
@@ -163,3 +164,46 @@ def test_kill_switch(
     assert scatter_plan("governor", "start", *target).returncode == 0
     wait_until(lambda: position() == 8_000, "the end", 40)
     database.check_parcels()
+
+
+@pytest.mark.parametrize("kind", ["python", "celeryc"])
+def test_locks_of_workers_are_seen(
+    kind: str,
+    redis_server: RedisServer,
+    workers: WorkerFactory,
+    primary: PostgresServer,
+    tmp_path: Path,
+) -> None:
+    """Whatever the database's settings call its sessions: one that waits for a row, and one for which somebody waits."""
+    database = postgres_database(primary, f"locked_{uuid.uuid4().hex[:8]}")
+    database.run(
+        "CREATE TABLE account (id bigint PRIMARY KEY, word text, changes int NOT NULL DEFAULT 0)",
+        "INSERT INTO account SELECT i, 'w' FROM generate_series(1, 4) i",
+    )
+    database.url += "&application_name=shop" if "?" in database.url else "?application_name=shop"
+    database.django["PGAPPNAME"] = "shop"
+    site = Site(redis_server, workers, database, tmp_path, [test_migrations(tmp_path)])
+    site.env |= {"SCATTER_SWEEP": "1s", "SCATTER_LEASE": "60s"}
+    target = ("--database-url", database.url)
+    limits = scatter_plan("governor", "set", "max_blocked=1000", "max_lock_waits=1000", *target)
+    assert limits.returncode == 0, limits.stderr
+
+    def seen(sensor: str) -> bool:
+        return bool(json.loads(database.query("SELECT sensors FROM scatter_governor")[0][0]).get(sensor))  # fmt: skip
+
+    go, told = tmp_path / "go", tmp_path / "told"
+    options = [f"{name}={value}" for name, value in (("file", told), ("go", go), ("at", 4))]
+    with primary.connect(database.name) as other, primary.connect(database.name) as waiting:
+        other.autocommit = False
+        other.execute("SELECT 1 FROM account WHERE id = 2 FOR UPDATE")
+        site.start(kind)
+        site.plan("p1", "interop.hold", "SELECT id, word FROM account", 4,
+                  *(word for o in options for word in ("--param", o)))  # fmt: skip
+        wait_until(lambda: seen("lock_waits"), "a worker waits for a lock", 30)
+        other.rollback()
+        wait_until(lambda: told.exists() and "p1/1/3" in told.read_text(), "it has the locks", 30)
+        waiting.pgconn.send_query(b"UPDATE account SET word = 'mine' WHERE id = 2")
+        wait_until(lambda: seen("blocked"), "somebody waits for the worker", 30)
+        go.touch()
+        wait_until(lambda: site.all_done("p1"), "the end", 30)
+        waiting.pgconn.finish()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from urllib.parse import urlencode
 import pytest
 from harness.certificates import Authority
 from harness.client import Client
+from harness.parcels import MIGRATIONS, create_options, scatter_plan, sqlite_database
 from harness.redis_server import RedisServer, free_port
+from harness.waiting import wait_until
 from harness.workers import CELERYC, WorkerFactory
 
 MakeClient = Callable[..., Client]
@@ -179,3 +182,49 @@ def test_the_command_line(tls_server: TlsServer, workers: WorkerFactory) -> None
     assert refused.returncode == 1
     assert "ssl_ca_certs" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["python", "celeryc"])
+def test_the_sweep_has_the_settings_of_its_worker(
+    kind: str, authority: Authority, workers: WorkerFactory, tmp_path: Path
+) -> None:
+    """A message that Redis lost is sent again by the program beside the worker, which wants a certificate as well."""
+    server = TlsServer(tmp_path / "redis", authority, clients=True, host="127.0.0.1")
+    try:
+        mine = authority.issue("client")
+        options = {
+            "ssl_cert_reqs": 2,
+            "ssl_ca_certs": str(authority.pem),
+            "ssl_certfile": str(mine),
+            "ssl_keyfile": str(mine.with_suffix(".key")),
+        }
+        settings = {
+            "broker_use_ssl": options,
+            "redis_backend_use_ssl": options,
+            "broker_transport_options": {"global_keyprefix": "tls."},
+        }
+        database = sqlite_database(tmp_path / "parcels.sqlite3")
+        database.fill(10)
+        (tmp_path / "store").mkdir()
+        store = f"file://{tmp_path / 'store'}"
+        planned = scatter_plan(
+            *create_options(database, store, server.url(), "p1", 10),
+            "--on-planned",
+            "scatter_app.seen",
+            *("--global-keyprefix", "tls."),
+            env={"SCATTER_BROKER_OPTIONS": json.dumps(options)},
+        )
+        assert planned.returncode == 0, planned.stderr
+        redis = server.redis.client()
+        assert redis.llen("tls.celery") == 2  # the batch's message, and the callback
+        redis.flushall()
+        env = {"SCATTER_SWEEP": "1s", "SCATTER_DATABASE": database.url, **database.django}
+        worker = workers.start(
+            kind, server.url(), settings=settings, env=env, plugins=[MIGRATIONS], app="scatter_app"
+        )
+        wait_until(lambda: database.batches("p1") == {"done": 1}, "the sweep sends it again", 30)
+        assert "certificate" not in worker.process.log()
+        database.check_parcels()
+    finally:
+        workers.stop_all()
+        server.redis.stop()

@@ -6,6 +6,7 @@
 
 #include "celeryc/message/json.h"
 #include "celeryc/migrate/signature.h"
+#include "planner/plan.h"
 
 #include <celeryc/client.h>
 
@@ -79,11 +80,12 @@ static int client_for(struct sender *s, const char *queue, struct err *e)
     celeryc_client_free(s->client);
     buf_append_str(&options, "{\"task_default_queue\": ");
     json_write_string(&options, slice_str(queue));
-    buf_append_str(&options, ", \"broker_transport_options\": {\"global_keyprefix\": ");
-    json_write_string(&options, slice_str(s->args->key_prefix));
-    buf_append_str(&options, "}}");
+    buf_append_str(&options, ", ");
+    int r = servers_write_settings(&options, s->args->key_prefix);
+
+    buf_append_char(&options, '}');
     s->client =
-        buf_ok(&options) ? NULL : celeryc_client_new(s->args->broker, backend(), options.data);
+        r || buf_ok(&options) ? NULL : celeryc_client_new(s->args->broker, backend(), options.data);
     s->queue = queue;
     if (!s->client)
         return -ENOMEM;

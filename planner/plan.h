@@ -20,7 +20,10 @@ DEFINE_CLEANUP_VALUE(struct servers, servers_deinit)
 int servers_open_db(struct servers *s, const char *url, struct err *e) WARN_UNUSED;
 /* Fails when the database has no such plan, or no control tables. */
 int servers_find_plan(struct servers *s, const char *plan, struct err *e) WARN_UNUSED;
+/* What SCATTER_BROKER_OPTIONS says is added where the URL says nothing. */
 int servers_open_broker(struct servers *s, const char *url, struct err *e) WARN_UNUSED;
+/* Appends the same as members of Celery's settings, for the client library. */
+int servers_write_settings(struct buf *dst, const char *key_prefix) WARN_UNUSED;
 
 /* What a command did, for the program to print. */
 struct result {

@@ -349,6 +349,15 @@ struct db_beat {
 /* Where no chunk is due: the lease goes on, and what is to be obeyed comes back. DB_E_FENCED. */
 int db_batch_beat(struct db *db, const struct db_beat *b, struct db_orders *ret_o,
                   struct err *e) WARN_UNUSED;
+/* The same beside a call that takes long, on a connection of its own: never waits for the batch's row. *ret_renewed false:
+ * it was not wanted, or the row is locked, so that nobody else can have it either. DB_E_FENCED. */
+int db_batch_watch(struct db *db, const struct db_beat *b, bool wanted, struct db_orders *ret_o,
+                   bool *ret_renewed, struct err *e) WARN_UNUSED;
+/* Only what is to be obeyed, in the caller's transaction. DB_E_FENCED. */
+int db_batch_look(struct db *db, const struct db_beat *b, struct db_orders *ret_o,
+                  struct err *e) WARN_UNUSED;
+/* How long a connection to SQLite waits for its turn to write; 20 s without this. */
+void db_set_patience(struct db *db, int64_t patience_ms);
 
 struct db_finish {
     bool plan_finished; /* this was the last batch: the caller sends on_finish */

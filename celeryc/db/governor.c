@@ -124,7 +124,8 @@ int db_governor_pause_all(struct db *db, const char *who, const char *reason, st
     return r;
 }
 
-/* Sums over the replicas would hide the slowest one. Sessions of ours are known by the name that they give. */
+/* Sums over the replicas would hide the slowest one. Sessions of ours are known by the name that
+ * every transaction of theirs gives itself. */
 static const char sample_sql[] =
     "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0'), (SELECT count(*) FROM pg_stat_activity "
     "WHERE "

@@ -105,3 +105,66 @@ int db_batch_beat(struct db *db, const struct db_beat *b, struct db_orders *ret_
         *ret_o = o;
     return r;
 }
+
+/* ---- beside a call that takes long ---- */
+
+int db_batch_look(struct db *db, const struct db_beat *b, struct db_orders *ret_o, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_text(b->plan), db_int(b->batch), db_int(b->token)};
+    int r = db_exec(db,
+                    "SELECT " DB_ORDERS_COLUMNS
+                    ", (SELECT count(*) FROM scatter_batch x WHERE x.plan = $1 AND x.batch = $2 "
+                    "AND x.lease_token = $3 AND x.state = 'running') FROM " DB_ORDERS_TABLES
+                    " WHERE p.plan = $1",
+                    v, ARRAY_SIZE(v), &rows, e);
+
+    if (r)
+        return r;
+    if (rows.n_rows != 1 || db_cell_i64(&rows, 0, DB_ORDERS_CELLS) != 1)
+        return err_set(e, DB_E_FENCED, "batch %lld of plan %s belongs to another worker now",
+                       (long long)b->batch, b->plan);
+    if (db_orders_read(rows.cell, ret_o))
+        return err_set(e, db_fail(db, "58000"), "the plan's row cannot be understood");
+    return 0;
+}
+
+/* A row that is locked is left alone: it is our own chunk that has it, or somebody who is about to claim it and sees
+ * that the lease has not ended, or that it has. */
+static int renew(struct db *db, const struct db_beat *b, bool *ret_renewed, struct err *e)
+{
+    CLEANUP(db_rows_deinit) struct db_rows rows = {0};
+    const struct db_val v[] = {db_int(b->lease_ms), db_text(b->plan), db_int(b->batch),
+                               db_int(b->token)};
+    int r = db_exec(db,
+                    "UPDATE scatter_batch SET lease_until = @lease@ WHERE plan = $2 AND batch = "
+                    "(SELECT b.batch FROM scatter_batch b WHERE b.plan = $2 AND b.batch = $3 AND "
+                    "b.lease_token = $4 AND b.state = 'running' @skip_b@)",
+                    v, ARRAY_SIZE(v), &rows, e);
+
+    if (!r)
+        *ret_renewed = rows.changed == 1;
+    return r;
+}
+
+int db_batch_watch(struct db *db, const struct db_beat *b, bool wanted, struct db_orders *ret_o,
+                   bool *ret_renewed, struct err *e)
+{
+    bool renewed = false, alone = !wanted && db_is_sqlite(db); /* a reader needs no turn there */
+    struct db_orders o;
+    int r = alone ? 0 : db->ops->begin(db, b->lease_ms, e);
+
+    if (r)
+        return r;
+    if (wanted)
+        r = renew(db, b, &renewed, e);
+    if (!r)
+        r = db_batch_look(db, b, &o, e);
+    if (!alone)
+        r = db_end(db, r, e);
+    if (r)
+        return r;
+    *ret_o = o;
+    *ret_renewed = renewed;
+    return 0;
+}

@@ -24,13 +24,15 @@
 #define INSERT_STEP      ((size_t)5000) /* batch rows of one statement */
 #define ANSWER_GRACE_MS  10000 /* beyond statement_timeout until the server counts as lost */
 
-/* Settings that planner and worker share: the text form of every value depends on them. */
+/* Settings that planner and worker share: the text form of every value depends on them, and by the name the governor knows
+ * our sessions, whatever the URL calls them. */
 #define SETTINGS                                                                               \
     "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), " \
     "set_config('idle_in_transaction_session_timeout', $3, true), "                            \
     "set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, MDY', true), "         \
     "set_config('IntervalStyle', 'postgres', true), set_config('bytea_output', 'hex', true), " \
-    "set_config('extra_float_digits', '1', true)"
+    "set_config('extra_float_digits', '1', true), "                                            \
+    "set_config('application_name', 'scatter', true)"
 
 static const struct db_token tokens[] = {
     {"now", "clock_timestamp()"},

@@ -122,7 +122,7 @@ static int wait_turn(void *arg, int n)
 
     if (n == 0)
         q->busy_since_ns = clock_mono_ns();
-    if (clock_mono_ns() - q->busy_since_ns > BUSY_LIMIT_MS * NS_PER_MS)
+    if (clock_mono_ns() - q->busy_since_ns > q->patience_ms * NS_PER_MS)
         return 0;
     random_bytes(&spread, sizeof(spread));
     int64_t pause_ns = NS_PER_MS / 4 + (int64_t)spread * 8000 * MIN(n + 1, 4) / 4;
@@ -130,6 +130,12 @@ static int wait_turn(void *arg, int n)
 
     (void)nanosleep(&t, NULL);
     return 1;
+}
+
+void db_set_patience(struct db *db, int64_t patience_ms)
+{
+    if (db_is_sqlite(db))
+        sqlite_of(db)->patience_ms = patience_ms;
 }
 
 static struct db *sqlite_close_db(struct db *db)
@@ -169,6 +175,7 @@ int db_sqlite_open(const char *path, bool read_only, struct db **ret_db, struct 
     if (!q)
         return -ENOMEM;
     q->db.ops = &db_sqlite_ops;
+    q->patience_ms = BUSY_LIMIT_MS;
     db = &q->db;
     r = sqlite3_open_v2(
         path, &q->conn,

@@ -10,6 +10,7 @@ struct sqlite {
     struct db db;
     sqlite3 *conn;
     int64_t busy_since_ns; /* when the present wait for the write lock began */
+    int64_t patience_ms;   /* how long it may last */
 };
 
 static inline struct sqlite *sqlite_of(struct db *db)

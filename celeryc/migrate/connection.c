@@ -56,7 +56,7 @@ static const char *from_environment(const char *alias)
     return url && *url ? url : NULL;
 }
 
-static const char *url_of(const struct runtime *rt, const char *alias)
+const char *connection_url(const struct runtime *rt, const char *alias)
 {
     size_t len = strlen(alias);
 
@@ -96,7 +96,7 @@ int connection_get(const struct runtime *rt, const char *alias, struct connectio
             return 0;
         }
     }
-    url = url_of(rt, alias);
+    url = connection_url(rt, alias);
     if (!url)
         return unknown_alias(alias, e);
     c = calloc(1, sizeof(*c));

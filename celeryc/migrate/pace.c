@@ -8,6 +8,7 @@
 #include "celeryc/migrate/pace.h"
 
 #include "celeryc/base/clock.h"
+#include "celeryc/migrate/beat.h"
 
 #include <math.h>
 #include <time.h>
@@ -87,6 +88,7 @@ static int beat(struct pace *p, struct job *j)
         return r;
     p->throttled_ns -= throttled_ms * NS_PER_MS;
     pace_told(p, &o, 0);
+    beat_renewed(j->beat);
     return 0;
 }
 

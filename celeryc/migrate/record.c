@@ -10,6 +10,7 @@
 
 #include "celeryc/base/key.h"
 #include "celeryc/base/num.h"
+#include "celeryc/migrate/beat.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -112,6 +113,14 @@ const char *scatter_idempotency_key(const struct scatter_record *r)
                         (long long)r->position);
 }
 
+const char *scatter_stop_wanted(const struct scatter_record *r)
+{
+    const char *why = beat_stop_wanted(r->beat);
+
+    r->change->told = r->change->told || why;
+    return why;
+}
+
 /* ---- the change ---- */
 
 static int set_value(struct scatter_change *c, const char *column, struct slice value)
@@ -174,6 +183,16 @@ int scatter_fail(struct scatter_change *c, const char *error_class, const char *
         return OUT_OF_MEMORY;
     c->outcome = DB_O_QUARANTINED;
     return 0;
+}
+
+/* Without an order to obey the batch would come back to the record at once, for ever. */
+int scatter_postpone(struct scatter_change *c)
+{
+    c->postponed = c->told;
+    if (c->told)
+        return 0;
+    return scatter_fail(c, "RuntimeError",
+                        "a record is postponed only when scatter_stop_wanted() has said why");
 }
 
 /* ---- one record ---- */
@@ -257,13 +276,16 @@ int migrate_call(const struct migrate_call *call, struct db_row *ret_row)
                                      .change = &c,
                                      .plan = call->plan,
                                      .batch = call->batch,
-                                     .position = call->position};
+                                     .position = call->position,
+                                     .beat = call->beat};
     int rc = call_function(call, &r, &c);
 
     if (call->tx && call->tx->code)
         return call->tx->code;
     if (rc == OUT_OF_MEMORY)
         return -ENOMEM;
+    if (c.postponed)
+        return MIGRATE_POSTPONED;
     if (rc && c.outcome != DB_O_QUARANTINED && c.outcome != DB_O_SKIPPED &&
         scatter_fail(&c, "RuntimeError", "the migration function returned %d", rc))
         return -ENOMEM;

@@ -32,6 +32,8 @@ __attribute__((used)) static void (*const api[])(void) = {
     API_FUNCTION(scatter_skip),
     API_FUNCTION(scatter_fail),
     API_FUNCTION(scatter_idempotency_key),
+    API_FUNCTION(scatter_stop_wanted),
+    API_FUNCTION(scatter_postpone),
     API_FUNCTION(scatter_exec),
     API_FUNCTION(scatter_query),
     API_FUNCTION(scatter_rows_len),

@@ -8,6 +8,7 @@
 
 #include "celeryc/base/limits.h"
 #include "celeryc/db/rows.h"
+#include "celeryc/migrate/beat.h"
 
 #include <errno.h>
 
@@ -34,10 +35,12 @@ static int run(struct scatter_tx *tx, const char *sql, const char *const *values
     for (size_t i = 0; i < n; i++)
         slices[i] = slice_str(values[i]);
     tx->touched = true;
+    beat_take_back(tx->beat);
     int r = db_tx_run(tx->db, sql, slices, n, ret_rows, &tx->e);
 
-    if (r)
+    if (r) /* what the database said of it must not be spoken over */
         return fail(tx, r);
+    beat_lend(tx->beat, tx->db);
     tx->changed = tx->changed || (ret_rows->changed > 0 && !db_tx_only_reads(sql));
     return 0;
 }

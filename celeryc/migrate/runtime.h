@@ -11,6 +11,9 @@
 #include "celeryc/migrate/sqlfile.h"
 
 #define MIGRATE_MAX_FAILURES 100 /* listed in a callback */
+#define MIGRATE_POSTPONED    102 /* beside the codes of db/: the function left the record for later */
+
+struct beat;
 
 /* ---- the record and its change, as the function sees them (record.c) ---- */
 
@@ -24,6 +27,7 @@ struct scatter_record {
     struct scatter_change *change; /* where a mistake of the function is noted */
     const char *plan;              /* NULL: not of a batch */
     int64_t batch, position;
+    struct beat *beat; /* NULL: nothing can be ordered */
 };
 
 struct scatter_change {
@@ -32,7 +36,9 @@ struct scatter_change {
     enum db_outcome outcome;
     struct slice *fresh; /* one per write column */
     bool *set;
-    bool mistake; /* of the function: the record fails */
+    bool mistake;   /* of the function: the record fails */
+    bool told;      /* that it should come to an end */
+    bool postponed; /* so the record is left for later */
     const char *error_class, *message;
 };
 
@@ -40,6 +46,7 @@ struct scatter_change {
 struct scatter_tx {
     struct db *db;
     struct arena *arena; /* of the record */
+    struct beat *beat;   /* to whom the connection is lent between statements */
     bool touched;        /* a statement ran for the present record */
     bool changed;        /* and changed something */
     int code;            /* of db/: a statement failed, and the transaction with it */
@@ -56,9 +63,11 @@ struct migrate_call {
     struct scatter_tx *tx; /* of .row */
     const char *plan;
     int64_t batch, position;
+    struct beat *beat;
 };
 
-/* Calls the function and turns its answer into a row. 0; -ENOMEM; a code of db/ when a statement failed. */
+/* Calls the function and turns its answer into a row. 0; -ENOMEM; a code of db/ when a statement failed;
+ * MIGRATE_POSTPONED. */
 int migrate_call(const struct migrate_call *c, struct db_row *ret_row) WARN_UNUSED;
 
 size_t migrate_columns(const char *const *names); /* entries of reads or writes */
@@ -119,6 +128,8 @@ struct runtime {
 /* The connection for an alias, opened when it is the first of this thread. 0; -EINVAL: no such alias; else as db_open. */
 int connection_get(const struct runtime *rt, const char *alias, struct connection **ret_c,
                    struct err *e) WARN_UNUSED;
+/* Where the alias is; NULL: not known here. */
+const char *connection_url(const struct runtime *rt, const char *alias);
 /* Closes all connections of this thread. */
 void connections_close(void);
 
@@ -140,7 +151,8 @@ struct job {
     struct policy policy; /* of the claim */
     struct db_counts counts;
     int64_t position, start_position;
-    bool advanced; /* the worker knows that the position has moved in this run */
+    bool advanced;     /* the worker knows that the position has moved in this run */
+    struct beat *beat; /* while records are worked on */
     int64_t began_ns;
 };
 

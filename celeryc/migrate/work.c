@@ -8,6 +8,7 @@
 #include "celeryc/migrate/work.h"
 #include "celeryc/base/clock.h"
 #include "celeryc/base/key.h"
+#include "celeryc/migrate/beat.h"
 #include "celeryc/migrate/pace.h"
 #include "celeryc/task/run.h"
 
@@ -108,7 +109,8 @@ struct migrate_call work_call(const struct work *w, const struct db_row *row)
                                  .arena = w->arena,
                                  .plan = j->plan,
                                  .batch = j->number,
-                                 .position = row->position};
+                                 .position = row->position,
+                                 .beat = j->beat};
 }
 
 struct db_chunk work_chunk(const struct work *w, const struct db_row *rows, size_t n)
@@ -133,7 +135,8 @@ bool work_takes_too_long(const struct work *w, int64_t began_ns)
 {
     int64_t limit_ms = w->j->m->record ? 2 * w->chunk_ms : w->chunk_ms;
 
-    return clock_mono_ns() - began_ns > limit_ms * NS_PER_MS || celeryc_should_stop(w->j->call);
+    return clock_mono_ns() - began_ns > limit_ms * NS_PER_MS || celeryc_should_stop(w->j->call) ||
+           beat_stop_wanted(w->j->beat);
 }
 
 /* What the plan wants for a record that failed in the migration. false: the work ends in front of it. */
@@ -204,6 +207,10 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
             continue;
         }
         r = migrate_call(&call, row);
+        if (r == MIGRATE_POSTPONED) {
+            r = 0;
+            break;
+        }
         if (!r && row->outcome == DB_O_QUARANTINED && !work_settle_failed(w, row))
             break;
         if (!r && work_takes_too_long(w, began_ns)) {
@@ -388,6 +395,12 @@ static enum work_end work_loop(struct work *w)
     struct job *j = w->j;
 
     while ((size_t)j->position < batch_len(j->batch)) {
+        struct db_orders heard;
+
+        if (beat_lost(j->beat))
+            return WORK_FENCED;
+        if (beat_heard(j->beat, &heard))
+            pace_told(&w->pace, &heard, 0);
         enum work_end end = pace_obey(&w->pace, j);
 
         if (end == WORK_DONE)
@@ -408,8 +421,10 @@ enum work_end work_batch(struct job *j, struct failure *f)
         failure_set(f, "MemoryError", true, "out of memory");
         return WORK_RETRY;
     }
+    j->beat = beat_new(j);
     enum work_end end = work_loop(&w);
 
+    j->beat = beat_free(j->beat);
     if (end != WORK_FENCED)
         pace_end(&w.pace, j);
     return end;

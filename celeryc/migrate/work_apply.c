@@ -13,6 +13,7 @@
  * at COMMIT refuses the chunk there: then it is done in parts. */
 
 #include "celeryc/base/clock.h"
+#include "celeryc/migrate/beat.h"
 #include "celeryc/migrate/bisect.h"
 #include "celeryc/migrate/work.h"
 #include "celeryc/task/run.h"
@@ -76,6 +77,7 @@ int work_apply_once(struct work *w, struct db_row *rows, size_t n)
     j->counts.stale += res.stale;
     count_rows(w, rows, n);
     pace_told(&w->pace, &res.orders, n);
+    beat_renewed(j->beat);
     w->quick_retries = 0;
     if (!j->advanced)
         task_call_advanced(j->call);

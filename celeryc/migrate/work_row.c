@@ -10,12 +10,15 @@
 
 #include "celeryc/migrate/work.h"
 
+#include "celeryc/migrate/beat.h"
+
 #include <errno.h>
 
 enum row_end {
     ROW_GO_ON,
     ROW_COMMIT,  /* what stands in front of the next record, and no more now */
     ROW_UNDO,    /* the record failed or is skipped, and had run a statement */
+    ROW_LATER,   /* the record is left for later, and had run a statement */
     ROW_REFUSED, /* a statement of the record failed: code */
 };
 
@@ -29,11 +32,17 @@ struct row_run {
 static enum row_end run_record(struct row_run *run, struct db_row *row)
 {
     struct work *w = run->w;
-    struct scatter_tx tx = {.db = w->j->conn->db, .arena = w->arena};
+    struct scatter_tx tx = {.db = w->j->conn->db, .arena = w->arena, .beat = w->j->beat};
     struct migrate_call call = work_call(w, row);
 
     call.tx = &tx;
+    beat_lend(tx.beat, tx.db);
     run->code = migrate_call(&call, row);
+    beat_take_back(tx.beat);
+    if (run->code == MIGRATE_POSTPONED) {
+        run->code = 0;
+        return tx.touched ? ROW_LATER : ROW_COMMIT;
+    }
     if (run->code) {
         w->f->e = tx.e;
         return ROW_REFUSED;
@@ -145,6 +154,8 @@ int work_row_chunk(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
     if ((end == ROW_GO_ON || end == ROW_COMMIT) && run.n > 0)
         return commit(w, &run, ret_n);
     db_tx_rollback(db);
+    if (end == ROW_LATER)
+        w->limit = run.n;
     if (end == ROW_UNDO)
         return undone(w, &run, ret_n);
     return end == ROW_REFUSED ? refused(w, &run, ret_n) : 0;

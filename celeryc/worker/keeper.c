@@ -2,8 +2,8 @@
 /* Starting scatter-plan beside this program, once for each database, and again when it ended by itself.
  *
  * The master holds no connection to a target database and must not wait for one, and a child may be busy for long: so a
- * process of its own sweeps, opens and closes maintenance windows, and is the governor when it is elected. URLs travel
- * in its environment. It ends when this process is gone (--attached). */
+ * process of its own sweeps, opens and closes maintenance windows, and is the governor when it is elected. URLs, and
+ * what the settings say of TLS and Sentinel, travel in its environment. It ends when this process is gone (--attached). */
 
 #include "celeryc/worker/keeper.h"
 
@@ -12,6 +12,7 @@
 #include "celeryc/base/log.h"
 #include "celeryc/base/num.h"
 #include "celeryc/base/opt.h"
+#include "celeryc/message/json.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -128,6 +129,83 @@ static int from_environment(struct keepers *all)
     return r;
 }
 
+/* ---- the broker's settings, by redis-py's names ---- */
+
+static void put_name(struct buf *b, const char *name)
+{
+    buf_append_str(b, b->len && b->data[b->len - 1] == '{' ? "" : ", ");
+    json_write_string(b, slice_str(name));
+    buf_append_str(b, ": ");
+}
+
+static void put_text(struct buf *b, const char *name, const char *value)
+{
+    if (!value)
+        return;
+    put_name(b, name);
+    json_write_string(b, slice_str(value));
+}
+
+static void put_choice(struct buf *b, const char *name, enum redis_choice c, const char *yes,
+                       const char *no)
+{
+    if (c != REDIS_UNSET)
+        put_text(b, name, c == REDIS_YES ? yes : no);
+}
+
+static void put_seconds(struct buf *b, const char *name, int64_t ms)
+{
+    if (ms <= 0)
+        return;
+    put_name(b, name);
+    buf_appendf(b, "%.3f", (double)ms / 1000);
+}
+
+static void put_tls(struct buf *b, const struct redis_tls *t)
+{
+    static const char *const names[REDIS_TLS_TEXTS] = {
+        [REDIS_TLS_CA_CERTS] = "ssl_ca_certs", [REDIS_TLS_CA_PATH] = "ssl_ca_path",
+        [REDIS_TLS_CA_DATA] = "ssl_ca_data",   [REDIS_TLS_CERTFILE] = "ssl_certfile",
+        [REDIS_TLS_KEYFILE] = "ssl_keyfile",   [REDIS_TLS_PASSWORD] = "ssl_password"};
+
+    put_choice(b, "ssl", t->on, "true", "false");
+    put_choice(b, "ssl_cert_reqs", t->verify, "required", "none");
+    put_choice(b, "ssl_check_hostname", t->check_host, "true", "false");
+    for (size_t i = 0; i < REDIS_TLS_TEXTS; i++)
+        put_text(b, names[i], t->text[i]);
+}
+
+/* planner/servers.c reads it. Nothing is said where the settings say nothing. */
+static int add_broker_options(struct strv *env, const struct redis_options *o)
+{
+    CLEANUP(buf_deinit) struct buf b = BUF_INIT, sentinel = BUF_INIT;
+
+    buf_append_char(&sentinel, '{');
+    put_text(&sentinel, "username", o->sentinel_user);
+    put_text(&sentinel, "password", o->sentinel_password);
+    put_tls(&sentinel, &o->sentinel_tls);
+    bool sentinels = sentinel.len > 1;
+
+    buf_append_char(&sentinel, '}');
+    buf_append_str(&b, "SCATTER_BROKER_OPTIONS={");
+    size_t empty = b.len;
+
+    put_tls(&b, &o->tls);
+    put_seconds(&b, "socket_timeout", o->reply_timeout_ms);
+    put_seconds(&b, "socket_connect_timeout", o->connect_timeout_ms);
+    put_text(&b, "master_name", o->master_name);
+    if (sentinels) {
+        put_name(&b, "sentinel_kwargs");
+        buf_append_slice(&b, buf_slice(&sentinel));
+    }
+    bool any = b.len > empty;
+
+    buf_append_char(&b, '}');
+    if (buf_ok(&sentinel) || buf_ok(&b))
+        return -ENOMEM;
+    return any ? strv_add(env, b.data) : 0;
+}
+
 static int find_databases(struct keepers *all, const struct keeper_options *o)
 {
     CLEANUP(buf_deinit) struct buf broker = BUF_INIT;
@@ -137,6 +215,8 @@ static int find_databases(struct keepers *all, const struct keeper_options *o)
     if (buf_ok(&broker))
         return -ENOMEM;
     r = strv_add(&all->env, broker.data);
+    if (!r)
+        r = add_broker_options(&all->env, o->options);
     for (size_t i = 0; !r && i < o->databases->n; i++) {
         const char *text = o->databases->v[i], *eq = strchr(text, '=');
 

@@ -3,6 +3,7 @@
 /* The processes beside the pool that look after the target databases: `scatter-plan sweep --every`, one for each. */
 
 #include "celeryc/base/strv.h"
+#include "celeryc/redis/endpoint.h"
 
 #include <uv.h>
 
@@ -11,7 +12,8 @@ struct keepers;
 struct keeper_options {
     const struct strv
         *databases; /* "alias=URL"; SCATTER_DATABASE and SCATTER_DATABASE_<ALIAS> come on top */
-    const char *broker, *key_prefix; /* borrowed for the call */
+    const char *broker, *key_prefix;     /* borrowed for the call */
+    const struct redis_options *options; /* what the settings say beside the URL */
 };
 
 /* Starts one for each database that this worker knows. SCATTER_SWEEP says how often they sweep, 0: never. What cannot be

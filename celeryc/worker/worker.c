@@ -80,8 +80,10 @@ static void start_keepers(struct worker *w)
         broker = opt_env("CELERY_BROKER_URL");
     if (!broker)
         broker = s->broker_url && *s->broker_url ? s->broker_url : "redis://localhost:6379/0";
-    const struct keeper_options o = {
-        .databases = &w->config->databases, .broker = broker, .key_prefix = s->broker_keyprefix};
+    const struct keeper_options o = {.databases = &w->config->databases,
+                                     .broker = broker,
+                                     .key_prefix = s->broker_keyprefix,
+                                     .options = &s->broker_redis};
 
     if (keepers_start(&w->loop, &o, &w->keepers))
         log_warning("no memory to look after the databases: this worker does not sweep");

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from django_scatter import conf
+from django_scatter import conf, keeper
 from django_scatter.errors import ScatterError
 
 
@@ -112,3 +115,37 @@ def test_lease_from_the_environment_is_read_as_celeryc_does(
         monkeypatch.setenv("SCATTER_LEASE", text)
         with pytest.raises(ScatterError, match="SCATTER_LEASE"):
             conf.lease_seconds()
+
+
+def test_planner_gets_what_celery_is_told_of_the_broker(
+    monkeypatch: pytest.MonkeyPatch, settings_of: dict[str, Any]
+) -> None:
+    """As in Celery's own settings; what the planner does not know stays with Celery."""
+    use_ssl = {
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+        "ssl_ca_certs": "/etc/ca.pem",
+        "ssl_ciphers": "X",
+    }
+    transport = {
+        "master_name": "main",
+        "global_keyprefix": "shop.",
+        "visibility_timeout": 60,
+        "sentinel_kwargs": {"password": "secret", "db": 3},
+    }
+    monkeypatch.setattr(settings, "CELERY_BROKER_USE_SSL", use_ssl, raising=False)
+    monkeypatch.setattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", transport, raising=False)
+    settings_of |= {"DATABASE_URLS": {"default": "postgresql:///x"}, "BINARY": sys.executable}
+    assert "SCATTER_BROKER_OPTIONS" not in conf.planner_environment("default")
+    del settings_of["BROKER"]
+    monkeypatch.setattr(settings, "CELERY_BROKER_URL", "rediss://broker", raising=False)
+    found = conf.planner_environment("default")
+    assert json.loads(found["SCATTER_BROKER_OPTIONS"]) == {
+        "ssl_cert_reqs": 2,
+        "ssl_ca_certs": "/etc/ca.pem",
+        "master_name": "main",
+        "sentinel_kwargs": {"password": "secret"},
+    }
+    assert "secret" not in " ".join(keeper.keeper_arguments("default", 30))
+    monkeypatch.setattr(settings, "CELERY_BROKER_USE_SSL", True)
+    monkeypatch.setattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", {})
+    assert conf.broker_options() == {"ssl": True}

@@ -77,16 +77,21 @@ class Site:
             twin["properties"]["delivery_tag"] = str(uuid.uuid4())
             r.lpush("celery", json.dumps(twin))
 
-    def start(self, kind: str, concurrency: int = 1) -> Worker:
+    def start(self, kind: str, concurrency: int = 1, options: Sequence[str] = ()) -> Worker:
         env = dict(self.env)
         if kind == "celeryc":
             env["SCATTER_DATABASE"] = self.database.url
             return self.workers.start(
-                kind, self.url, concurrency=concurrency, env=env, plugins=self.plugins
+                kind,
+                self.url,
+                concurrency=concurrency,
+                env=env,
+                plugins=self.plugins,
+                options=options,
             )
         env.update(self.database.django)
         return self.workers.start(
-            kind, self.url, concurrency=concurrency, env=env, app="scatter_app"
+            kind, self.url, concurrency=concurrency, env=env, app="scatter_app", options=options
         )
 
     def all_done(self, plan: str) -> bool:

@@ -6,6 +6,7 @@ INTEROP_ENGINE, INTEROP_NAME and INTEROP_HOST describe its database.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ from django_scatter.migration import Migration, Record, Skip, register  # noqa: 
 from harness.phones import renumbered  # noqa: E402
 
 app = Celery("scatter_app")
+app.conf.update(json.loads(os.environ.get("INTEROP_SETTINGS") or "{}"))
 
 
 TYPES = (
@@ -89,8 +91,43 @@ class Tell(Migration):
 
     def process_external(self, record: Record) -> None:
         time.sleep(0.001)  # as a call takes its time
-        with Path(record.params["file"]).open("a", encoding="utf-8") as f:
-            f.write(record.idempotency_key + "\n")
+        note(record)
+
+
+def note(record: Record) -> None:
+    with Path(record.params["file"]).open("a", encoding="utf-8") as f:
+        f.write(record.idempotency_key + "\n")
+
+
+def wait_for_go(record: Record) -> None:
+    """The record whose key is `at` waits until there is the file `go`."""
+    while str(record.key) == record.params["at"] and not Path(record.params["go"]).exists():
+        time.sleep(0.01)
+
+
+@register
+class Linger(Migration):
+    name = "interop.linger"
+    table = "account"
+    reads = ("word",)
+
+    def process_external(self, record: Record) -> None:
+        note(record)
+        wait_for_go(record)
+
+
+@register
+class Hold(Migration):
+    """With the locks of its chunk."""
+
+    name = "interop.hold"
+    table = "account"
+    reads = ("word",)
+
+    def process_row(self, record: Record, cursor: Any) -> None:
+        cursor.execute("UPDATE account SET changes = changes + 1 WHERE id = %s", [record.key])
+        note(record)
+        wait_for_go(record)
 
 
 @register

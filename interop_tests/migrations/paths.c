@@ -24,7 +24,7 @@ static int book(const struct scatter_record *r, struct scatter_tx *tx, struct sc
 SCATTER_MIGRATION("interop.book", .row = book, .table = "account", .reads = {"word"})
 
 /* Its key in a file. */
-static int tell(const struct scatter_record *r, struct scatter_change *c)
+static int note(const struct scatter_record *r, struct scatter_change *c)
 {
     const char *key = scatter_idempotency_key(r), *path = scatter_param(r, "file");
     char line[200];
@@ -35,10 +35,50 @@ static int tell(const struct scatter_record *r, struct scatter_change *c)
         return scatter_fail(c, "OSError", "cannot open %s", path);
     memcpy(line, key, n);
     line[n++] = '\n';
-    (void)usleep(1000); /* as a call takes its time */
     ssize_t written = write(fd, line, n);
 
     (void)close(fd);
     return written == (ssize_t)n ? 0 : scatter_fail(c, "OSError", "cannot write %s", path);
 }
+
+static int tell(const struct scatter_record *r, struct scatter_change *c)
+{
+    (void)usleep(1000); /* as a call takes its time */
+    return note(r, c);
+}
 SCATTER_MIGRATION("interop.tell", .external = tell, .table = "account", .reads = {"word"})
+
+/* The record whose key is "at" waits until there is the file "go". */
+static void wait_for_go(const struct scatter_record *r)
+{
+    const char *go = scatter_param(r, "go");
+
+    if (strcmp(scatter_key(r), scatter_param(r, "at")) != 0)
+        return;
+    while (access(go, F_OK))
+        (void)usleep(10000);
+}
+
+static int linger(const struct scatter_record *r, struct scatter_change *c)
+{
+    int rc = note(r, c);
+
+    wait_for_go(r);
+    return rc;
+}
+SCATTER_MIGRATION("interop.linger", .external = linger, .table = "account", .reads = {"word"})
+
+/* With the locks of its chunk. */
+static int hold(const struct scatter_record *r, struct scatter_tx *tx, struct scatter_change *c)
+{
+    const char *values[] = {scatter_key(r)};
+    int rc =
+        scatter_exec(tx, "UPDATE account SET changes = changes + 1 WHERE id = $1", values, 1, NULL);
+
+    if (!rc)
+        rc = note(r, c);
+    if (!rc)
+        wait_for_go(r);
+    return rc;
+}
+SCATTER_MIGRATION("interop.hold", .row = hold, .table = "account", .reads = {"word"})

@@ -42,14 +42,19 @@ static int join(struct holder *h)
     return h->result;
 }
 
+/* Sessions that wait for a lock of this test's own. Theirs have another name while they are in a transaction. */
+#define BLOCKED                                                                                \
+    "FROM pg_stat_activity w WHERE w.wait_event_type = 'Lock' AND EXISTS (SELECT 1 FROM "      \
+    "pg_stat_activity o WHERE o.pid = ANY (pg_blocking_pids(w.pid)) AND o.application_name = " \
+    "current_setting('application_name'))"
+
 /* Until a session of this test waits for a lock. */
 static void wait_blocked(struct db *db)
 {
     const struct timespec pause = {.tv_nsec = 5000000};
     time_t end = time(NULL) + WAIT_LIMIT_S;
 
-    while (query_int(db, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND "
-                         "application_name = current_setting('application_name')") == 0) {
+    while (query_int(db, "SELECT count(*) " BLOCKED) == 0) {
         cr_assert_lt(time(NULL), end, "nobody waits for a lock");
         (void)nanosleep(&pause, NULL);
     }
@@ -180,8 +185,7 @@ Test(race, lost_connection)
     run_sql(other, "SELECT 1 FROM parcel WHERE id = 3 FOR UPDATE");
     start(&h, &f, token, 0, 5);
     wait_blocked(f.db);
-    run_sql(f.db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = "
-                  "'Lock' AND application_name = current_setting('application_name')");
+    run_sql(f.db, "SELECT pg_terminate_backend(w.pid) " BLOCKED);
     cr_assert_eq(join(&h), DB_E_RETRY);
     cr_assert_str_eq(h.sqlstate, "57P01");
     run_sql(other, "COMMIT");

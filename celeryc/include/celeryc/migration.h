@@ -27,7 +27,7 @@
  *   .external = fn  does something outside of the database, at least once for each record: a crash may repeat the calls
  *                   since the last checkpoint, each with the idempotency key that it had.
  *
- * ABI 1: first version. ABI 2: .row, .external, .retry_on. */
+ * ABI 1: first version. ABI 2: .row, .external, .retry_on, scatter_stop_wanted, scatter_postpone. */
 
 #include <celeryc/task.h>
 
@@ -88,6 +88,12 @@ CELERYC_API const char *scatter_param(const struct scatter_record *r, const char
 /* The same text whenever this record of this plan is tried: "plan/batch/position". */
 CELERYC_API const char *scatter_idempotency_key(const struct scatter_record *r);
 
+/* For a function that takes long: should it come to an end? NULL: no. Else why: "paused", "cancelled", "failed" (the plan
+ * is), "window" (it is over), "stopped" (all plans of the database are), "worker" (it ends, or the task's soft limit is
+ * reached), or "lost": another worker has the batch, and whatever is done from now on is done twice. Cheap; what it knows is a
+ * second old. A function that never asks is obeyed behind its record. */
+CELERYC_API const char *scatter_stop_wanted(const struct scatter_record *r);
+
 /* ---- statements of a .row function; parameters $1, $2, ... and results are texts, NULL is SQL NULL ---- */
 /* 0, or a value that the function must return: the statement has failed, and the record with it. A statement may not
  * begin, end or divide the transaction. ret_changed (may be NULL): rows inserted, updated or deleted. */
@@ -110,6 +116,10 @@ CELERYC_API int scatter_skip(struct scatter_change *c, const char *reason);
 /* The record is set aside (quarantined) with the error class and message. */
 CELERYC_API int scatter_fail(struct scatter_change *c, const char *error_class, const char *format,
                              ...) __attribute__((format(printf, 3, 4)));
+
+/* The record is left for later: nothing is written for it, nothing is counted, and it is called again when the batch goes
+ * on. Only when scatter_stop_wanted has said why; without that it fails. */
+CELERYC_API int scatter_postpone(struct scatter_change *c);
 
 static inline int scatter_unchanged(struct scatter_change *c)
 {

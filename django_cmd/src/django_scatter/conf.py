@@ -17,6 +17,7 @@ Credentials travel in the environment of the planner, never in its argument list
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -79,14 +80,44 @@ def broker_url() -> str:
     return str(url)
 
 
-def key_prefix() -> str:
-    """Celery's global_keyprefix of the broker: without it the workers would look for messages elsewhere."""
-    options = getattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", None)
-    if options is None:
+# Of broker_use_ssl, broker_transport_options and sentinel_kwargs what the planner knows as well, by the same names.
+TLS_OPTIONS = frozenset(
+    """ssl ssl_cert_reqs ssl_check_hostname ssl_ca_certs ssl_ca_path ssl_ca_data ssl_certfile ssl_keyfile
+    ssl_password""".split()
+)
+TRANSPORT_OPTIONS = frozenset("master_name socket_timeout socket_connect_timeout".split())
+SENTINEL_OPTIONS = TLS_OPTIONS | {"username", "password"}
+
+
+def celery_setting(name: str) -> Any:
+    """CELERY_... of the Django settings, else of the Celery app."""
+    found = getattr(settings, f"CELERY_{name.upper()}", None)
+    if found is None:
         from celery import current_app
 
-        options = current_app.conf.broker_transport_options
-    return str((options or {}).get("global_keyprefix") or "")
+        found = current_app.conf.get(name)
+    return found
+
+
+def chosen(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {k: v for k, v in given.items() if k in names and v is not None}
+
+
+def broker_options() -> dict[str, Any]:
+    """What Celery's settings say of the broker beside its URL. A broker of SCATTER's own has everything in its URL."""
+    if scatter_settings().get("BROKER"):
+        return {}
+    tls = celery_setting("broker_use_ssl")
+    options = chosen(tls, TLS_OPTIONS) if isinstance(tls, Mapping) else {"ssl": True} if tls else {}
+    transport = celery_setting("broker_transport_options") or {}
+    options.update(chosen(transport, TRANSPORT_OPTIONS))
+    sentinels = chosen(transport.get("sentinel_kwargs") or {}, SENTINEL_OPTIONS)
+    return {**options, "sentinel_kwargs": sentinels} if sentinels else options
+
+
+def key_prefix() -> str:
+    """Celery's global_keyprefix of the broker: without it the workers would look for messages elsewhere."""
+    return str((celery_setting("broker_transport_options") or {}).get("global_keyprefix") or "")
 
 
 def default_queue() -> str:
@@ -192,8 +223,12 @@ def database_variable(alias: str) -> str:
 
 def planner_environment(alias: str) -> dict[str, str]:
     """The environment of a scatter-plan process: ours, and what must not stand in its arguments."""
-    return {
+    found = {
         **os.environ,
         database_variable(alias): database_url(alias),
         "CELERY_BROKER_URL": broker_url(),
     }
+    options = broker_options()
+    if options:
+        found["SCATTER_BROKER_OPTIONS"] = json.dumps(options, default=str)
+    return found

@@ -55,6 +55,7 @@ class Control(ABC):
     def __init__(self, connection: BaseDatabaseWrapper, lease_ms: int) -> None:
         self.connection = connection
         self.lease_ms = lease_ms
+        self.patience_s = 20.0  # how long it waits for its turn to write, on SQLite
 
     # ---- transactions ----
 
@@ -169,6 +170,37 @@ class Control(ABC):
             if beaten != 1:
                 raise Fenced
             return self.orders(plan)
+
+    @property
+    def look_sql(self) -> str:
+        ours = (
+            "SELECT count(*) FROM scatter_batch x WHERE x.plan = %s AND x.batch = %s "
+            "AND x.lease_token = %s AND x.state = 'running'"
+        )
+        return f"SELECT ({ours}), {self.orders_sql} WHERE p.plan = %s"
+
+    def look(self, plan: str, batch: int, token: int, raw: Any) -> Orders:
+        """Only what is to be obeyed; `raw`: the driver's connection, or Django's. Fenced when the batch is another's."""
+        with raw.cursor() as cursor:
+            cursor.execute(self.look_sql, (plan, batch, token, plan))
+            found = cursor.fetchone()
+        if found is None or found[0] != 1:
+            raise Fenced
+        return orders_of(found[1:])
+
+    def watch(self, plan: str, batch: int, token: int, renew: bool) -> tuple[Orders, bool]:
+        """As beat, beside a call that takes long and on a connection of its own: never waits for the batch's row. False:
+        the lease was not to be renewed, or the row is locked, so that nobody else can have it either."""
+        if not renew and self.connection.vendor == "sqlite":  # a reader needs no turn there
+            return self.look(plan, batch, token, self.connection), False
+        with self.transaction():
+            renewed = renew and self.execute(
+                f"UPDATE scatter_batch SET lease_until = {self.LEASE} WHERE plan = %s AND batch = "
+                "(SELECT b.batch FROM scatter_batch b WHERE b.plan = %s AND b.batch = %s "
+                f"AND b.lease_token = %s AND b.state = 'running' {self.SKIP_B})",
+                (self.lease_ms, plan, plan, batch, token),
+            )
+            return self.look(plan, batch, token, self.connection), renewed == 1
 
     def orders(self, plan: str) -> Orders:
         found = self.rows(f"SELECT {self.orders_sql} WHERE p.plan = %s", (plan,))

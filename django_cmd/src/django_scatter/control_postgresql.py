@@ -16,12 +16,14 @@ from django_scatter.schema import schema_sql
 
 LOCK_LIMIT_MS = 2000
 
-# The text form of every value depends on these; celeryc and scatter-plan set the same.
+# The text form of every value depends on these, and by the name the governor knows the sessions of migrations; celeryc and
+# scatter-plan set the same.
 SETTINGS = (
     "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true), "
     "set_config('idle_in_transaction_session_timeout', %s, true), set_config('TimeZone', 'UTC', true), "
     "set_config('DateStyle', 'ISO, MDY', true), set_config('IntervalStyle', 'postgres', true), "
-    "set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true)"
+    "set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true), "
+    "set_config('application_name', 'scatter', true)"
 )
 
 

@@ -23,7 +23,6 @@ from django_scatter.errors import SchemaError
 from django_scatter.rows import as_text, utc_naive
 from django_scatter.schema import schema_sql
 
-BUSY_LIMIT_S = 20.0
 SECONDS_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 TEXT_TYPE = re.compile(r"(?!.*int)(.*char|.*clob|.*text)", re.IGNORECASE)
 INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,18})\Z")
@@ -60,7 +59,7 @@ class SqliteControl(Control):
         """Waits for its turn with short pauses of random length: SQLite's own handler sleeps up to 100 ms, which
         starves a waiter beside a writer that begins again at once."""
         self.execute("PRAGMA busy_timeout = 0")
-        deadline = time.monotonic() + BUSY_LIMIT_S
+        deadline = time.monotonic() + self.patience_s
         pause = 0.001
         try:
             while True:
@@ -73,7 +72,7 @@ class SqliteControl(Control):
                 time.sleep(pause * random.random())
                 pause = min(pause * 2, 0.008)
         finally:
-            self.execute(f"PRAGMA busy_timeout = {int(BUSY_LIMIT_S * 1000)}")
+            self.execute(f"PRAGMA busy_timeout = {int(self.patience_s * 1000)}")
 
     def ensure_schema(self) -> None:
         if self.rows("SELECT 1 FROM sqlite_master WHERE name = 'scatter_governor'"):

@@ -36,6 +36,7 @@ from django_scatter.errors import ScatterError
 
 if TYPE_CHECKING:
     from django_scatter.batchfile import Batch
+    from django_scatter.heartbeat import Heartbeat
 
 
 class Skip:
@@ -45,11 +46,16 @@ class Skip:
         self.reason = reason
 
 
+class Postpone(Exception):
+    """Raised by a function that takes long, or in the list of process_batch, when record.stop_wanted has said why: the
+    record is left for later, nothing is written or counted for it, and it comes again when the batch goes on."""
+
+
 class Record(Mapping[str, Any]):
     """The planned values of one row by column name, the key included (a tuple when it has several columns). Integers and booleans are Python's own,
     everything else is the database's text form, NULL is None."""
 
-    __slots__ = ("_values", "idempotency_key", "key", "params")
+    __slots__ = ("_beat", "_values", "idempotency_key", "key", "params")
 
     def __init__(
         self,
@@ -57,11 +63,21 @@ class Record(Mapping[str, Any]):
         values: dict[str, Any],
         params: Mapping[str, str],
         idempotency_key: str = "",
+        beat: Heartbeat | None = None,
     ) -> None:
         self.key = key
         self.params = params
         self.idempotency_key = idempotency_key  # the same whenever this record of the plan is tried
         self._values = values
+        self._beat = beat
+
+    @property
+    def stop_wanted(self) -> str:
+        """For a function that takes long: "" or why it should come to an end: "paused", "cancelled", "failed" (the plan
+        is), "window" (it is over), "stopped" (all plans of the database are), "worker" (it ends), or "lost": another worker
+        has the batch, and whatever is done from now on is done twice. Cheap; what it knows is a second old. A function
+        that never asks is obeyed behind its record."""
+        return self._beat.stop_wanted() if self._beat else ""
 
     def __getitem__(self, column: str) -> Any:
         return self._values[column]

@@ -56,7 +56,7 @@ class Values:
             failure = self.one(row)
             if failure is not None:
                 return rows[:i], failure
-            if self.run.pace.spent(2):
+            if self.run.has_enough(2):
                 return rows[: i + 1], None
         return rows, None
 
@@ -83,7 +83,10 @@ class ManyValues(Values):
             changes = self.changes(rows)
         except Error:
             raise
-        except Exception:  # noqa: BLE001  one of the records', found by halving
+        except Exception as e:  # noqa: BLE001  one of the records', found by halving
+            later = self.run.postponed(e)
+            if later is not None:
+                return [], later
             middle = len(rows) // 2
             done, failure = self.compute(rows[:middle])
             if failure is None:
@@ -131,7 +134,7 @@ class External(Values):
                 failure = self.one(row)
             if failure is not None:
                 return rows[:i], failure
-            if self.run.pace.spent(1):
+            if self.run.has_enough(1):
                 return rows[: i + 1], None
         return rows, None
 
@@ -229,7 +232,7 @@ class OwnStatements:
                 if failure is not None:
                     return failure
             self.n += 1
-            if self.run.pace.spent(1):
+            if self.run.has_enough(1):
                 break
         return None
 
@@ -238,6 +241,7 @@ class OwnStatements:
         self.touched = self.changed = False
         try:
             with run.control.connection.cursor() as cursor:
+                run.beat.lend()
                 done(row, run.migration.process_row(run.record(row), cursor))
         except Error:
             raise
@@ -248,6 +252,8 @@ class OwnStatements:
                 self.failure = e
                 raise Undo from e
             return run.failed(row, e)
+        finally:
+            run.beat.take_back()
         if row.outcome is Outcome.SKIPPED and self.touched:
             self.failure = None
             raise Undo
@@ -310,7 +316,9 @@ class OwnStatements:
                 f"not begin or end: {text[:40]}"
             )
         self.touched = True
+        self.run.beat.take_back()
         found = execute(sql, params, many, context)
+        self.run.beat.lend()
         if first not in (*READS, "SAVEPOINT", "RELEASE") and context["cursor"].rowcount > 0:
             self.changed = True
         return found

@@ -28,7 +28,8 @@ from django_scatter.claims import BatchRow, Claim, ClaimState, PlanRow, claim_ba
 from django_scatter.control import Control, Fenced, Unknown
 from django_scatter.ends import Release, finish_batch, release_batch
 from django_scatter.errors import ScatterError, SchemaError
-from django_scatter.migration import Change, Migration, Record, Retry, Skip
+from django_scatter.heartbeat import Heartbeat
+from django_scatter.migration import Change, Migration, Postpone, Record, Retry, Skip
 from django_scatter.orders import Orders
 from django_scatter.paths import path_of
 from django_scatter.pieces import Refused
@@ -75,7 +76,7 @@ class Failure:
     sqlstate: str
     text: str
     transient: bool  # may pass by itself: worth another try without being asked
-    action: str = ""  # what becomes of the batch, where that is known: retry, fail-batch, fail-plan
+    action: str = ""  # what becomes of it, where known: retry, fail-batch, fail-plan, postpone
     retry: Retry | None = None  # the migration's own rule for it
 
     def __str__(self) -> str:
@@ -359,9 +360,11 @@ class Run:
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
         self.pace.in_pieces = control.connection.vendor == "postgresql"
         self.quick_retries = 0
-        self.throttle = Throttle(
-            lambda ms: control.beat(request.plan, request.batch, claim.token, ms)
-        )
+        self.throttle = Throttle(self.tell)
+        self.beat = Heartbeat(
+            control, request.plan, request.batch, claim.token,
+            batch is not None and migration.kind == "process_row", stopping,
+        )  # fmt: skip
         self.policy = Policy(claim.on_error, claim.retry_on, migration.retry_on)
         self.breaker = breaker_of(request.plan)
         # Records were set aside, and the plan's limits not asked since; whoever did it may have died.
@@ -389,7 +392,8 @@ class Run:
     def run(self, ended: Ended) -> Ended:
         try:
             self.control.prepare(self.target)
-            failure = self.all_chunks()
+            with self.beat:
+                failure = self.all_chunks()
             if failure is not None:
                 return self.fail_or_retry(ended, failure)
             if self.position < self.batch.count:
@@ -416,6 +420,12 @@ class Run:
             self.release(Release.CLEAN, None)
             raise
 
+    def tell(self, throttled_ms: int) -> Orders:
+        """Between two chunks: this worker lives."""
+        orders = self.control.beat(self.request.plan, self.request.batch, self.token, throttled_ms)
+        self.beat.renewed()
+        return orders
+
     def all_chunks(self) -> Failure | None:
         """Until the last record, or until the plan is paused or cancelled. A failure that ends the work stops in front of
         the record that had it; what was done before is committed."""
@@ -436,7 +446,10 @@ class Run:
                 continue
             finally:
                 self.check_limits()
-            if failure is not None and self.orders.go_on:
+            heard = self.beat.heard()
+            if heard is not None:
+                self.throttle.told(heard, 0)
+            if failure is not None and failure.action != "postpone" and self.orders.go_on:
                 return failure
             self.throttle.wait()
         self.throttle.end()
@@ -444,6 +457,7 @@ class Run:
 
     def chunk(self, n: int) -> Failure | None:
         """At most n records from the position on. Why the work ends behind those that are done."""
+        self.beat.told = False
         done, failure = self.path.chunk(min(self.batch.count - self.position, n))
         if done:
             self.pace.end(done)
@@ -458,6 +472,7 @@ class Run:
             dict(zip(self.names, row.values)),
             self.request.params,
             f"{self.request.plan}/{self.request.batch}/{row.position}",
+            self.beat,
         )
 
     def blank(self, position: int) -> Row:
@@ -477,8 +492,21 @@ class Run:
         row.fresh = self.fresh_values(change, dict(zip(self.names, row.old)))
         row.outcome = Outcome.CHANGED if row.fresh else Outcome.UNCHANGED
 
+    def has_enough(self, times: float) -> bool:
+        """The chunk ends behind the record that was just done."""
+        return self.pace.spent(times) or bool(self.beat.order())
+
+    def postponed(self, error: Exception) -> Failure | None:
+        """Without an order to obey the batch would come back to the record at once, for ever."""
+        if not isinstance(error, Postpone) or not self.beat.told:
+            return None
+        return Failure(error, "Postpone", "", str(error), transient=True, action="postpone")
+
     def failed(self, row: Row, error: Exception) -> Failure | None:
         """The record's function raised. None: it is set aside, go on; else the work ends in front of it."""
+        later = self.postponed(error)
+        if later is not None:
+            return later
         row.outcome, row.fresh = Outcome.QUARANTINED, {}
         row.error_class, row.message = type(error).__name__, str(error)[:MESSAGE_CHARS]
         failure = failure_of(error)
@@ -628,6 +656,7 @@ class Run:
     def written(self, chunk: Chunk) -> None:
         self.position += len(chunk.rows)
         self.quick_retries = 0
+        self.beat.renewed()
         self.count_rows(chunk)
 
     def is_refusal(self, error: DatabaseError) -> bool:
