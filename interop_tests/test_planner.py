@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import threading
@@ -29,6 +30,7 @@ from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.s3_server import BUCKET, S3Server
 from harness.waiting import wait_until
+from harness.workers import ROOT
 
 N_ROWS = 1000
 BATCH = 350
@@ -406,6 +408,49 @@ def test_status(site: Site) -> None:
         3,
     )
     assert f"remaining                {N_ROWS:,}" in site.command("status", "--plan", "p1").stdout
+
+
+# ---- help, man page, completion ----
+
+
+def commands() -> list[str]:
+    text = subprocess.run([PLANNER, "--help"], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  ([a-z]+) +\S", text, re.M)
+
+
+def options_of(command: str) -> list[str]:
+    words = [str(PLANNER), command, "--help"]
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  (?:-., |    )(--[a-z-]+)", text, re.M)
+
+
+def completed(*words: str) -> list[str]:
+    script = (
+        f"source {ROOT}/packaging/completion/scatter-plan.bash; COMP_WORDS=({PLANNER} "
+        f"{' '.join(words)} ''); COMP_CWORD={len(words) + 1}; _scatter_plan; echo ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_man_page_knows_every_command_and_option() -> None:
+    text = (ROOT / "packaging/scatter-plan.1").read_text().replace("\\-", "-")
+    known = {*re.findall(r"--[a-z]+(?:-[a-z]+)*", re.sub(r"\\f.", " ", text))}
+    options = {o for command in commands() for o in options_of(command)}
+    assert len(options) > 40
+    assert options - known == set()
+    assert known - options == {"--help", "--version"}
+    assert [c for c in commands() if not re.search(rf"^\.[A-Z]+ .*\b{c}\b", text, re.M)] == []
+
+
+def test_completion_knows_what_the_program_knows() -> None:
+    assert completed() == [*commands(), "--help", "--version"]
+    for command in ("create", "sweep", "verify"):
+        assert completed(command) == [*options_of(command), "--help"]
+    assert completed("redrive", "p1", "--outcome") == ["quarantined", "stale", "skipped", "failed"]
+    assert completed("create", "--query") == []
+    assert completed("verify", "p1", "--top-up") == completed("verify")
+    assert completed("governor")[-5:] == ["show", "set", "stop", "start", "--help"]
 
 
 # ---- what it refuses: one line, exit code not 0, nothing left ----
