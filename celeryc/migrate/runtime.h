@@ -123,6 +123,7 @@ struct connection {
     double rows, seconds;  /* weighted, of the chunks so far */
     double tried, refused; /* records, weighted: how often the database refuses one */
     bool told;             /* that chunks go as arrays, not by COPY */
+    bool no_pieces;        /* chunks cannot be written in pieces there */
     struct breaker breaker;
 };
 

@@ -17,6 +17,7 @@ from django_scatter.conf import copy_setting
 from django_scatter.control import Control, Unknown
 from django_scatter.errors import SchemaError
 from django_scatter.orders import Orders
+from django_scatter.pieces import Pieces, block_of
 from django_scatter.rows import array_text, as_text
 from django_scatter.schema import schema_sql
 
@@ -62,7 +63,7 @@ class PostgresControl(Control):
     OUTBOX_AGE = "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"
     SKIP_O = "FOR UPDATE OF o SKIP LOCKED"
 
-    sql = guard_sql = ""
+    sql = guard_sql = pieces_sql = ""
     types: dict[str, str]
     target: Target
     copy = "auto"
@@ -111,6 +112,7 @@ class PostgresControl(Control):
         )
         self.copy_sql = self.chunk_sql(target, found, f"{COPY_TABLE} v")
         self.guard_sql = self.lock_sql(target, found)
+        self.pieces_sql = block_of(target, found)
         self.types = found
 
     def quoted_table(self, table: str) -> str:
@@ -257,6 +259,9 @@ class PostgresControl(Control):
         ):
             for number, values in enumerate(zip(*self.arrays(changed)), 1):
                 copy.write_row((number, *values))
+
+    def pieces(self, changed: Sequence[Row], size: int) -> Pieces:
+        return Pieces(self, changed, size)
 
     def arrays(self, changed: Sequence[Row]) -> list[list[str | None]]:
         columns: list[list[str | None]] = [
