@@ -8,14 +8,13 @@ bytes was answered (the server did the work, the planner never heard). n goes up
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
 import random
+import re
 import socket
 import subprocess
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,9 @@ from harness.parcels import MIGRATIONS, PLANNER, Database, postgres_database, sq
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.s3_server import BUCKET, S3Server
+from harness.tap import Tap, tcp_listener, unix_client, unix_listener
 from harness.waiting import wait_until
+from harness.workers import ROOT
 
 N_ROWS = 1000
 BATCH = 350
@@ -408,6 +409,49 @@ def test_status(site: Site) -> None:
     assert f"remaining                {N_ROWS:,}" in site.command("status", "--plan", "p1").stdout
 
 
+# ---- help, man page, completion ----
+
+
+def commands() -> list[str]:
+    text = subprocess.run([PLANNER, "--help"], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  ([a-z]+) +\S", text, re.M)
+
+
+def options_of(command: str) -> list[str]:
+    words = [str(PLANNER), command, "--help"]
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  (?:-., |    )(--[a-z-]+)", text, re.M)
+
+
+def completed(*words: str) -> list[str]:
+    script = (
+        f"source {ROOT}/packaging/completion/scatter-plan.bash; COMP_WORDS=({PLANNER} "
+        f"{' '.join(words)} ''); COMP_CWORD={len(words) + 1}; _scatter_plan; echo ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_man_page_knows_every_command_and_option() -> None:
+    text = (ROOT / "packaging/scatter-plan.1").read_text().replace("\\-", "-")
+    known = {*re.findall(r"--[a-z]+(?:-[a-z]+)*", re.sub(r"\\f.", " ", text))}
+    options = {o for command in commands() for o in options_of(command)}
+    assert len(options) > 40
+    assert options - known == set()
+    assert known - options == {"--help", "--version"}
+    assert [c for c in commands() if not re.search(rf"^\.[A-Z]+ .*\b{c}\b", text, re.M)] == []
+
+
+def test_completion_knows_what_the_program_knows() -> None:
+    assert completed() == [*commands(), "--help", "--version"]
+    for command in ("create", "sweep", "verify"):
+        assert completed(command) == [*options_of(command), "--help"]
+    assert completed("redrive", "p1", "--outcome") == ["quarantined", "stale", "skipped", "failed"]
+    assert completed("create", "--query") == []
+    assert completed("verify", "p1", "--top-up") == completed("verify")
+    assert completed("governor")[-5:] == ["show", "set", "stop", "start", "--help"]
+
+
 # ---- what it refuses: one line, exit code not 0, nothing left ----
 
 
@@ -548,116 +592,6 @@ def test_mistakes_about_a_plan(sqlite_site: Site, words: str, text: str) -> None
 
 
 # ---- kill -9 ----
-
-
-class Tap:
-    """Passes bytes between a planner and a server and kills the planner at the n-th chunk that it sent: after the
-    server has answered it, or before the server gets it."""
-
-    def __init__(
-        self,
-        upstream: Callable[[], socket.socket],
-        listener: socket.socket,
-        kill_at: int,
-        before: bool,
-    ) -> None:
-        self.upstream = upstream
-        self.listener = listener
-        self.kill_at = kill_at
-        self.before = before
-        self.chunks = 0
-        self.killed = False
-        self.victim: subprocess.Popen[str] | None = None
-        self.victim_known = threading.Event()
-        self.lock = threading.Lock()
-        self.sockets: list[socket.socket] = []
-        self.threads: list[threading.Thread] = []
-        listener.listen(64)
-        self.spawn(self.accept)
-
-    def spawn(self, run: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=run, args=args)
-        self.threads.append(thread)
-        thread.start()
-
-    def accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = self.upstream()
-            self.sockets += [client, server]
-            due = threading.Event()
-            self.spawn(self.pump, client, server, due, True)
-            self.spawn(self.pump, server, client, due, False)
-
-    def kill(self) -> None:
-        assert self.victim_known.wait(DEADLINE_S)
-        assert self.victim is not None
-        self.victim.kill()
-        self.killed = True
-
-    def pump(
-        self, source: socket.socket, target: socket.socket, due: threading.Event, to_server: bool
-    ) -> None:
-        try:
-            while chunk := source.recv(1 << 20):
-                if to_server:
-                    with self.lock:
-                        self.chunks += 1
-                        reached = self.chunks == self.kill_at
-                    if reached and self.before:
-                        self.kill()
-                        break
-                    if reached:
-                        due.set()
-                elif due.is_set():
-                    self.kill()
-                    break
-                target.sendall(chunk)
-        except OSError:
-            pass
-        for end in (source, target):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-
-    def close(self) -> None:
-        # A shutdown wakes accept; a close alone would not.
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.threads[0].join()
-        for s in self.sockets:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-        for thread in self.threads:
-            thread.join()
-        for s in self.sockets:
-            s.close()
-
-
-def tcp_listener() -> socket.socket:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    return listener
-
-
-def unix_listener(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    return listener
-
-
-def unix_client(path: str) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(path)
-    return client
 
 
 def run_tapped(site: Site, argv: Sequence[str], tap: Tap) -> bool:

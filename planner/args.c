@@ -139,7 +139,8 @@ static const struct option options[] = {
      "name for the records (default: the user)"},
     {"no-enqueue", 0, KIND_FLAG, MAKE, AT(no_enqueue), NULL,
      "send no messages yet; scatter-plan enqueue does it later"},
-    {"dry-run", 0, KIND_FLAG, COMMAND_CREATE | CHILD, AT(dry_run), NULL,
+    {"dry-run", 0, KIND_FLAG, CHILD, AT(dry_run), NULL, "count the records, make nothing"},
+    {"dry-run", 0, KIND_FLAG, COMMAND_CREATE, AT(dry_run), NULL,
      "write nothing: run the migration on all records, and the statement on a sample that is "
      "rolled "
      "back; errors, forecast and checks are told; exit code 3 when one of them blocks"},
@@ -220,17 +221,16 @@ static void write_wrapped(struct buf *dst, const char *text, size_t indent)
     while (*text) {
         size_t n = strcspn(text, " ");
 
-        if (column + n > 99 && column > indent) {
+        if (column > indent && column + 1 + n > 99) {
             buf_appendf(dst, "\n%*s", (int)indent, "");
             column = indent;
+        } else if (column > indent) {
+            buf_append_char(dst, ' ');
+            column++;
         }
         buf_append(dst, text, n);
-        column += n + 1;
-        text += n;
-        if (*text) {
-            buf_append_char(dst, ' ');
-            text++;
-        }
+        column += n;
+        text += n + (text[n] ? 1 : 0);
     }
     buf_append_char(dst, '\n');
 }

@@ -141,6 +141,7 @@ Test(args, help_fits_the_screen)
             size_t n = strcspn(p, "\n");
 
             cr_expect_leq(n, 100, "%.*s", (int)n, p);
+            cr_expect(n == 0 || p[n - 1] != ' ', "%.*s", (int)n, p);
             p += n;
         }
     }
