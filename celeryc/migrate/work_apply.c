@@ -22,7 +22,7 @@
 #include <math.h>
 
 #define PIECE_ROWS \
-    20 /* what a piece costs besides its rows, in rows; twice, as half of it is lost by a refusal */
+    60 /* what a piece costs besides its rows, in rows, and what a refusal makes of it */
 #define PIECE_MIN      50
 #define PIECE_FIRST    500
 #define PIECES_REFUSED 20 /* then the transaction ends: the plan's limits are to be asked */

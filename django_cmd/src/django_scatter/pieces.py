@@ -60,7 +60,8 @@ def block_of(target: Target, types: Mapping[str, str]) -> str:
             for name, kind in arrays.items()
         ),
         "update": f"UPDATE {'.'.join(map(quote, target.table.split('.')))} AS t SET {sets} FROM unnest("
-        + ", ".join(f"{name}[lo:hi]" for name in arrays)
+        # A subselect hides from the server how many there are: so it looks the rows up one by one, by the key's index.
+        + ", ".join(f"(SELECT {name}[lo:hi])" for name in arrays)
         + f") WITH ORDINALITY AS v ({', '.join(arrays)}, i) WHERE {' AND '.join(where)}",
         "in_detail": place_of(target, r"substring(detail from '\)=\((.*)\)')"),
         "in_words": place_of(target, "substring(words from ': \"(.*)\"')"),

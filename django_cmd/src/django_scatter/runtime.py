@@ -45,9 +45,7 @@ CHUNK_MAX = 5000
 CHUNK_S = 0.25
 SQLITE_TURN_S = 0.06  # SQLite has one writer: shorter turns let the others in
 QUICK_RETRIES = 3  # inside the task, before the message waits
-PIECE_ROWS = (
-    20  # what a piece costs besides its rows, in rows; twice, as half of it is lost by a refusal
-)
+PIECE_ROWS = 60  # what a piece costs besides its rows, in rows, and what a refusal makes of it
 PIECE_MIN = 50
 PIECE_FIRST = 500
 PIECES_REFUSED = 20  # then the transaction ends
