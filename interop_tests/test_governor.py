@@ -23,6 +23,7 @@ from harness.waiting import wait_until
 from harness.workers import WorkerFactory
 
 LIMIT_MB = 8.0
+RATE = 6000  # records a second
 
 
 class Replica:
@@ -107,7 +108,7 @@ def test_delayed_replica(
         assert scatter_plan(*options, "--no-enqueue").returncode == 0
         # A rate that makes about 2 MB of WAL a second.
         target = ("--database-url", database.url)
-        assert scatter_plan("set", "p1", "rate=6000", *target).returncode == 0
+        assert scatter_plan("set", "p1", f"rate={RATE}", *target).returncode == 0
         replica.run("SELECT pg_wal_replay_pause()")
         assert scatter_plan("enqueue", "p1", *target, "-b", url).returncode == 0
         most = 0.0
@@ -128,7 +129,13 @@ def test_delayed_replica(
 
         wait_until(looked_on, "five seconds more")
         assert most < 2 * LIMIT_MB, f"{most:.1f} MB behind"
+        slow = governor()["rate"]
+        assert slow is not None
+        assert slow < RATE / 2, "it holds the workers back"
         replica.run("SELECT pg_wal_replay_resume()")
+        wait_until(
+            lambda: (governor()["rate"] or RATE) > max(2 * slow, RATE / 4), "the rate grows", 60
+        )
         wait_until(lambda: database.counts("p1")["position"] == 60_000, "the rate recovers", 100)
         (throttled,) = database.query("SELECT sum(throttled_ms) FROM scatter_batch")[0]
         assert throttled > 1000

@@ -86,6 +86,45 @@ def test_batches_change_hands_between_c_and_python(site: Site) -> None:
     site.database.check_parcels()
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_the_next_worker_begins_at_the_very_next_record(site: Site) -> None:
+    """One batch: begun in C, killed, taken over in Python, killed, ended in C."""
+    n = 2000
+    site.database.fill(n, slow_s=0.001)
+    site.plan("p1", n)
+    site.send_twins()
+    site.send_twins()  # what a killed Python worker holds comes back after an hour only
+    wanted, at, froms = {}, 0, []
+    for kind in ("celeryc", "python"):
+        worker = site.start(kind, 1)
+        wait_for_progress(site, "p1")
+        worker.process.stop(0)
+        wait_until(lambda: alone(site), "what it had begun in the database is over", 20)
+        position = site.database.counts("p1")["position"]
+        assert at < position < n, "killed too late for this test to mean anything"
+        wanted[worker.node] = position - at
+        at = position
+        froms.append((worker.node, position))
+    worker = site.start("celeryc", 1)
+    wait_until(lambda: site.all_done("p1"), "the batch is done", 60)
+    shares = site.database.query("SELECT worker, records FROM scatter_share")
+    assert dict(shares) == wanted | {worker.node: n - at}
+    taken = site.database.query(
+        "SELECT detail FROM scatter_event WHERE event = 'takeover' ORDER BY id"
+    )
+    assert [
+        re.fullmatch(r"from \d+@(\S+) at position (\d+), lease expired", detail).groups()  # type: ignore[union-attr]
+        for (detail,) in taken
+    ] == [(node, str(position)) for node, position in froms]
+    site.database.check_parcels()
+
+
+def alone(site: Site) -> bool:
+    """Whether nobody else is in the database."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    return site.database.query(others) == [(0,)]
+
+
 def test_rows_changed_since_the_plan_are_left_alone(site: Site) -> None:
     site.database.fill(1000)
     site.plan("p1", 100)

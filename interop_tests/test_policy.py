@@ -148,13 +148,12 @@ def test_300_of_1500000(
         )
 
 
-@pytest.mark.parametrize("kind", ["python", "celeryc"])
-def test_limit_pauses_and_loses_nothing(site: Site, kind: str) -> None:
-    n = 20_000
+def limit_pauses(site: Site, kind: str, n: int, batch: int, timeout: float) -> None:
+    """300 are refused, 100 are allowed: the plan pauses, and goes on where it stood after the fix, to 0 open."""
     planted.fill(site.database, n, 100)
-    create(site, n, 1000, "--max-quarantine", "100")
+    create(site, n, batch, "--max-quarantine", "100")
     site.start(kind)
-    wait_for(site, ("paused", "finished"), 60)
+    wait_for(site, ("paused", "finished"), timeout)
     assert state(site.database)[0] == "paused"
     assert "100 are allowed" in str(state(site.database)[1])
     wait_until(
@@ -164,6 +163,27 @@ def test_limit_pauses_and_loses_nothing(site: Site, kind: str) -> None:
     assert 100 < counts["quarantined"] <= 100 + 2 * 30
     assert counts["position"] < n
     assert audit(site)["remaining"] == n - counts["position"]
+    planted.mend(site.database)
+    target = ("--database-url", site.database.url, "-b", site.url)
+    assert scatter_plan("resume", "p1", *target).returncode == 0
+    wait_for(site, ("finished", "failed", "paused"), timeout)
+    assert state(site.database) == ("finished", None)
+    assert audit(site)["ok"] == n - counts["quarantined"]
+    assert run_child(site, "redrive", "p1", "p2")["total"] == counts["quarantined"]
+    assert open_records(site, "p1") == 0
+    left = f"SELECT count(*) FROM parcel WHERE id <= {n} AND phone NOT LIKE '03%'"
+    assert site.database.query(left) == [(0,)]
+
+
+@pytest.mark.parametrize("kind", ["python", "celeryc"])
+def test_limit_pauses_and_loses_nothing(site: Site, kind: str) -> None:
+    limit_pauses(site, kind, 20_000, 1000, 60)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_limit_pauses_1500000(site: Site) -> None:
+    limit_pauses(site, "celeryc", 1_500_000, 10_000, 1200)
 
 
 def test_canary(site: Site) -> None:

@@ -17,6 +17,20 @@
 
 /* ---- orders of people ---- */
 
+/* Who resumes a plan that went over its limit has seen what was set aside: one more pauses it again, not the first batch
+ * that is looked at. */
+static int allow_what_was_set_aside(struct db *db, const char *plan, struct err *e)
+{
+    static const char sql[] =
+        "UPDATE scatter_plan SET max_quarantined = CASE WHEN max_quarantined < q.n THEN q.n ELSE "
+        "max_quarantined END, max_quarantined_batch = CASE WHEN max_quarantined_batch < q.most "
+        "THEN q.most ELSE max_quarantined_batch END FROM (SELECT coalesce(sum(quarantined), 0) AS "
+        "n, coalesce(max(quarantined), 0) AS most FROM scatter_batch WHERE plan = $1) AS q WHERE "
+        "scatter_plan.plan = $1";
+
+    return db_exec(db, sql, (struct db_val[]){db_text(plan)}, 1, NULL, e);
+}
+
 static int resume(struct db *db, const struct db_plan_move *m, bool *ret_moved, struct err *e)
 {
     CLEANUP(db_rows_deinit) struct db_rows rows = {0};
@@ -38,6 +52,8 @@ static int resume(struct db *db, const struct db_plan_move *m, bool *ret_moved, 
     move.from = DB_PLAN_MASK(DB_PLAN_PAUSED) | DB_PLAN_MASK(DB_PLAN_DRAINING) |
                 DB_PLAN_MASK(DB_PLAN_FAILED);
     r = db_plan_move(db, &move, ret_moved, e);
+    if (!r && *ret_moved)
+        r = allow_what_was_set_aside(db, m->plan, e);
     if (r || !*ret_moved)
         return r;
     /* A batch that failed is tried again: somebody has mended what it failed by. */

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import DatabaseError
 from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
-from django_scatter import sqlstates
+from django_scatter import pieces, sqlstates
 from django_scatter.batchfile import text_of
 from django_scatter.chunk import Chunk, Row, Target, by_number
 from django_scatter.conf import copy_setting
@@ -260,8 +260,8 @@ class PostgresControl(Control):
             for number, values in enumerate(zip(*self.arrays(changed)), 1):
                 copy.write_row((number, *values))
 
-    def pieces(self, changed: Sequence[Row], size: int) -> Pieces:
-        return Pieces(self, changed, size)
+    def write_pieces(self, changed: Sequence[Row], size: int, most: int) -> Pieces:
+        return pieces.write(self, changed, size, most)
 
     def arrays(self, changed: Sequence[Row]) -> list[list[str | None]]:
         columns: list[list[str | None]] = [
