@@ -22,7 +22,7 @@ from django_scatter.claims import BatchRow, Claim, claim_batch
 from django_scatter.control import Fenced
 from django_scatter.ends import finish_batch
 from django_scatter.errors import ScatterError
-from django_scatter.migration import Change, Migration, Record
+from django_scatter.migration import Change, Migration, Record, Skip
 from django_scatter.policy import MAX_ATTEMPTS
 from django_scatter.runtime import RetryLater
 
@@ -70,6 +70,38 @@ def test_every_record_is_counted_once(database: str, tmp_path: Path) -> None:
     ]
     assert one("SELECT state FROM scatter_plan") == "finished"
     assert one("SELECT worker, records FROM scatter_share") == ("w1@test", 7)
+
+
+class Odd(Renumber):
+    """Words and values that no database stores, or not every one."""
+
+    def process(self, record: Record) -> Change:
+        if record["phone"] == "raise":
+            raise ValueError("nul \0 and \udce9")
+        if record["phone"] == "skip":
+            return Skip("nul \0 and \udce9")
+        if record["phone"] == "half":
+            return {"phone": "half \udce9"}
+        return {"phone": "fine"}
+
+
+@pytest.mark.parametrize(
+    ("phone", "outcome"),
+    [
+        ("raise", ("quarantined", "ValueError", "nul \ufffd and ?")),
+        ("skip", ("skipped", None, "nul \ufffd and ?")),
+        ("half", ("quarantined", "UnicodeEncodeError", "'utf-8' codec can't encode")),
+    ],
+)
+def test_words_that_cannot_be_stored(
+    database: str, tmp_path: Path, phone: str, outcome: tuple[Any, ...]
+) -> None:
+    ended = Plan(tmp_path, fill(["1", phone, "2"]), Odd()).run()
+    assert ended.state == "done"
+    assert phones() == ["fine", phone, "fine"]
+    found = one("SELECT outcome, error_class, message FROM scatter_outcome")
+    assert found[:2] == outcome[:2]
+    assert found[2].startswith(outcome[2])
 
 
 def test_second_delivery_of_a_done_batch_changes_nothing(database: str, tmp_path: Path) -> None:
