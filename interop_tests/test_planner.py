@@ -8,7 +8,6 @@ bytes was answered (the server did the work, the planner never heard). n goes up
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +15,6 @@ import random
 import re
 import socket
 import subprocess
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from harness.parcels import MIGRATIONS, PLANNER, Database, postgres_database, sq
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.s3_server import BUCKET, S3Server
+from harness.tap import Tap, tcp_listener, unix_client, unix_listener
 from harness.waiting import wait_until
 from harness.workers import ROOT
 
@@ -593,116 +592,6 @@ def test_mistakes_about_a_plan(sqlite_site: Site, words: str, text: str) -> None
 
 
 # ---- kill -9 ----
-
-
-class Tap:
-    """Passes bytes between a planner and a server and kills the planner at the n-th chunk that it sent: after the
-    server has answered it, or before the server gets it."""
-
-    def __init__(
-        self,
-        upstream: Callable[[], socket.socket],
-        listener: socket.socket,
-        kill_at: int,
-        before: bool,
-    ) -> None:
-        self.upstream = upstream
-        self.listener = listener
-        self.kill_at = kill_at
-        self.before = before
-        self.chunks = 0
-        self.killed = False
-        self.victim: subprocess.Popen[str] | None = None
-        self.victim_known = threading.Event()
-        self.lock = threading.Lock()
-        self.sockets: list[socket.socket] = []
-        self.threads: list[threading.Thread] = []
-        listener.listen(64)
-        self.spawn(self.accept)
-
-    def spawn(self, run: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=run, args=args)
-        self.threads.append(thread)
-        thread.start()
-
-    def accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = self.upstream()
-            self.sockets += [client, server]
-            due = threading.Event()
-            self.spawn(self.pump, client, server, due, True)
-            self.spawn(self.pump, server, client, due, False)
-
-    def kill(self) -> None:
-        assert self.victim_known.wait(DEADLINE_S)
-        assert self.victim is not None
-        self.victim.kill()
-        self.killed = True
-
-    def pump(
-        self, source: socket.socket, target: socket.socket, due: threading.Event, to_server: bool
-    ) -> None:
-        try:
-            while chunk := source.recv(1 << 20):
-                if to_server:
-                    with self.lock:
-                        self.chunks += 1
-                        reached = self.chunks == self.kill_at
-                    if reached and self.before:
-                        self.kill()
-                        break
-                    if reached:
-                        due.set()
-                elif due.is_set():
-                    self.kill()
-                    break
-                target.sendall(chunk)
-        except OSError:
-            pass
-        for end in (source, target):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-
-    def close(self) -> None:
-        # A shutdown wakes accept; a close alone would not.
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.threads[0].join()
-        for s in self.sockets:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-        for thread in self.threads:
-            thread.join()
-        for s in self.sockets:
-            s.close()
-
-
-def tcp_listener() -> socket.socket:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    return listener
-
-
-def unix_listener(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    return listener
-
-
-def unix_client(path: str) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(path)
-    return client
 
 
 def run_tapped(site: Site, argv: Sequence[str], tap: Tap) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dry runs of migrations whose new values no function computes: a file of SQL, statements of their own, calls to the
-outside."""
+"""Migrations whose new values no function computes, a file of SQL, statements of their own, calls to the outside: their dry
+runs, and their own checks of what was done."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from harness.migrations import Site, databases_of, test_migrations
 from harness.parcels import Database, scatter_plan
 from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
+from harness.waiting import wait_until
 from harness.workers import WorkerFactory
 
 N_ROWS = 5000
@@ -135,3 +136,75 @@ def test_a_file_of_sql_is_computed(site: Site, tmp_path: Path) -> None:
     assert "words" in collision["text"]
     assert told["pairs"][0] == {"key": "1", "before": {"word": "w1"}, "after": {"word": "W1"}}
     assert site.database.query("SELECT count(*) FROM account WHERE word = 'W' || id") == [(0,)]
+
+
+# ---- checks of their own ----
+
+
+def verify(site: Site, *more: str) -> tuple[int, dict[str, Any]]:
+    words = ["verify", "p1", "--database-url", site.database.url, "--format", "json", *more]
+    done = scatter_plan(*words, "-A", str(site.plugins[0]), env=os.environ | site.env)
+    assert done.returncode in (0, 3), done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, found
+
+
+def run_plan(site: Site, migration: str, n: int) -> None:
+    site.plan("p1", migration, f"{QUERY} WHERE id <= {n}", n // 2, "--max-failure-rate", "off")
+    site.start("celeryc")
+    wait_until(lambda: site.all_done("p1"), "every batch done", 60)
+
+
+def test_a_check_function_judges_what_was_done(site: Site) -> None:
+    n = 1200
+    run_plan(site, "interop.book", n)
+    bad = n // 25
+    code, found = verify(site)
+    assert code == 0
+    assert (found["function"]["checked"], found["function"]["gone"]) == (n - bad, 0)
+    assert (found["residue"]["judged_by"], found["residue"]["open"]) == ("check", bad)
+    site.database.run(
+        "UPDATE account SET changes = 2 WHERE id = 600",
+        "UPDATE account SET word = 'mine' WHERE id = 9",
+        "DELETE FROM account WHERE id = 10",
+    )
+    code, found = verify(site)
+    assert code == 3
+    told = found["function"]
+    assert dict(zip(told["failed_keys"], told["reasons"])) == {
+        "600": "changed 2 times",
+        "9": "it was w9",
+    }
+    assert (told["failed"], told["gone"], found["ok"]) == (2, 1, False)
+    code, found = verify(site, "--sample", "100", "--no-residue")
+    assert found["function"]["checked"] == (n - bad) // 12
+    assert found["residue"] is None
+
+
+CHECK = """
+-- check:
+SELECT o.id, 'it is ' || a.word AS reason FROM old o JOIN account a ON a.id = o.id
+WHERE a.word <> upper(o.word)
+"""
+
+
+def test_the_check_of_a_file_of_sql(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "capitals.sql"
+    file.write_text(FILE.format(bad="").replace("WHERE id % 10 <> 3", "") + CHECK)
+    run_plan(site, f"sql:{file}", 1000)
+    code, found = verify(site)
+    assert (code, found["function"]["checked"], found["function"]["failed"]) == (0, 1000, 0)
+    site.database.run("UPDATE account SET word = 'mine' WHERE id = 777")
+    code, found = verify(site)
+    assert code == 3
+    assert found["function"]["failed_keys"] == ["777"]
+    assert found["function"]["reasons"] == ["it is mine"]
+
+
+def test_a_section_that_is_no_select_is_refused(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "capitals.sql"
+    file.write_text(FILE.format(bad="") + "-- check:\nDELETE FROM account")
+    options = site.create_options("p1", f"sql:{file}", QUERY, 500)
+    done = scatter_plan(*options, env=os.environ | site.env)
+    assert done.returncode == 1
+    assert 'behind "-- check:" there must be one SELECT' in done.stderr

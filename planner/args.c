@@ -128,6 +128,9 @@ static const struct option options[] = {
      "check N records, spread evenly, instead of all"},
     {"no-residue", 0, KIND_FLAG, COMMAND_VERIFY, AT(no_residue), NULL,
      "do not run the plan's query again"},
+    {"judged-by-check", 0, KIND_FLAG, COMMAND_VERIFY, AT(judged_by_check), NULL,
+     "somebody else checks the records: that one still matches the query does not count against "
+     "it"},
     {"top-up", 0, KIND_FLAG, COMMAND_VERIFY, AT(top_up), NULL,
      "make a plan of the records that match now and were not there before"},
     {"created-by", 0, KIND_TEXT, MAKE | OPERATOR, AT(created_by), "WHO",

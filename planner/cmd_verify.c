@@ -4,26 +4,20 @@
  *   residue  the plan's query once more. Of the records that it still gives, and that the migration would still change
  *            (where its plug-in is loaded), those that the plan has done are residue, those that it has set aside or not
  *            reached are open, and those that it never had are late arrivals: --top-up makes a plan of them.
- *   check    a condition in SQL, on every record that the plan has done, or on a sample spread evenly over them.
+ *   check    a condition in SQL, on every record that the plan has done, or on a sample spread evenly over them; and the
+ *            check that the migration brings (verify_check.c). Where that is all that can tell whether a record is done,
+ *            one that still matches the query is no residue.
  *
  * Suspects are collected first; the batch files are then read once to say which of them are the plan's. */
 
-#include "planner/child.h"
 #include "planner/stop.h"
+#include "planner/verify.h"
 
 #include "celeryc/base/map.h"
-#include "celeryc/migrate/runtime.h"
 
 #include <errno.h>
 
-#define SHOWN      20 /* keys in a result */
 #define CHECK_KEYS 500
-
-struct finding {
-    int64_t n;
-    size_t n_keys;
-    char *keys[SHOWN];
-};
 
 struct verify {
     const struct args *args;
@@ -40,14 +34,11 @@ struct verify {
     size_t n_sample;
     int64_t stride, done, checked;
     struct finding in_plan, open, late, failed;
-    struct err err; /* of callbacks */
+    struct checker *checker; /* the migration's own check; NULL: it has none */
+    bool by_check;           /* and it decides instead of the query */
+    int64_t n_done;          /* records, for its sample */
+    struct err err;          /* of callbacks */
 };
-
-static void finding_deinit(struct finding *f)
-{
-    for (size_t i = 0; i < f->n_keys; i++)
-        free(f->keys[i]);
-}
 
 static void verify_deinit(struct verify *v)
 {
@@ -58,6 +49,7 @@ static void verify_deinit(struct verify *v)
     map_free(v->matching);
     map_free(v->violating);
     buf_deinit(&v->sample);
+    checker_free(v->checker);
     finding_deinit(&v->in_plan);
     finding_deinit(&v->open);
     finding_deinit(&v->late);
@@ -68,11 +60,7 @@ DEFINE_CLEANUP_VALUE(struct verify, verify_deinit)
 
 static int found(struct finding *f, struct slice key)
 {
-    f->n++;
-    if (f->n_keys == SHOWN)
-        return 0;
-    f->keys[f->n_keys] = slice_dup(key);
-    return f->keys[f->n_keys++] ? 0 : -ENOMEM;
+    return finding_add(f, key, NULL);
 }
 
 /* ---- the query once more ---- */
@@ -276,6 +264,14 @@ static int judge(struct verify *v, const struct slice *key, bool done, struct er
     return map_get(v->violating, k) ? found(&v->failed, k) : 0;
 }
 
+/* The migration's own check, of all records that were done or of a sample. */
+static int check_record(struct verify *v, const struct batch *file, size_t n, struct err *e)
+{
+    if (!v->checker || v->n_done++ % v->stride)
+        return 0;
+    return checker_add(v->checker, batch_get_header(file), (int64_t)n, batch_at(file, n), e);
+}
+
 static int judge_batch(struct verify *v, const struct db_rows *list, size_t i, struct err *e)
 {
     CLEANUP(batch_free) struct batch *file = NULL;
@@ -295,7 +291,11 @@ static int judge_batch(struct verify *v, const struct db_rows *list, size_t i, s
 
         next += is_aside;
         r = judge(v, batch_at(file, n)->field, !is_aside && (int64_t)n < position, e);
+        if (!r && !is_aside && (int64_t)n < position)
+            r = check_record(v, file, n, e);
     }
+    if (!r && v->checker)
+        r = checker_flush(v->checker, e); /* its keys' texts end with the file */
     return r > 0 ? -EIO : r;
 }
 
@@ -335,29 +335,22 @@ static int judge_files(struct verify *v, struct err *e)
 
 /* ---- the result ---- */
 
-static void write_finding(struct buf *b, const char *name, const struct finding *f)
-{
-    buf_appendf(b, ", \"%s\": %lld, \"%s_keys\": [", name, (long long)f->n, name);
-    for (size_t i = 0; i < f->n_keys; i++) {
-        buf_append_str(b, i ? ", " : "");
-        json_write_string(b, slice_str(f->keys[i]));
-    }
-    buf_append_char(b, ']');
-}
-
 static bool holds(const struct verify *v)
 {
-    return v->in_plan.n == 0 && v->failed.n == 0;
+    return (v->by_check || v->in_plan.n == 0) && v->failed.n == 0 && checker_holds(v->checker);
 }
 
 static int write_result(struct buf *b, const struct verify *v)
 {
     buf_appendf(b, "{\"ok\": %s, \"residue\": ", holds(v) ? "true" : "false");
     if (v->residue) {
-        buf_appendf(b, "{\"judged_by\": \"%s\"", v->m ? "migration" : "query");
-        write_finding(b, "residue", &v->in_plan);
-        write_finding(b, "open", &v->open);
-        write_finding(b, "late", &v->late);
+        buf_appendf(b, "{\"judged_by\": \"%s\"",
+                    v->by_check ? "check"
+                    : v->m      ? "migration"
+                                : "query");
+        finding_write(b, "residue", &v->in_plan);
+        finding_write(b, "open", &v->open);
+        finding_write(b, "late", &v->late);
         buf_append_char(b, '}');
     } else {
         buf_append_str(b, "null");
@@ -368,7 +361,7 @@ static int write_result(struct buf *b, const struct verify *v)
         json_write_string(b, slice_str(v->args->check));
         buf_appendf(b, ", \"checked\": %lld, \"of\": %lld", (long long)v->checked,
                     (long long)v->done);
-        write_finding(b, "failed", &v->failed);
+        finding_write(b, "failed", &v->failed);
         /* The rule of three: what none of n shows is rarer than 3/n, at 95 %. */
         if (v->args->sample && v->failed.n == 0 && v->checked)
             buf_appendf(b, ", \"below\": %.6f, \"confidence\": 0.95", 3.0 / (double)v->checked);
@@ -376,6 +369,8 @@ static int write_result(struct buf *b, const struct verify *v)
     } else {
         buf_append_str(b, "null");
     }
+    buf_append_str(b, ", \"function\": ");
+    checker_write(b, v->checker, v->n_done);
     buf_append_char(b, '}');
     return buf_ok(b);
 }
@@ -396,9 +391,11 @@ static void write_text(struct buf *b, const struct verify *v)
 
     buf_appendf(b, "plan     %s %s\n", v->parent.plan.plan, holds(v) ? "holds" : "DOES NOT HOLD");
     if (v->residue) {
-        text_finding(b, "residue", &v->in_plan,
-                     v->m ? "records of the plan would still be changed by the migration"
-                          : "records of the plan still match its query");
+        text_finding(b, v->by_check ? "matching" : "residue", &v->in_plan,
+                     v->by_check ? "records that were done still match the query, as the check may "
+                                   "know"
+                     : v->m      ? "records of the plan would still be changed by the migration"
+                                 : "records of the plan still match its query");
         text_finding(b, "open", &v->open, "records were set aside or not reached, and still match");
         text_finding(b, "late", &v->late,
                      "records match that were not there when the plan was made (--top-up)");
@@ -411,6 +408,7 @@ static void write_text(struct buf *b, const struct verify *v)
             buf_appendf(b, "sample   at 95 %% confidence fewer than %.4f %% of all break it\n",
                         300.0 / (double)v->checked);
     }
+    checker_text(b, v->checker, v->n_done);
 }
 
 /* ---- late arrivals as a plan ---- */
@@ -446,7 +444,7 @@ static int top_up(struct verify *v, struct progress *p, struct result *r, struct
 
 static int nothing_to_do(const struct verify *v, struct err *e)
 {
-    if (v->residue || v->args->check)
+    if (v->residue || v->args->check || v->checker)
         return 0;
     return err_set(e, -EINVAL, "plan %s has no query that could be run again: give --check",
                    v->parent.plan.plan);
@@ -459,7 +457,10 @@ static int verify(struct verify *v, struct err *e)
     if (!r)
         r = parent_load(&v->parent, v->servers.db, v->args, e);
     if (!r)
+        r = checker_new(&v->parent, v->args->database_url, &v->checker, e);
+    if (!r)
         r = query_again(v, e);
+    v->by_check = !v->m && (v->checker || v->args->judged_by_check);
     if (!r)
         r = nothing_to_do(v, e);
     if (!r)

@@ -308,6 +308,7 @@ struct db_compute {
     size_t n_rows;
     int64_t lease_ms;
     struct arena *arena; /* of the values */
+    bool free_names;     /* target->writes are no columns of the table */
     struct slice *fresh; /* n_rows * n_writes, set for those that are found */
     bool *found;         /* the SELECT gave a row */
 };

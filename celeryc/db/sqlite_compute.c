@@ -101,11 +101,24 @@ static int compute_row(struct sqlite_update *u, const struct db_compute *q, size
     return r;
 }
 
+static int resolve(struct sqlite_update *u, const struct db_compute *q, struct err *e)
+{
+    struct db_target t = *q->target;
+
+    t.n_writes = q->free_names ? 0 : t.n_writes;
+    int r = sqlite_resolve(&u->q->db, &t, q->arena, &u->kinds, e);
+
+    if (r || !q->free_names)
+        return r;
+    u->kinds.writes = arena_alloc_array(q->arena, u->t->n_writes + 1, sizeof(*u->kinds.writes));
+    return u->kinds.writes ? 0 : -ENOMEM;
+}
+
 int sqlite_compute(struct db *db, const struct db_compute *q, struct err *e)
 {
     CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
     struct sqlite_update u = {.q = sqlite_of(db), .t = q->target, .arena = q->arena};
-    int r = sqlite_resolve(db, q->target, q->arena, &u.kinds, e);
+    int r = resolve(&u, q, e);
 
     if (!r)
         r = compute_text(&u, q->body, &sql);

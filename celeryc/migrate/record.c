@@ -259,6 +259,44 @@ static int call_function(const struct migrate_call *call, const struct scatter_r
     return call->m->record ? call->m->record(r, c) : call->m->external(r, c);
 }
 
+static struct scatter_record record_of(const struct migrate_call *call, struct scatter_change *c)
+{
+    return (struct scatter_record){.migration = call->m,
+                                   .fields = call->fields,
+                                   .key = call->key,
+                                   .n_keys = key_width(call->key),
+                                   .params = call->params,
+                                   .arena = call->arena,
+                                   .change = c,
+                                   .plan = call->plan,
+                                   .batch = call->batch,
+                                   .position = call->position,
+                                   .beat = call->beat};
+}
+
+int migrate_call_check(const struct migrate_call *call, const struct scatter_migration *now_m,
+                       const struct slice *now_fields, const char **ret_reason)
+{
+    struct scatter_change c;
+
+    if (new_change(call->m, call->arena, &c))
+        return -ENOMEM;
+    const struct scatter_record planned = record_of(call, &c);
+    struct scatter_record now = planned;
+
+    now.migration = now_m;
+    now.fields = now_fields;
+    int rc = call->m->check(&planned, &now, &c);
+
+    if (rc == OUT_OF_MEMORY)
+        return -ENOMEM;
+    if (rc && c.outcome != DB_O_QUARANTINED &&
+        scatter_fail(&c, "RuntimeError", "the check function returned %d", rc))
+        return -ENOMEM;
+    *ret_reason = c.outcome == DB_O_QUARANTINED ? c.message : NULL;
+    return 0;
+}
+
 int migrate_call(const struct migrate_call *call, struct db_row *ret_row)
 {
     const struct scatter_migration *m = call->m;
@@ -267,17 +305,7 @@ int migrate_call(const struct migrate_call *call, struct db_row *ret_row)
 
     if (new_change(m, call->arena, &c))
         return -ENOMEM;
-    const struct scatter_record r = {.migration = m,
-                                     .fields = call->fields,
-                                     .key = call->key,
-                                     .n_keys = key_width(call->key),
-                                     .params = call->params,
-                                     .arena = call->arena,
-                                     .change = &c,
-                                     .plan = call->plan,
-                                     .batch = call->batch,
-                                     .position = call->position,
-                                     .beat = call->beat};
+    const struct scatter_record r = record_of(call, &c);
     int rc = call_function(call, &r, &c);
 
     if (call->tx && call->tx->code)

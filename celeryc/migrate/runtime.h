@@ -80,6 +80,11 @@ int migrate_compute(const struct scatter_migration *m, const char *key, struct j
 void migrate_sql_row(const struct scatter_migration *m, size_t n_keys, const struct slice *fresh,
                      bool found, struct db_row *row);
 
+/* What the check function says of a record that was done; *ret_reason NULL: it is well. now_m->reads name the columns of
+ * now_fields, behind the key. -ENOMEM. */
+int migrate_call_check(const struct migrate_call *c, const struct scatter_migration *now_m,
+                       const struct slice *now_fields, const char **ret_reason) WARN_UNUSED;
+
 /* ---- scatter.restore (restore.c) ---- */
 
 #define MIGRATE_RESTORE "scatter.restore"

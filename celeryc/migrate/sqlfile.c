@@ -101,6 +101,59 @@ static int read_comments(struct slice *text, struct arena *a, struct sql_file *f
     return r;
 }
 
+static bool is_select(const char *text)
+{
+    return strncasecmp(text, "select", 6) == 0 || strncasecmp(text, "with", 4) == 0;
+}
+
+/* Is this line "-- NAME:", and nothing else? */
+static bool begins_section(struct slice line, const char *name)
+{
+    line = trimmed(line);
+    if (line.len < 3 || memcmp(line.p, "--", 2) != 0 || line.p[line.len - 1] != ':')
+        return false;
+    return is_name(trimmed((struct slice){line.p + 2, line.len - 3}), name);
+}
+
+/* The text up to the next section, whose name and text are taken off. */
+static struct slice take_section(struct slice *rest, const char **ret_next)
+{
+    struct slice text = *rest;
+
+    *ret_next = NULL;
+    for (size_t at = 0; at < text.len;) {
+        const char *end = memchr(text.p + at, '\n', text.len - at);
+        size_t stop = end ? (size_t)(end - text.p) : text.len;
+
+        if (begins_section((struct slice){text.p + at, stop - at}, "check")) {
+            *ret_next = "check";
+            *rest = (struct slice){text.p + stop, text.len - stop};
+            return trimmed((struct slice){text.p, at});
+        }
+        at = stop + 1;
+    }
+    *rest = SLICE_LIT("");
+    return trimmed(text);
+}
+
+static int read_sections(struct slice text, struct arena *a, struct sql_file *f, struct err *e)
+{
+    const char *name = NULL;
+    int r = set_text(a, take_section(&text, &name), &f->body);
+
+    while (!r && name) {
+        const char *this = name, *found = NULL;
+
+        r = set_text(a, take_section(&text, &name), &found);
+        if (!r && f->check)
+            r = err_set(e, -EINVAL, "\"-- %s:\" stands there twice", this);
+        if (!r && !is_select(found))
+            r = err_set(e, -EINVAL, "behind \"-- %s:\" there must be one SELECT", this);
+        f->check = found;
+    }
+    return r;
+}
+
 static int check(const struct sql_file *f, struct err *e)
 {
     struct key key;
@@ -116,7 +169,7 @@ static int check(const struct sql_file *f, struct err *e)
         if (key_find(f->m.key, f->m.writes[i], &at))
             return err_set(e, -EINVAL, "\"-- writes:\" holds the key %s, which must not change",
                            f->m.writes[i]);
-    if (strncasecmp(f->body, "select", 6) != 0 && strncasecmp(f->body, "with", 4) != 0)
+    if (!is_select(f->body))
         return err_set(e, -EINVAL,
                        "behind the comments there must be one SELECT, as in SELECT id, "
                        "upper(name) AS name FROM old");
@@ -134,7 +187,7 @@ int sql_file_parse(struct slice text, struct arena *a, struct sql_file *ret_f, s
     int r = read_comments(&text, a, &f, e);
 
     if (!r)
-        r = set_text(a, text, &f.body);
+        r = read_sections(text, a, &f, e);
     if (!r)
         r = check(&f, e);
     if (!r)

@@ -9,7 +9,8 @@
  *     SELECT id, '+84' || substr(phone, 2) AS phone FROM old WHERE phone LIKE '0%'
  *
  * `old` has the key's columns and those that are read, with their planned values. The SELECT gives the key and the new
- * values; records that it does not give are unchanged. */
+ * values; records that it does not give are unchanged. Behind a line "-- check:" there may be another SELECT over the old
+ * values, of those records that were done: the key and the `reason` of each that is not as it should be now. */
 
 #include "celeryc/base/arena.h"
 #include "celeryc/base/err.h"
@@ -20,7 +21,8 @@
 
 struct sql_file {
     struct scatter_migration m;
-    const char *body; /* the SELECT */
+    const char *body;  /* the SELECT */
+    const char *check; /* the one behind "-- check:"; NULL */
 };
 
 /* Everything of ret_f is the arena's. 0; -EINVAL with what is wrong; -ENOMEM. */

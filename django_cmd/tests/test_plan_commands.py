@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from scatter_test_app.models import Parcel
 from test_end_to_end import QUEUE, StartCeleryc, broker, celeryc, fill, redis, scatter_plan, until
 
 from django_scatter import migration
+from django_scatter.migration import Record
 from django_scatter.status import read_status
 
 __all__ = ["broker", "celeryc", "redis"]  # fixtures
@@ -48,6 +50,51 @@ def test_a_migration_in_python_is_undone_by_celeryc(
         "undo", "plan-1", 2, 1,
     )  # fmt: skip
     assert ("undo-1", "undo", "finished") in read_status("default", "plan-1").children
+
+
+class Checked(Renumber):
+    """Renumber, with an opinion on what it has done."""
+
+    def check(self, record: Record, now: Record) -> str | None:
+        phone = now["phone"]
+        if phone is None:
+            raise LookupError("no phone")
+        old = record["phone"]
+        good = phone == ("+84" + old[1:] if old.startswith("0") else old)
+        return None if good else f"{old} became {phone}"
+
+
+def test_a_check_function_in_python(
+    database: str, celeryc: StartCeleryc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phones = ["0901", "0902", "+84", "raise", "skip", "0903"]
+    Parcel.objects.bulk_create(Parcel(id=i, phone=p) for i, p in enumerate(phones, 1))
+    Plan(tmp_path, [[i, p] for i, p in enumerate(phones, 1)], Renumber()).run()
+    monkeypatch.setitem(migration._registered, "tests.renumber", Checked())
+    text = run("scatter_verify", "plan-1")
+    assert "0 of 4 records checked by the migration are not as they should be, 0 are gone" in text
+    assert "plan plan-1 holds" in text
+    Parcel.objects.filter(id=1).update(phone="by hand")
+    Parcel.objects.filter(id=2).update(phone=None)
+    Parcel.objects.filter(id=3).delete()
+    # What still matches the query is no residue where the function judges.
+    execute("UPDATE scatter_plan SET query = 'SELECT id, phone FROM parcel'")
+    Parcel.objects.create(id=9, phone="0909")
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="does not hold") as raised:
+        call_command("scatter_verify", "plan-1", stdout=out, stderr=io.StringIO())
+    assert raised.value.returncode == 3
+    text = out.getvalue()
+    assert "2 of 4 records checked by the migration are not as they should be, 1 are gone" in text
+    assert "  1: 0901 became by hand" in text
+    assert "  2: LookupError: no phone" in text
+    assert "1 records match that were not there when the plan was made: 9" in text
+    kept = json.loads(one("SELECT verification FROM scatter_plan"))
+    assert (kept["ok"], kept["function"]["failed_keys"]) == (False, ["1", "2"])
+    assert kept["residue"]["judged_by"] == "check"
+    Parcel.objects.filter(id__in=(1, 2)).update(phone="+84901")
+    Parcel.objects.filter(id=2).update(phone="+84902")
+    assert "plan plan-1 holds" in run("scatter_verify", "plan-1", "--sample", "2")
 
 
 def test_redrive_verify_and_report(database: str, celeryc: StartCeleryc, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ class Book(Migration):
     name = "interop.book"
     table = "account"
     reads = ("word",)
+    writes = ("changes",)
 
     def process_row(self, record: Record, cursor: Any) -> None:
         entry = [record.key, record["word"]]

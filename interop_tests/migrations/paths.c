@@ -21,7 +21,21 @@ static int book(const struct scatter_record *r, struct scatter_tx *tx, struct sc
         return rc;
     return changed == 1 ? 0 : scatter_fail(c, "AssertionError", "no account %s", values[0]);
 }
-SCATTER_MIGRATION("interop.book", .row = book, .table = "account", .reads = {"word"})
+
+/* Marked once, and still called what it was. */
+static int booked(const struct scatter_record *planned, const struct scatter_record *now,
+                  struct scatter_change *c)
+{
+    int64_t changes = 0;
+
+    if (scatter_int(now, "changes", &changes) || changes != 1)
+        return scatter_fail(c, "AssertionError", "changed %d times", (int)changes);
+    return strcmp(scatter_text(planned, "word"), scatter_text(now, "word"))
+               ? scatter_fail(c, "AssertionError", "it was %s", scatter_text(planned, "word"))
+               : 0;
+}
+SCATTER_MIGRATION("interop.book", .row = book, .table = "account", .reads = {"word"},
+                  .writes = {"changes"}, .check = booked)
 
 /* Its key in a file. */
 static int note(const struct scatter_record *r, struct scatter_change *c)

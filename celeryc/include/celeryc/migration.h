@@ -27,7 +27,10 @@
  *   .external = fn  does something outside of the database, at least once for each record: a crash may repeat the calls
  *                   since the last checkpoint, each with the idempotency key that it had.
  *
- * ABI 1: first version. ABI 2: .row, .external, .retry_on, scatter_stop_wanted, scatter_postpone. */
+ * Besides it a migration may have .check, which says of a record that was done whether it is as it should be now
+ * (scatter-plan verify; docs/AFTER.md).
+ *
+ * ABI 1: first version. ABI 2: .row, .external, .retry_on, scatter_stop_wanted, scatter_postpone. ABI 3: .check. */
 
 #include <celeryc/task.h>
 
@@ -35,7 +38,7 @@
 extern "C" {
 #endif
 
-#define SCATTER_ABI         2
+#define SCATTER_ABI         3
 #define SCATTER_MAX_COLUMNS 32
 
 struct scatter_record;
@@ -47,6 +50,11 @@ struct scatter_rows;
 typedef int (*scatter_record_fn)(const struct scatter_record *r, struct scatter_change *c);
 typedef int (*scatter_row_fn)(const struct scatter_record *r, struct scatter_tx *tx,
                               struct scatter_change *c);
+
+/* planned: the old values, as the function had them; now: what stands in the columns that are read or written. 0 when it
+ * is well; else scatter_fail(c, class, reason). */
+typedef int (*scatter_check_fn)(const struct scatter_record *planned,
+                                const struct scatter_record *now, struct scatter_change *c);
 
 struct scatter_migration {
     const char *name; /* also the Celery task's name */
@@ -62,6 +70,8 @@ struct scatter_migration {
     /* Failures of a record that another try may cure, "ConnectionError:5,55P03": exceptions and SQLSTATEs, with the
      * number of tries. The batch waits in between, longer each time; what the plan says of them comes first. */
     const char *retry_on;
+    /* since ABI 3 */
+    scatter_check_fn check;
 };
 
 #define SCATTER_MIGRATION(migration_name, ...)                                                    \

@@ -151,6 +151,11 @@ class Migration:
         checkpoint, with the same record.idempotency_key."""
         raise NotImplementedError
 
+    def check(self, record: Record, now: Record) -> str | None:  # noqa: ARG002
+        """Whether a record that was done is as it should be, for scatter_verify: the planned values, and what stands in the
+        columns that are read or written now. None, or what is wrong; raising says so too."""
+        return None
+
     @property
     def kind(self) -> str:
         """Which of the four functions it has."""
@@ -180,9 +185,9 @@ class Migration:
             self.table = self.table or options.db_table
             self.key = self.key or ",".join(pk_columns(self.model))
         self.key = self.key or "id"
-        self.check()
+        self.check_declaration()
 
-    def check(self) -> None:
+    def check_declaration(self) -> None:
         """Mistakes in a declaration are found when it is registered, not by the millionth record."""
         who = type(self).__name__
         if not self.name:

@@ -8,6 +8,7 @@ Records that it does not give are unchanged. celeryc reads the same files in cel
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from django_scatter.errors import ScatterError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "scatter.sql"
 BLANKS = " \t\r\n;"
+SECTION = re.compile(r"^\s*--\s*check\s*:[\s;]*$", re.IGNORECASE | re.MULTILINE)
 
 
 class SqlFile(Migration):
@@ -46,7 +48,7 @@ class SqlFile(Migration):
         self.key = said.get("key", "id")
         self.reads = names(said.get("reads", ""))
         self.writes = names(said.get("writes", ""))
-        self.body = text
+        self.body = SECTION.split(text, maxsplit=1)[0].strip(BLANKS)  # scatter-plan reads the rest
         if not self.table or not self.writes or not text.lower().startswith(("select", "with")):
             raise ScatterError("the SQL of the plan is no file of --migration sql:FILE")
 

@@ -7,16 +7,16 @@ set aside and that the migration changes. Its new values, which guard the row, a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import connections
 
-from django_scatter import batchfile, store
+from django_scatter import batchfile
 from django_scatter.chunk import Target
 from django_scatter.control import Control, open_control
+from django_scatter.done import Done, DoneRecords, place_of
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Change, Migration, Record, Skip
 from django_scatter.restore import PREFIX
@@ -27,23 +27,7 @@ GROUP = 1000  # records whose new values are brought into their columns' form at
 
 
 @dataclass
-class Done:
-    """A record of an old batch file that was done."""
-
-    key: list[Any]
-    old: dict[str, Any]
-
-
-@dataclass
-class Undo:
-    alias: str
-    plan: str
-    migration: Migration
-    params: Mapping[str, str]
-    table: str
-    keys: list[str]
-    batch: int | None = None
-
+class Undo(DoneRecords):
     def __post_init__(self) -> None:
         if self.migration.kind not in ("process", "process_batch"):
             raise ScatterError(
@@ -68,39 +52,14 @@ class Undo:
         """NDJSON: the columns, a row for each record, how many there were."""
         count = 0
         yield encode({"columns": [*self.keys, *self.columns], "trailer": True}) + b"\n"
-        for number, source, sha256, position in self.batches():
-            file = batchfile.parse(store.fetch(source), source, sha256)
-            done = list(self.done(file, number, position))
+        for file in self.files():
+            done = list(file)
             for start in range(0, len(done), GROUP):
                 rows = self.rows(done[start : start + GROUP])
                 self.canonical(rows)
                 count += len(rows)
                 yield b"\n".join([*(encode(r) for r in rows), b""])
         yield encode({"rows": count}) + b"\n"
-
-    def batches(self) -> list[tuple[Any, ...]]:
-        return query(
-            self.alias,
-            "SELECT batch, source, sha256, position FROM scatter_batch WHERE plan = %s AND position > 0 "
-            "AND (batch = %s OR %s = 0) ORDER BY batch",
-            (self.plan, self.batch or 0, self.batch or 0),
-        )
-
-    def done(self, file: batchfile.Batch, number: int, position: int) -> Iterator[Done]:
-        """The records that were not set aside."""
-        aside = {
-            int(p)
-            for (p,) in query(
-                self.alias,
-                "SELECT position FROM scatter_outcome WHERE plan = %s AND batch = %s",
-                (self.plan, number),
-            )
-        }
-        for i in range(position):
-            if i not in aside:
-                found = file.record(i)
-                n = len(self.keys)
-                yield Done(found[:n], dict(zip(file.columns, found[n:])))
 
     def rows(self, done: Sequence[Done]) -> list[list[Any]]:
         """Key, new values, old values of those that the migration changed."""
@@ -114,11 +73,6 @@ class Undo:
             if any(texts[c] != v for c, v in fresh.items()):
                 rows.append([*d.key, *(texts | fresh).values(), *texts.values()])
         return rows
-
-    def record(self, done: Done) -> Record:
-        key = done.key[0] if len(done.key) == 1 else tuple(done.key)
-        named = dict(zip(self.keys, done.key)) | {c: done.old[c] for c in self.migration.reads}
-        return Record(key, named, self.params)
 
     def answers(self, records: Sequence[Record]) -> Sequence[Change | Exception]:
         if self.migration.kind == "process_batch":
@@ -168,11 +122,4 @@ class Undo:
 
 
 def of_plan(alias: str, plan: str, migration: Migration, batch: int | None) -> Undo:
-    found = query(
-        alias, "SELECT params, table_name, key_column FROM scatter_plan WHERE plan = %s", (plan,)
-    )
-    if not found:
-        raise ScatterError(f"database {alias!r} has no plan {plan!r}; scatter_status lists them")
-    params, table, keys = found[0]
-    columns = str(keys).split(",")
-    return Undo(alias, plan, migration, json.loads(params), str(table), columns, batch)
+    return Undo(*place_of(alias, plan, migration), batch)
