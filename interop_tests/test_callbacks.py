@@ -114,6 +114,6 @@ def test_a_callback_that_is_no_signature_is_refused(site: Site) -> None:
     site.database.fill(10)
     for text, why in (('{"args": []}', "no signature"), ("{", "not JSON"), ("two words", "name")):
         done = scatter_plan(*site.options("p1"), "--on-finish", text, env=site.environment)
-        assert done.returncode == 1, done.stdout
+        assert done.returncode == 2, done.stdout
         assert "--on-finish" in done.stderr
         assert why in done.stderr

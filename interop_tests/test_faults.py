@@ -2,7 +2,7 @@
 """Randomized faults over 50,000 records on C and Python workers: each record changes exactly once, every run ends by
 itself, the audit holds, and the report tells what the tables hold.
 
-A seed says what happens when (harness/faults.py). The long form makes FAULT_RUNS (200) runs on FAULT_JOBS (2) sets of
+A seed says what happens when (harness/faults.py). The long form makes FAULT_RUNS (200) runs on FAULT_JOBS (3) sets of
 servers and workers, and prints a line for each; one that failed is run again alone with
 
     FAULT_SEED=<seed> FAULT_RUNS=1 make chaos TESTS=interop_tests/test_faults.py
@@ -89,7 +89,7 @@ class Runs:
 @pytest.mark.timeout(0)  # each run has a deadline of its own
 def test_many_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, n = int(os.environ.get("FAULT_SEED", "100")), int(os.environ.get("FAULT_RUNS", "200"))
-    jobs = min(n, int(os.environ.get("FAULT_JOBS", "2")))
+    jobs = min(n, int(os.environ.get("FAULT_JOBS", "3")))
     runs = Runs(tmp_path, first, n)
     with capsys.disabled(), ThreadPoolExecutor(jobs) as pool:
         print(f"\nseeds {first} to {first + n - 1}", flush=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -150,6 +151,11 @@ def kill(worker: Worker) -> None:
     wait_until(lambda: not worker.process.descendants(), f"the end of {pids}")
 
 
+def signal_all(worker: Worker, number: int) -> None:
+    for pid in (worker.process.pid, *worker.process.descendants()):
+        os.kill(pid, number)
+
+
 @pytest.mark.parametrize(
     ("kind", "database"), [("celeryc", "sqlite"), ("python", "postgresql")], indirect=["database"]
 )
@@ -168,6 +174,28 @@ def test_killed_worker_beats_no_more(slow: Slow, kind: str) -> None:
     assert slow.database.query(
         "SELECT detail LIKE '%lease expired' FROM scatter_event WHERE event = 'takeover'"
     ) == [(True,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "database"), [("celeryc", "postgresql"), ("python", "sqlite")], indirect=["database"]
+)
+def test_frozen_worker_loses_the_batch(slow: Slow, kind: str) -> None:
+    """When it goes on it finds another token, renews nothing and writes nothing."""
+    slow.plan_slow("interop.linger")
+    slow.send_twins(1)
+    worker = slow.start_one(kind)
+    slow.wait_for_call()
+    slow.wait_for_renewal(1)
+    signal_all(worker, signal.SIGSTOP)
+    slow.start_one(OTHER[kind])
+    wait_until(lambda: slow.calls()[f"p1/1/{SLOW - 1}"] == 2, "another worker takes over", 30)
+    signal_all(worker, signal.SIGCONT)
+    slow.wait_for_renewal(2)
+    slow.go()
+    wait_until(lambda: slow.all_done("p1"), "every batch done", 60)
+    assert slow.batch("lease_token, position") == (2, N_ROWS)
+    shares = slow.database.query("SELECT worker, records FROM scatter_share")
+    assert [(who.startswith(OTHER[kind]), n) for who, n in shares] == [(True, N_ROWS)]
 
 
 @pytest.mark.parametrize(

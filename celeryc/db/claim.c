@@ -284,13 +284,16 @@ static int decide(struct db *db, const struct db_claim_request *q, const struct 
     return take_lease(db, q, c, e);
 }
 
-/* The row is locked by a chunk that is being written (or by a frozen worker, whom the server ends soon). */
+/* The row is locked by a chunk that is being written , which may take longer than the lease, or by a
+ * frozen worker, whom the server ends soon. */
 static int locked(const struct db_claim_request *q, const struct db_rows *rows, struct db_claim *c)
 {
     int r = fill_claim(rows, c);
 
     c->state = DB_CLAIM_BUSY;
-    c->retry_after_ms = MAX(db_cell_i64(rows, 0, AT_LEFT), 100);
+    int64_t left_ms = db_cell_i64(rows, 0, AT_LEFT);
+
+    c->retry_after_ms = left_ms > 0 ? MAX(left_ms, 100) : RETRY_SOON_MS;
     if (q->takeover)
         c->retry_after_ms = MIN(c->retry_after_ms, RETRY_SOON_MS);
     return r;

@@ -284,7 +284,7 @@ struct db_chunk_result {
 int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                    struct err *e) WARN_UNUSED;
 
-/* ---- a chunk whose changes are the migration's own statements (tx.c) ---- */
+/* ---- a chunk whose changes come one after the other: in pieces, or as the migration's own statements (tx.c) ---- */
 
 /* BEGIN and the fence: the batch's row is locked and its lease renewed. Codes as db_chunk_apply. Ended by db_chunk_apply
  * with `open`, or by db_tx_rollback. */
@@ -293,6 +293,26 @@ int db_tx_begin(struct db *db, const struct db_chunk *c, struct err *e) WARN_UNU
  * that they hold them to the end of the transaction. */
 int db_tx_guard(struct db *db, const struct db_chunk *c, bool *ret_stale,
                 struct err *e) WARN_UNUSED;
+/* This kind of database takes a chunk in pieces. */
+bool db_tx_has_pieces(const struct db *db);
+
+/* A chunk that is written in pieces, so that a refusal takes back little. */
+struct db_pieces {
+    const struct db_chunk *chunk;
+    const size_t *
+        row; /* the rows that are changed, n of them, and no more than those were DB_O_CHANGED at first */
+    size_t n, size; /* size: changes of a piece */
+    size_t at;      /* changes that are done */
+    bool *
+        stale; /* of each change: it was not written, for its row does not hold the planned values */
+    bool any_stale; /* so far */
+    bool alone;     /* out: the failure is that of the change at p->at */
+};
+
+/* Goes on from p->at, in the open transaction: to the end (0), or to the first change that is refused alone, which is not
+ * written (p->alone; DB_E_DATA and the like). Then the transaction goes on, and p->at may be moved past it. After any other
+ * failure the transaction is to be rolled back. */
+int db_tx_write(struct db *db, struct db_pieces *p, struct err *e) WARN_UNUSED;
 struct db_rows;
 /* A statement of the migration's; one that would end the transaction is refused. */
 int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t n,

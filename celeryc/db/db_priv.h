@@ -51,6 +51,8 @@ struct db_ops {
     int (*rehearsal_begin)(struct db *db, int64_t lease_ms, struct err *e);
     int (*rehearsal_back)(struct db *db, struct err *e);
     int (*guard)(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
+    /* See db_tx_write; NULL: this kind has none. */
+    int (*write)(struct db *db, struct db_pieces *p, struct err *e);
     int (*compute)(struct db *db, const struct db_compute *q, struct err *e);
     int (*stream)(struct db *db, const char *query, const struct db_stream *s, struct err *e);
     int (*check_target)(struct db *db, const struct db_target *t, struct err *e);

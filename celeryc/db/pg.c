@@ -582,6 +582,7 @@ const struct db_ops db_pg_ops = {
     .rehearsal_begin = pg_rehearsal_begin,
     .rehearsal_back = pg_rehearsal_back,
     .guard = pg_guard,
+    .write = pg_write,
     .compute = pg_compute,
     .stream = pg_stream,
     .check_target = pg_check_target,

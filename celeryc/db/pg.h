@@ -117,6 +117,7 @@ int pg_schema_here(struct pg *pg, struct err *e) WARN_UNUSED;
 int pg_rehearsal_begin(struct db *db, int64_t lease_ms, struct err *e) WARN_UNUSED;
 /* Back to that savepoint; what is known of the last failure stays. */
 int pg_rehearsal_back(struct db *db, struct err *e) WARN_UNUSED;
+int pg_write(struct db *db, struct db_pieces *p, struct err *e);
 int pg_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e);
 int pg_compute(struct db *db, const struct db_compute *q, struct err *e);
 int pg_stream(struct db *db, const char *query, const struct db_stream *s, struct err *e);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A chunk in which the migration runs its own statements: BEGIN, fence, guard, its statements, then the checkpoint and
- * COMMIT by db_chunk_apply.
+/* A chunk whose changes come one after the other: BEGIN, fence, then pieces of it, or guard and the migration's own
+ * statements, then the checkpoint and COMMIT by db_chunk_apply.
  *
  * The fence is an UPDATE of the batch's row: whoever took the batch over has changed its token, and nobody can take it
- * over while the row is locked. No savepoints: what one record did is taken back only together with its chunk. */
+ * over while the row is locked. A savepoint stands in front of each piece of a few hundred records, never of each record:
+ * what one record of a .row function did is taken back only together with its chunk. */
 
 #include "celeryc/db/db_priv.h"
 
@@ -32,6 +33,16 @@ int db_tx_begin(struct db *db, const struct db_chunk *c, struct err *e)
 int db_tx_guard(struct db *db, const struct db_chunk *c, bool *ret_stale, struct err *e)
 {
     return db->ops->guard(db, c, ret_stale, e);
+}
+
+bool db_tx_has_pieces(const struct db *db)
+{
+    return db->ops->write != NULL;
+}
+
+int db_tx_write(struct db *db, struct db_pieces *p, struct err *e)
+{
+    return db->ops->write(db, p, e);
 }
 
 static const char *skip_comments(const char *sql)

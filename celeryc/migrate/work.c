@@ -2,15 +2,13 @@
 /* The records of one batch, chunk by chunk: compute, apply, move on.
  *
  * The position only ever comes from the database: from the claim, from a chunk that was committed, or, after any doubt,
- * read again under the row's lock. A chunk whose data is refused is bisected, in order, each part its own transaction,
- * until the refused record is alone and can be set aside. A failure that the plan wants retried, or that fails batch or
+ * read again under the row's lock. How a chunk is written, and what becomes of refused records: work_apply.c. A failure that the plan wants retried, or that fails batch or
  * plan, stops the work in front of the record that had it; what was done before is committed. */
 
 #include "celeryc/migrate/work.h"
 #include "celeryc/base/clock.h"
 #include "celeryc/base/key.h"
 #include "celeryc/migrate/beat.h"
-#include "celeryc/migrate/bisect.h"
 #include "celeryc/migrate/pace.h"
 #include "celeryc/task/run.h"
 
@@ -24,14 +22,11 @@
 #define QUICK_RETRIES  3   /* inside the task, before the message waits */
 #define EXTERNAL_MAX   100 /* calls to the outside that a crash may repeat */
 #define STATEMENT_ROWS 200 /* what a chunk costs besides its rows, in rows: round trips, commit */
-#define TRIED_MEMORY \
-    200000.0 /* records after which half of what was learnt about refusals is forgotten */
 /* SQLite has one writer: shorter turns let the others in. */
 #define SQLITE_TURN_MS 60
 
-/* The record at the position has been retried often enough: then it is set aside. */
-static enum db_action answer(const struct job *j, int64_t position, const char *error_class,
-                             const char *sqlstate)
+enum db_action work_answer(const struct job *j, int64_t position, const char *error_class,
+                           const char *sqlstate)
 {
     struct policy_answer a = policy_ask(&j->policy, error_class, sqlstate);
     int64_t tries = position == j->claim.failed_at ? j->claim.failed_times : 0;
@@ -41,12 +36,12 @@ static enum db_action answer(const struct job *j, int64_t position, const char *
     return a.action;
 }
 
-static int64_t attempts_at(const struct job *j, int64_t position)
+int64_t work_attempts(const struct job *j, int64_t position)
 {
     return 1 + (position == j->claim.failed_at ? j->claim.failed_times : 0);
 }
 
-static enum work_end end_of(enum db_action action)
+enum work_end work_end_of(enum db_action action)
 {
     switch (action) {
     case DB_ACT_RETRY:
@@ -66,9 +61,9 @@ static size_t next_size(const struct work *w)
     int64_t chunk_ms = w->pace.orders.chunk_ms ? w->pace.orders.chunk_ms : w->chunk_ms;
     double n = c->seconds > 0 ? c->rows / c->seconds * (double)chunk_ms / 1000 : CHUNK_FIRST;
 
-    /* A refused record costs what stands in front of it in its chunk once more: where there are some, the cheapest
-     * chunk is the one whose share of that is as large as its share of a statement's own cost. */
-    if (c->refused > 0)
+    /* A refused record costs what stands in front of it in its chunk once more: where there are some, and a chunk cannot be
+     * had in pieces, the cheapest is the one whose share of that is as large as its share of a statement's own cost. */
+    if (c->refused > 0 && !work_has_pieces(w))
         n = fmin(n, sqrt(STATEMENT_ROWS * c->tried / c->refused));
     if (n < CHUNK_MIN)
         n = CHUNK_MIN;
@@ -79,16 +74,6 @@ static void learn_speed(struct connection *c, size_t n, double seconds)
 {
     c->rows = 0.75 * c->rows + (double)n;
     c->seconds = 0.75 * c->seconds + seconds;
-}
-
-static void learn_refusals(struct connection *c, size_t n, size_t refused)
-{
-    c->tried += (double)n;
-    c->refused += (double)refused;
-    if (c->tried > TRIED_MEMORY) {
-        c->tried /= 2;
-        c->refused /= 2;
-    }
 }
 
 /* A timeout says that chunks were too large for what else goes on there. */
@@ -157,9 +142,9 @@ bool work_takes_too_long(const struct work *w, int64_t began_ns)
 /* What the plan wants for a record that failed in the migration. false: the work ends in front of it. */
 bool work_settle_failed(struct work *w, struct db_row *row)
 {
-    enum db_action action = answer(w->j, row->position, row->error_class, "");
+    enum db_action action = work_answer(w->j, row->position, row->error_class, "");
 
-    row->attempts = attempts_at(w->j, row->position);
+    row->attempts = work_attempts(w->j, row->position);
     if (action == DB_ACT_QUARANTINE)
         return true;
     if (action == DB_ACT_SKIP) {
@@ -167,7 +152,7 @@ bool work_settle_failed(struct work *w, struct db_row *row)
         return true;
     }
     failure_set(&w->pending, row->error_class, action == DB_ACT_RETRY, "%s", row->message);
-    w->pending_end = end_of(action);
+    w->pending_end = work_end_of(action);
     return false;
 }
 
@@ -234,130 +219,6 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
         }
     }
     *ret_n = r ? 0 : i;
-    return r;
-}
-
-/* ---- applying ---- */
-
-static void count_rows(struct work *w, const struct db_row *rows, size_t n)
-{
-    struct job *j = w->j;
-    struct breaker *b = &j->conn->breaker;
-    size_t bad = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        j->counts.unchanged += rows[i].outcome == DB_O_UNCHANGED;
-        j->counts.skipped += rows[i].outcome == DB_O_SKIPPED;
-        bad += rows[i].outcome == DB_O_QUARANTINED;
-    }
-    j->counts.quarantined += (int64_t)bad;
-    w->unchecked = w->unchecked || bad;
-    if (!bad)
-        breaker_add_good(b, n);
-    for (size_t i = 0; bad && i < n; i++)
-        breaker_add(b, rows[i].outcome == DB_O_QUARANTINED);
-}
-
-int work_apply_once(struct work *w, struct db_row *rows, size_t n)
-{
-    struct job *j = w->j;
-    const struct db_chunk c = work_chunk(w, rows, n);
-    struct db_chunk_result res = {0};
-    int r;
-
-    w->f->e = ERR_INIT;
-    r = db_chunk_apply(j->conn->db, &c, &res, &w->f->e);
-    if (r)
-        return r;
-    j->position = c.new_position;
-    j->counts.stale += res.stale;
-    count_rows(w, rows, n);
-    pace_told(&w->pace, &res.orders, n);
-    beat_renewed(j->beat);
-    w->quick_retries = 0;
-    if (!j->advanced)
-        task_call_advanced(j->call);
-    j->advanced = true;
-    return 0;
-}
-
-/* Is it a record's fault, by what the plan says of it? A statement that failed for another reason fails as a whole. */
-bool work_is_refusal(const struct work *w, int code)
-{
-    const struct db *db = w->j->conn->db;
-
-    if (code <= 0 || code == DB_E_FENCED)
-        return false;
-    switch (policy_ask(&w->j->policy, db_error_class(db), db_sqlstate(db)).action) {
-    case DB_ACT_QUARANTINE:
-    case DB_ACT_SKIP:
-        return true;
-    case DB_ACT_RETRY:
-        return code == DB_E_DATA; /* of that record, not of the others */
-    default:
-        return false;
-    }
-}
-
-static int try_rows(void *arg, size_t from, size_t n)
-{
-    struct work *w = arg;
-    int r = work_apply_once(w, w->rows + from, n);
-
-    return work_is_refusal(w, r) ? BISECT_REFUSED : r;
-}
-
-static size_t suspected(void *arg, size_t from, size_t n)
-{
-    struct work *w = arg;
-
-    return from + bisect_suspect(w->rows + from, n, w->target.n_writes, w->f->e.text);
-}
-
-/* The record was refused alone: it is marked and goes with the next statement, or ends the work. */
-int work_set_aside(struct work *w, size_t at)
-{
-    struct db_row *row = &w->rows[at];
-    const struct db *db = w->j->conn->db;
-    const char *class = arena_strdup(w->arena, slice_str(db_error_class(db)));
-    const char *state = arena_strdup(w->arena, slice_str(db_sqlstate(db)));
-    char *text = arena_strdup(w->arena, slice_str(w->f->e.text));
-
-    if (!class || !state || !text)
-        return -ENOMEM;
-    db_mend_text(text);
-    enum db_action action = answer(w->j, row->position, class, state);
-
-    if (row->outcome != DB_O_CHANGED || (action != DB_ACT_QUARANTINE && action != DB_ACT_SKIP)) {
-        failure_from_db(w->f, db, DB_E_DATA);
-        w->pending = *w->f;
-        w->pending_end = row->outcome == DB_O_CHANGED ? end_of(action) : WORK_FAILED;
-        return WORK_STOPPED_HERE;
-    }
-    row->outcome = action == DB_ACT_SKIP ? DB_O_SKIPPED : DB_O_QUARANTINED;
-    row->error_class = class;
-    row->sqlstate = state;
-    row->message = text;
-    row->attempts = attempts_at(w->j, row->position);
-    w->n_refused++;
-    return 0;
-}
-
-static int set_aside(void *arg, size_t at)
-{
-    return work_set_aside(arg, at);
-}
-
-/* The n rows stand at the present position. 0, WORK_STOPPED_HERE, or a code of db/. */
-int work_apply(struct work *w, size_t n)
-{
-    const struct bisect b = {
-        .apply = try_rows, .single = set_aside, .suspect = suspected, .arg = w};
-
-    w->n_refused = 0;
-    int r = bisect_run(&b, n);
-
-    learn_refusals(w->j->conn, n, w->n_refused);
     return r;
 }
 
@@ -433,7 +294,8 @@ static enum work_end recover(struct work *w, int r)
     if (r == DB_E_FENCED)
         return WORK_FENCED;
     failure_from_db(w->f, j->conn->db, r);
-    enum work_end end = end_of(policy_ask(&j->policy, w->f->error_class, w->f->sqlstate).action);
+    enum work_end end =
+        work_end_of(policy_ask(&j->policy, w->f->error_class, w->f->sqlstate).action);
 
     if (r != DB_E_RETRY || end != WORK_RETRY)
         return end;
@@ -476,6 +338,7 @@ static int prepare(struct work *w)
                                    .writes = j->m->writes,
                                    .n_writes = migrate_columns(j->m->writes)};
     breaker_begin(&j->conn->breaker, j->plan);
+    j->conn->no_pieces = false;
     w->unchecked = j->counts.quarantined > 0; /* whoever set them aside may have died since */
     w->chunk_ms = j->rt->options.chunk_ms;
     if (db_is_sqlite(j->conn->db))
@@ -504,8 +367,7 @@ static enum work_end step(struct work *w)
 {
     struct job *j = w->j;
     size_t left = batch_len(j->batch) - (size_t)j->position, n = 0;
-    int64_t began_ns = clock_mono_ns();
-
+    int64_t began_ns = clock_mono_ns(), before = j->position;
     int r;
 
     w->pending_end = WORK_DONE;
@@ -518,7 +380,9 @@ static enum work_end step(struct work *w)
         check_limits(w);
         if (r && r != WORK_STOPPED_HERE)
             return recover(w, r);
-        learn_speed(j->conn, n, (double)(clock_mono_ns() - began_ns) / 1e9);
+        if (j->position > before)
+            learn_speed(j->conn, (size_t)(j->position - before),
+                        (double)(clock_mono_ns() - began_ns) / 1e9);
     }
     if (w->pending_end == WORK_DONE || pace_ends(&w->pace))
         return WORK_DONE;

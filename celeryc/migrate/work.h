@@ -26,6 +26,13 @@ struct work {
     bool unchecked;   /* records were set aside, and the plan's limits not asked since */
 };
 
+/* What the plan wants for a failure of the record at a position; one that has been retried often enough is set aside. */
+enum db_action work_answer(const struct job *j, int64_t position, const char *error_class,
+                           const char *sqlstate);
+int64_t work_attempts(const struct job *j, int64_t position);
+enum work_end work_end_of(enum db_action action);
+/* The chunks can be written in pieces (work_apply.c). */
+bool work_has_pieces(const struct work *w);
 /* w->rows[0..n] are the records from the present position on, of which only the old values are known. -ENOMEM. */
 int work_fill_rows(struct work *w, size_t n);
 /* The call of the migration's function for that row; tx is the caller's matter. */
@@ -43,7 +50,7 @@ bool work_is_refusal(const struct work *w, int code);
 /* Row w->rows[at] was refused alone: it is marked (0), or ends the work (WORK_STOPPED_HERE). -ENOMEM. */
 int work_set_aside(struct work *w, size_t at);
 
-/* All n rows, without those that are refused alone. 0, WORK_STOPPED_HERE, or a code of db/. */
+/* The n rows, without those that are refused alone; the position says how many of them, at least one. 0, WORK_STOPPED_HERE, or a code of db/. */
 int work_apply(struct work *w, size_t n);
 /* One chunk of an SQL file; as work_row_chunk. */
 int work_sql_chunk(struct work *w, size_t n, size_t *ret_n);

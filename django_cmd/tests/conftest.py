@@ -47,9 +47,10 @@ def use_database(entry: dict[str, Any]) -> None:
 def make_tables() -> None:
     call_command("migrate", verbosity=0)
     with connections["default"].schema_editor() as editor:
-        from scatter_test_app.models import Parcel
+        from scatter_test_app.models import Line, Parcel, Shipment
 
-        editor.create_model(Parcel)
+        for model in (Line, Parcel, Shipment):
+            editor.create_model(model)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the tests; files and servers are put in by the fixtures."""
+"""Settings of the tests; files and servers are put in by the fixtures, of a worker by its environment."""
 
 from __future__ import annotations
 
+import json
 import os
 
 SECRET_KEY = "tests only"
@@ -12,7 +13,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": os.environ.get("SCATTER_TEST_SQLITE", "unset.sqlite3"),
+        "NAME": "unset.sqlite3",
+        **json.loads(os.environ.get("SCATTER_TEST_DATABASE", "{}")),
     }
 }
 SCATTER = {"STORE": "file:///nonexistent/store", "BROKER": "redis://localhost:1/0"}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection, transaction
 from migrations import Plan, execute, one
-from scatter_test_app.models import Parcel
+from scatter_test_app.models import Line, Parcel, Shipment
 
 from django_scatter import conf, runtime, tasks
 from django_scatter.migration import Change, Migration, Record
@@ -60,6 +61,10 @@ def broker(redis: Redis, settings_of: dict[str, Any]) -> str:
 
 
 StartCeleryc = Callable[..., None]
+START_PYTHON = [
+    sys.executable, "-m", "celery", "-A", "scatter_test_celery", "worker", "-Q", QUEUE, "-c", "1",
+    "-n", "py@test", "-l", "info", "--without-gossip", "--without-mingle",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -87,6 +92,31 @@ def celeryc(broker: str, tmp_path: Path) -> Iterator[StartCeleryc]:
         stop(process)
         for log in sorted(tmp_path.glob("celeryc-*.log")):
             print(tail(log, 60))
+
+
+@pytest.fixture
+def python_worker(broker: str, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Starts a Python worker on the test's database."""
+    log = tmp_path / "python.log"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        entry = {k: connection.settings_dict[k] for k in ("ENGINE", "NAME", "USER", "HOST")}
+        here = Path(__file__).resolve().parent
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "src")]),
+            "SCATTER_TEST_DATABASE": json.dumps(entry),
+            "SCATTER_SWEEP": "0",
+            "CELERY_BROKER_URL": broker,
+        }
+        started.append(spawn(START_PYTHON, log, env=env))
+        wait_for("the worker", lambda: b"ready." in log.read_bytes(), started[0], log)
+
+    yield start
+    for process in started:
+        stop(process)
+        print(tail(log, 60))
 
 
 def until(what: str, reached: Callable[[], bool]) -> None:
@@ -130,6 +160,47 @@ def test_plan_watch_status(database: str, celeryc: StartCeleryc, source: list[st
     assert "1000 planned = 1000 ok + 0 unchanged" in out
     assert "c@test" in out
     assert phones() == {"033"}
+
+
+ODD = ("a", "B,", 'c"', "\u00e9", "%s", " ", "{1}")
+
+
+def fill_keyed(count: int) -> None:
+    """A text for a key, and a text and a number, in no order that a database would give."""
+    Shipment.objects.bulk_create(
+        Shipment(code=f"{ODD[i % 7]}{i}", phone=f"0163{i:07}") for i in range(count)
+    )
+    Line.objects.bulk_create(
+        Line(shop=ODD[i % 7], number=i * 7 % 101 * 100 + i, phone=f"0163{i:07}")
+        for i in range(count)
+    )
+
+
+@pytest.mark.parametrize("kind", ["python", "celeryc"])
+def test_querysets_with_other_keys(
+    database: str, kind: str, celeryc: StartCeleryc, python_worker: Callable[[], None]
+) -> None:
+    """Planned, worked on, and what the application changed meanwhile driven again: by a text, by two columns."""
+    fill_keyed(300)
+    scatter_plan("--queryset", "queries:shipments", "--batch-size", "70", "--plan", "shipments")
+    scatter_plan("--queryset", "queries:lines", "--batch-size", "70", "--plan", "lines")
+    for model in (Shipment, Line):
+        model.objects.filter(phone="01630000150").update(phone="01637654321")
+    (python_worker if kind == "python" else celeryc)()
+    for plan, model in (("shipments", Shipment), ("lines", Line)):
+        until(f"the end of {plan}", lambda: read_status("default", plan).over)  # noqa: B023
+        counts = read_status("default", plan).counts
+        assert (counts.planned, counts.ok, counts.stale) == (300, 299, 1), plan
+        left = model.objects.exclude(phone__startswith="033")
+        key = one("SELECT record_key FROM scatter_outcome WHERE plan = %s", plan)
+        keys = [[str(part) for part in o.pk] if plan == "lines" else o.pk for o in left]
+        assert keys == [json.loads(key) if plan == "lines" else key]
+        call_command("scatter_redrive", plan, "--as", f"{plan}-again", stdout=io.StringIO())
+        again = f"{plan}-again"
+        until(f"the end of {again}", lambda: read_status("default", again).over)  # noqa: B023
+        assert read_status("default", again).counts.ok == 1
+        assert not left.all().exists()
+        assert one("SELECT resolved_by FROM scatter_outcome WHERE plan = %s", plan) == again
 
 
 def test_messages_go_on_commit_only(postgresql: str, celeryc: StartCeleryc) -> None:

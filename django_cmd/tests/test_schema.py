@@ -13,7 +13,9 @@ from django_scatter.status import require_tables
 SOURCE = Path(__file__).resolve().parent.parent.parent / "planner" / "schema"
 
 
-@pytest.mark.parametrize("name", [*(f"{v}.sql" for v in VENDORS), "audit.sql", "errors.txt"])
+@pytest.mark.parametrize(
+    "name", [*(f"{v}.sql" for v in VENDORS), "audit.sql", "pieces.sql", "errors.txt"]
+)
 def test_copies_are_the_planners_files(name: str) -> None:
     """One source of truth: cp planner/schema/*.{sql,txt} django_cmd/src/django_scatter/schema/ when this fails."""
     assert schema_text(name) == (SOURCE / name).read_text(encoding="utf-8")

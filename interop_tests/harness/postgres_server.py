@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,7 +30,10 @@ def program(name: str) -> str:
 
 
 class PostgresServer:
-    def __init__(self) -> None:
+    """`settings`, "name=value", come behind those that make a short-lived server quick."""
+
+    def __init__(self, settings: Sequence[str] = ()) -> None:
+        self.settings = list(settings)
         # Not below pytest's folders: they are closed to other users.
         self.folder = Path(tempfile.mkdtemp(prefix="interop-pg-"))
         self.drop: list[str] = []
@@ -86,6 +90,7 @@ class PostgresServer:
                 "full_page_writes=off",
                 "-c",
                 "max_connections=50",
+                *(word for setting in self.settings for word in ("-c", setting)),
             ],
             self.folder,
         )

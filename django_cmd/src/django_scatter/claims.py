@@ -129,7 +129,7 @@ def claim_batch(
                 return Claim(state, retry_after_s=RETRY_SOON_S)
             claim = claim_of(found)
             claim.state = ClaimState.BUSY
-            claim.retry_after_s = max(0.1, claim.left_s)
+            claim.retry_after_s = max(0.1, claim.left_s) if claim.left_s > 0 else RETRY_SOON_S
             if takeover:
                 claim.retry_after_s = min(claim.retry_after_s, RETRY_SOON_S)
             return claim

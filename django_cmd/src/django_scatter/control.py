@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DatabaseError
@@ -23,6 +23,9 @@ from django_scatter.batchfile import key_text
 from django_scatter.chunk import Chunk, Outcome, Row, Target
 from django_scatter.errors import ScatterError
 from django_scatter.orders import OVER, SOURCES, Orders, orders_of
+
+if TYPE_CHECKING:
+    from django_scatter.pieces import Pieces
 
 
 class Fenced(Exception):
@@ -248,6 +251,10 @@ class Control(ABC):
     def guard(self, rows: Sequence[Row]) -> set[int]:
         """Inside of a transaction: the numbers of the rows that do not hold their planned values any more. The others
         are locked, in their order."""
+
+    def pieces(self, changed: Sequence[Row], size: int) -> Pieces | None:  # noqa: ARG002
+        """The changes of a chunk, to be written in pieces of so many inside of a transaction; None: not here."""
+        return None
 
     @abstractmethod
     def compute(self, body: str, rows: Sequence[Row]) -> dict[int, dict[str, str | None]]:

@@ -10,6 +10,7 @@ from django_scatter.batchfile import text_of
 from django_scatter.chunk import Chunk, Row, Target, by_number
 from django_scatter.control import Control, Unknown
 from django_scatter.errors import SchemaError
+from django_scatter.pieces import Pieces, block_of
 from django_scatter.rows import array_text, as_text
 from django_scatter.schema import schema_sql
 
@@ -40,7 +41,7 @@ class PostgresControl(Control):
     OUTBOX_AGE = "extract(epoch FROM clock_timestamp() - coalesce(o.tried_at, o.created_at))"
     SKIP_O = "FOR UPDATE OF o SKIP LOCKED"
 
-    sql = guard_sql = ""
+    sql = guard_sql = pieces_sql = ""
     types: dict[str, str]
     target: Target
 
@@ -81,6 +82,7 @@ class PostgresControl(Control):
         self.array_columns = {c for c, kind in found.items() if kind.endswith("[]")}
         self.sql = self.chunk_sql(target, found)
         self.guard_sql = self.lock_sql(target, found)
+        self.pieces_sql = block_of(target, found)
         self.types = found
 
     def quoted_table(self, table: str) -> str:
@@ -177,6 +179,9 @@ class PostgresControl(Control):
             raise Unknown
         done = {int(i) for i in written or ()}
         return [row for i, row in enumerate(changed, 1) if i not in done]
+
+    def pieces(self, changed: Sequence[Row], size: int) -> Pieces:
+        return Pieces(self, changed, size)
 
     def arrays(self, changed: Sequence[Row]) -> list[Any]:
         columns: list[list[Any]] = [

@@ -47,9 +47,8 @@ class Values:
     def chunk(self, n: int) -> tuple[int, Failure | None]:
         run = self.run
         rows, failure = self.compute([run.blank(run.position + i) for i in range(n)])
-        if rows:
-            run.apply(rows)
-        return len(rows), failure
+        done = run.apply(rows) if rows else 0
+        return done, failure if done == len(rows) else None
 
     def compute(self, rows: list[Row]) -> tuple[list[Row], Failure | None]:
         """The rows that are to be written; a failure that ends the work behind them."""
@@ -160,8 +159,7 @@ class Computed(Values):
         rows = [run.blank(run.position + i) for i in range(n)]
         for row, fresh in self.computed(rows):
             row.fresh = fresh
-        run.apply(rows)
-        return len(rows), None
+        return run.apply(rows), None
 
     def computed(self, rows: list[Row]) -> list[tuple[Row, dict[str, str | None]]]:
         try:

@@ -13,6 +13,7 @@ import logging
 import math
 import mmap
 import random
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from django_scatter.heartbeat import Heartbeat
 from django_scatter.migration import Change, Migration, Postpone, Record, Retry, Skip
 from django_scatter.orders import Orders
 from django_scatter.paths import path_of
+from django_scatter.pieces import Refused
 from django_scatter.policy import Policy, breaker_of
 from django_scatter.sqlstates import Kind
 from django_scatter.throttle import Standstill, Throttle
@@ -43,6 +45,12 @@ CHUNK_MAX = 5000
 CHUNK_S = 0.25
 SQLITE_TURN_S = 0.06  # SQLite has one writer: shorter turns let the others in
 QUICK_RETRIES = 3  # inside the task, before the message waits
+PIECE_ROWS = (
+    20  # what a piece costs besides its rows, in rows; twice, as half of it is lost by a refusal
+)
+PIECE_MIN = 50
+PIECE_FIRST = 500
+PIECES_REFUSED = 20  # then the transaction ends
 STATEMENT_ROWS = 100  # what a chunk costs besides its rows, in rows: round trips, commit
 TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
@@ -97,6 +105,10 @@ class Stopped(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
         self.failure = failure
+
+
+class NoPieces(Exception):
+    """The chunk was not written, and cannot be in pieces."""
 
 
 class StuckError(store.StoreUnavailable):
@@ -158,6 +170,7 @@ class Pace:
         self.seconds = 0.0
         self.begun = 0.0
         self.tried = self.refused = 0.0  # records: how often the database refuses one
+        self.in_pieces = False  # then a refused record costs little, whatever the chunk's size
 
     def begin(self, target_s: float = 0.0) -> None:
         """target_s 0: the worker's own."""
@@ -188,12 +201,18 @@ class Pace:
             self.tried /= 2
             self.refused /= 2
 
+    def piece_size(self) -> int:
+        """The rarer refusals are, the larger are the pieces."""
+        if not self.refused:
+            return sys.maxsize
+        return max(PIECE_MIN, int(math.sqrt(PIECE_ROWS * self.tried / self.refused)))
+
     def resize(self) -> None:
         """A refused record costs what stands in front of it in its chunk once more: where there are some, the cheapest
         chunk is the one whose share of that is as large as its share of a statement's own cost."""
         if self.seconds:
             wanted = self.rows / self.seconds * self.target_s
-            if self.refused:
+            if self.refused and not self.in_pieces:
                 wanted = min(wanted, math.sqrt(STATEMENT_ROWS * self.tried / self.refused))
             self.size = int(min(CHUNK_MAX, max(CHUNK_MIN, wanted)))
 
@@ -338,6 +357,7 @@ class Run:
         self.position = claim.position
         self.began = time.monotonic()
         self.pace = Pace(SQLITE_TURN_S if control.connection.vendor == "sqlite" else CHUNK_S)
+        self.pace.in_pieces = control.connection.vendor == "postgresql"
         self.quick_retries = 0
         self.throttle = Throttle(self.tell)
         self.beat = Heartbeat(
@@ -528,14 +548,87 @@ class Run:
 
     # ---- chunks ----
 
-    def apply(self, rows: Sequence[Row]) -> None:
-        """Writes rows at the checkpoint, which is where rows[0] stands. A chunk whose data is refused is cut, each part a
-        transaction of its own, until the bad record is alone and is set aside."""
+    def apply(self, rows: Sequence[Row]) -> int:
+        """Writes rows at the checkpoint, which is where rows[0] stands, without those that are refused alone. How many of
+        them are done: one at least.
+
+        As long as none is refused the chunk is one statement. Where some were it goes in pieces, in one transaction as
+        well; where there are no pieces it is cut, each part a transaction of its own."""
         self.refused = 0
+        before = self.position
         try:
-            bisect.write_all(self, rows)
+            self.apply_rows(rows)
         finally:
-            self.pace.learn_refusals(len(rows), self.refused)
+            if self.position > before:
+                self.pace.learn_refusals(self.position - before, self.refused)
+        return self.position - before
+
+    def apply_rows(self, rows: Sequence[Row]) -> None:
+        size = self.pace.piece_size()
+        if self.pace.in_pieces and any(r.outcome is Outcome.CHANGED for r in rows):
+            if size >= len(rows):
+                if self.write(rows) is None:
+                    return
+                size = min(size, PIECE_FIRST)
+            try:
+                self.apply_pieces(rows, size)
+                return
+            except NoPieces:
+                self.pace.in_pieces = False
+                for row in rows:
+                    if row.outcome in (Outcome.DONE, Outcome.STALE):
+                        row.outcome = Outcome.CHANGED
+        bisect.write_all(self, rows)
+
+    def apply_pieces(self, rows: Sequence[Row], size: int) -> None:
+        """One transaction: fence, pieces, checkpoint behind what was written. Stopped is raised when that is committed."""
+        orders = None
+        try:
+            with self.control.transaction():
+                self.control.fence(self.new_chunk(rows))
+                done, stopped = self.write_pieces(rows, size)
+                chunk = self.new_chunk(rows[:done])
+                if done:
+                    orders = self.control.settle(chunk)
+        except Refused:
+            raise  # and no record's own matter, by what the plan says of it
+        except DatabaseError as e:
+            if sqlstates.kind_of(sqlstates.sqlstate_of(e)) is Kind.RETRY:
+                raise
+            raise NoPieces from e
+        if orders is not None:
+            self.throttle.told(orders, done)
+            self.written(chunk)
+        if stopped is not None:
+            raise stopped
+
+    def write_pieces(self, rows: Sequence[Row], size: int) -> tuple[int, Stopped | None]:
+        """How many rows there are in front of the one where it stopped, and why."""
+        changed = [i for i, row in enumerate(rows) if row.outcome is Outcome.CHANGED]
+        pieces = self.control.pieces([rows[i] for i in changed], size)
+        assert pieces is not None
+        began, done = time.monotonic(), len(rows)
+        stopped: Stopped | None = None
+        while (error := pieces.write()) is not None:
+            self.error = error
+            if not self.is_refusal(error):
+                raise error
+            at = changed[pieces.at]
+            try:
+                self.single(rows[at])
+            except Stopped as e:
+                done, stopped = at, e
+                break
+            pieces.at += 1
+            # A transaction must end well within its lease, and the plan's limits want to be asked between.
+            late = time.monotonic() - began > self.control.lease_ms / 4000
+            if late or self.refused >= PIECES_REFUSED:
+                done = at + 1
+                break
+        for i, at in enumerate(changed[: pieces.at]):
+            if rows[at].outcome is Outcome.CHANGED:
+                rows[at].outcome = Outcome.STALE if i in pieces.stale else Outcome.DONE
+        return done, stopped
 
     def new_chunk(self, rows: Sequence[Row]) -> Chunk:
         return Chunk(

@@ -15,3 +15,25 @@ class Parcel(models.Model):
 
     class Meta:
         db_table = "parcel"
+
+
+class Shipment(models.Model):
+    """Its key is a text."""
+
+    code = models.CharField(primary_key=True, max_length=40)
+    phone = models.CharField(max_length=20, null=True)
+
+    class Meta:
+        db_table = "shipment"
+
+
+class Line(models.Model):
+    """Its key has two columns."""
+
+    pk = models.CompositePrimaryKey("shop", "number")
+    shop = models.CharField(max_length=40)
+    number = models.IntegerField()
+    phone = models.CharField(max_length=20, null=True)
+
+    class Meta:
+        db_table = "line"
