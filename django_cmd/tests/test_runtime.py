@@ -15,7 +15,7 @@ from migrations import Chatty, Plan, Renumber, execute, one
 from scatter_test_app.models import Parcel
 
 from django_scatter import control as control_module
-from django_scatter import runtime
+from django_scatter import control_postgresql, runtime
 from django_scatter.batchfile import BadBatch
 from django_scatter.chunk import Chunk
 from django_scatter.claims import BatchRow, Claim, claim_batch
@@ -152,6 +152,28 @@ def claim(plan: Plan, redelivered: bool = False, worker: str = "dead@test") -> C
     return claim_batch(
         control, runtime.plan_row(batch, plan.request()), row, worker, f"9@{worker}", redelivered
     )
+
+
+def test_plan_of_another_migration_is_refused(database: str, tmp_path: Path) -> None:
+    """As celeryc does: two commands that enqueue by hand have chosen the same id."""
+    plan = Plan(tmp_path, fill(["0901"]), Renumber())
+    claim(plan)
+    execute("UPDATE scatter_plan SET migration = 'tests.other'")
+    with pytest.raises(ScatterError, match=r"is of migration tests\.other, not of tests\.renumber"):
+        claim(plan, redelivered=True)
+    assert batch_row()["lease_token"] == 1
+
+
+def test_transaction_that_cannot_be_set_up_is_ended(
+    postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = Plan(tmp_path, fill(["0901"]), Renumber()).control()
+    with monkeypatch.context() as wrong:
+        wrong.setattr(control_postgresql, "SETTINGS", "SELECT 1 / 0, %s, %s, %s")
+        with pytest.raises(DatabaseError), control.transaction():
+            pytest.fail("never begun")
+    with control.transaction():
+        assert control.rows("SELECT 1") == [(1,)]
 
 
 def test_live_lease_is_waited_for(database: str, tmp_path: Path) -> None:
