@@ -166,7 +166,7 @@ def test_kill_switch(
     database.check_parcels()
 
 
-@pytest.mark.parametrize("kind", ["python", "celeryc"])
+@pytest.mark.parametrize("kind", ["python", pytest.param("celeryc", marks=pytest.mark.chaos)])
 def test_locks_of_workers_are_seen(
     kind: str,
     redis_server: RedisServer,

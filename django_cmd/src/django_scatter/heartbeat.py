@@ -31,6 +31,7 @@ logger = logging.getLogger("django_scatter")
 
 TURN_MIN_S, TURN_MAX_S = 0.02, 1.0
 TURNS = 12  # of a lease
+END_S = 5.0
 
 
 class Heartbeat:
@@ -74,7 +75,8 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self.ending.set()
         if self.thread is not None:
-            self.thread.join()
+            # One that waits for a server that is away is left to end by itself: its token is worth nothing by then.
+            self.thread.join(END_S)
         if self.trouble:
             plan, batch, _token = self.claim
             logger.warning(
