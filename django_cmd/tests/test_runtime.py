@@ -465,8 +465,6 @@ def test_lock_held_by_another_is_waited_out(
     the row, changed meanwhile, is stale."""
     import psycopg
 
-    from django_scatter import control_postgresql
-
     rows = fill(["0901", "0902"])
     other = psycopg.connect(**connection.get_connection_params())
     other.execute("UPDATE parcel SET phone = 'theirs' WHERE id = 1")
