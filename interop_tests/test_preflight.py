@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Migrations whose new values no function computes, a file of SQL, statements of their own, calls to the outside: their dry
-runs, and their own checks of what was done."""
+runs, their own checks of what was done, and how it is taken back."""
 
 from __future__ import annotations
 
@@ -208,3 +208,93 @@ def test_a_section_that_is_no_select_is_refused(site: Site, tmp_path: Path) -> N
     done = scatter_plan(*options, env=os.environ | site.env)
     assert done.returncode == 1
     assert 'behind "-- check:" there must be one SELECT' in done.stderr
+
+
+# ---- taking it back ----
+
+
+def undo(site: Site, plan: str, child: str) -> dict[str, Any]:
+    words = ["undo", plan, "--as", child, "--database-url", site.database.url, "-b", site.url]
+    words += ["--store", site.store, "--format", "json", "-A", str(site.plugins[0])]
+    done = scatter_plan(*words, env=os.environ | site.env)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    wait_until(lambda: site.all_done(child), f"every batch of {child} done", 60)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["celeryc", "python"])
+def test_an_inverse_takes_back_statements(site: Site, kind: str) -> None:
+    """The plan runs in C; its inverse in C, and in Python."""
+    n = 600
+    site.plan("p1", "interop.book", f"{QUERY} WHERE id <= {n}", 300, "--max-failure-rate", "off")
+    worker = site.start("celeryc")
+    wait_until(lambda: site.all_done("p1"), "every batch done", 60)
+    worker.stop()
+    site.database.run("UPDATE account SET changes = 5 WHERE id = 500")
+    site.start(kind)
+    found = undo(site, "p1", "u1")
+    bad = n // 25
+    assert found["total"] == n - bad
+    assert site.database.query("SELECT account FROM entry") == [(500,)]
+    assert site.database.query("SELECT id FROM account WHERE changes <> 0") == [(500,)]
+    counts = site.database.counts("u1")
+    assert (counts["position"], counts["skipped"], counts["stale"]) == (n - bad, 1, 0)
+    refused = scatter_plan(
+        "undo", "u1", "--database-url", site.database.url, "-b", site.url, "-A",
+        str(site.plugins[0]), env=os.environ | site.env,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "an undo by the migration's own inverse" in refused.stderr
+
+
+def test_without_an_inverse_undo_names_the_fix(site: Site, tmp_path: Path) -> None:
+    options = ["--param", f"file={tmp_path / 'told'}"]
+    site.plan("p1", "interop.tell", f"{QUERY} WHERE id <= 50", 50, *options)
+    site.start("celeryc")
+    wait_until(lambda: site.all_done("p1"), "every batch done", 60)
+    words = ["undo", "p1", "--database-url", site.database.url, "-b", site.url]
+    refused = scatter_plan(*words, "-A", str(site.plugins[0]), env=os.environ | site.env)
+    assert refused.returncode == 1
+    assert "give it .undo_external" in refused.stderr
+
+
+def test_a_file_of_sql_is_undone(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "capitals.sql"
+    file.write_text(FILE.format(bad=""))
+    run_plan(site, f"sql:{file}", 1000)
+    before = site.database.query("SELECT id, word FROM account ORDER BY id")
+    assert (before[0][1], before[2][1]) == ("W1", "w3")
+    site.database.run("UPDATE account SET word = 'mine' WHERE id = 600")
+    found = undo(site, "p1", "u1")
+    assert found["total"] == 900
+    now = dict(site.database.query("SELECT id, word FROM account WHERE id <= 1000"))
+    assert [i for i, w in now.items() if w != ("bad" if i % 25 == 7 else f"w{i}")] == [600]
+    counts = site.database.counts("u1")
+    assert (counts["position"], counts["stale"]) == (900, 1)
+
+
+UNDO = """
+-- check:
+SELECT id, 'never' AS reason FROM old WHERE 1 = 0
+-- undo:
+SELECT id, 0 AS changes FROM old WHERE id <> 4
+"""
+
+
+def test_a_file_of_sql_says_how_it_is_undone(site: Site, tmp_path: Path) -> None:
+    """Its column was never read, so that there is no old value."""
+    file = tmp_path / "count.sql"
+    text = "-- table: account\n-- reads: word\n-- writes: changes\nSELECT id, 7 AS changes FROM old"
+    file.write_text(text)
+    run_plan(site, f"sql:{file}", 100)
+    words = ["undo", "p1", "--database-url", site.database.url, "-b", site.url]
+    refused = scatter_plan(*words, env=os.environ | site.env)
+    assert refused.returncode == 1
+    assert "writes column changes without reading it" in refused.stderr
+    file.write_text(text + UNDO)
+    site.database.run("UPDATE account SET changes = 0")
+    site.plan("p2", f"sql:{file}", f"{QUERY} WHERE id <= 100", 50)
+    wait_until(lambda: site.all_done("p2"), "every batch done", 60)
+    assert undo(site, "p2", "u2")["total"] == 99
+    assert site.database.query("SELECT id FROM account WHERE changes <> 0") == [(4,)]

@@ -122,6 +122,8 @@ static const struct option options[] = {
      "that failed have left"},
     {"limit", 0, KIND_COUNT, COMMAND_REDRIVE, AT(limit), "N", "the first N of them"},
     {"batch", 0, KIND_COUNT, COMMAND_UNDO, AT(batch), "N", "only this batch"},
+    {"inverse", 0, KIND_FLAG, COMMAND_UNDO, AT(inverse), NULL,
+     "the migration is in no plug-in and has an inverse of its own (undo_row, undo_external)"},
     {"check", 0, KIND_TEXT, COMMAND_VERIFY, AT(check), "SQL",
      "condition that must hold for every record that was done, as \"phone ~ '^0[0-9]{9}$'\""},
     {"sample", 0, KIND_COUNT, COMMAND_VERIFY, AT(sample), "N",

@@ -49,7 +49,7 @@ struct args {
     /* plans made from plans, and their checks */
     const char *child, *error_class, *sqlstate, *outcome, *check;
     int64_t limit, batch, sample;
-    bool top_up, no_residue, judged_by_check;
+    bool top_up, no_residue, judged_by_check, inverse;
     bool add_columns; /* of a child: columns that a newer migration reads are added, not missed */
     const struct scatter_migration *sql; /* --migration sql:FILE, parsed; NULL */
     const char *statement;               /* its text */

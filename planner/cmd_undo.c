@@ -7,31 +7,19 @@
  *     key, the guarded columns (new values), "restore:" columns (old values)
  * and the task is scatter.restore, which every worker has.
  *
- * Of a migration that only Python knows, manage.py scatter_undo computes the records and sends them to --stdin. */
+ * Of a migration that only Python knows, manage.py scatter_undo computes the records and sends them to --stdin. Those of a
+ * file of SQL the database computes again (undo_sql.c).
+ *
+ * A migration that makes its changes itself may bring an inverse: then the records that were done go into the new files as
+ * they are, and the task is the inverse's. */
 
-#include "planner/child.h"
 #include "planner/stop.h"
+#include "planner/undo.h"
 
 #include "celeryc/base/limits.h"
 #include "celeryc/migrate/runtime.h"
 
 #include <errno.h>
-
-#define GROUP 1000 /* records whose new values are brought into their columns' form at a time */
-
-struct undo {
-    const struct args *args;
-    struct parent parent;
-    struct servers servers;
-    struct batch_files files;
-    const struct scatter_migration *m; /* what ran; NULL with --stdin */
-    const char **names, **types;       /* of a row: keys, guards, restores */
-    size_t n_keys, n_guard;
-    struct arena *group; /* of the records below */
-    struct slice *rows;  /* n of them, n_keys + 2 * n_guard values each */
-    struct slice *fresh; /* n of them, n_guard values each */
-    size_t n;
-};
 
 static void undo_deinit(struct undo *u)
 {
@@ -67,27 +55,35 @@ static int refuse_running(struct undo *u, struct err *e)
     return r > 0 ? -EIO : r;
 }
 
+static int no_inverse(const struct undo *u, struct err *e)
+{
+    if (migrate_is_inverse(u->m))
+        return err_set(e, -ENOTSUP,
+                       "plan %s is an undo by the migration's own inverse: make a plan of the "
+                       "migration once more instead",
+                       u->parent.plan.plan);
+    return err_set(e, -ENOTSUP,
+                   "migration %s makes its changes itself: what they were is not known; give it %s "
+                   "to say how they are taken back",
+                   u->m->name, u->m->row ? ".undo_row" : ".undo_external");
+}
+
 static int refuse_irreversible(struct undo *u, struct err *e)
 {
     const char *name = u->parent.plan.migration;
 
     if (u->parent.statement)
-        return err_set(e, -ENOTSUP,
-                       "migration %s is SQL: its new values are known to the database alone and "
-                       "cannot be computed again; write a migration that turns them back",
-                       name);
+        return undo_sql_begin(u, e);
     if (u->args->from_stdin || str_eq(name, MIGRATE_RESTORE))
         return 0;
     u->m = migrate_find(name);
-    if (!u->m)
+    u->inverse = u->args->inverse || (u->m && migrate_has_inverse(u->m));
+    if (u->m && !u->m->record && (!u->inverse || migrate_is_inverse(u->m)))
+        return no_inverse(u, e);
+    if (!u->m && !u->inverse)
         return err_set(e, -ENOENT,
                        "migration %s is in none of the loaded plug-ins: load its plug-in with -A, "
                        "or, when it is written in Python, use manage.py scatter_undo",
-                       name);
-    if (!u->m->record)
-        return err_set(e, -ENOTSUP,
-                       "migration %s makes its changes itself: what they were is not known, so "
-                       "they cannot be undone",
                        name);
     return 0;
 }
@@ -116,7 +112,7 @@ static int guarded(struct undo *u, const char ***ret_names, size_t *ret_n, struc
         if (strncmp(p->columns[i], RESTORE_PREFIX, strlen(RESTORE_PREFIX)) != 0)
             names[n++] = p->columns[i];
     for (size_t i = 0; u->m && i < migrate_columns(u->m->writes); i++) {
-        if (!is_column(p, u->m->writes[i]))
+        if (!is_column(p, u->m->writes[i]) && !u->sql_undo)
             return err_set(e, -ENOTSUP,
                            "migration %s writes column %s without reading it: its old value was "
                            "never kept, so it cannot be undone",
@@ -128,10 +124,29 @@ static int guarded(struct undo *u, const char ***ret_names, size_t *ret_n, struc
     return 0;
 }
 
+/* For an inverse: all that the old files have. */
+static int name_old_columns(struct undo *u)
+{
+    struct parent *p = &u->parent;
+
+    u->n_keys = p->n_keys;
+    u->n_old = p->n_columns;
+    u->names = arena_alloc_array(p->arena, u->n_keys + u->n_old + 1, sizeof(*u->names));
+    u->types = arena_alloc_array(p->arena, u->n_keys + u->n_old + 1, sizeof(*u->types));
+    if (!u->names || !u->types)
+        return -ENOMEM;
+    for (size_t i = 0; i < u->n_keys + u->n_old; i++)
+        u->names[i] = i < u->n_keys ? p->keys[i] : p->columns[i - u->n_keys];
+    return 0;
+}
+
 static int name_columns(struct undo *u, struct err *e)
 {
     struct parent *p = &u->parent;
     const char **guards = NULL;
+
+    if (u->inverse)
+        return name_old_columns(u);
     int r = guarded(u, &guards, &u->n_guard, e);
 
     if (r)
@@ -162,18 +177,19 @@ static const char *columns_option(const struct undo *u)
 {
     CLEANUP(buf_deinit) struct buf b = BUF_INIT;
 
-    for (size_t i = 0; i < 2 * u->n_guard; i++)
+    for (size_t i = 0; i < (u->inverse ? u->n_old : 2 * u->n_guard); i++)
         buf_appendf(&b, "%s%s", i ? "," : "", u->names[u->n_keys + i]);
-    return buf_ok(&b) ? NULL : arena_strdup(u->parent.arena, buf_slice(&b));
+    return buf_ok(&b) ? NULL : arena_strdup(u->parent.arena, b.len ? buf_slice(&b) : SLICE_LIT(""));
 }
 
 /* ---- records ---- */
 
-static int flush(struct undo *u, struct builder *b, struct err *e)
+int undo_flush(struct undo *u, struct builder *b, struct err *e)
 {
     size_t width = u->n_keys + 2 * u->n_guard;
-    int r = db_canonical(u->servers.db, u->parent.plan.table, u->names + u->n_keys, u->n_guard,
-                         u->fresh, u->n, u->group, e);
+    int r = u->n ? db_canonical(u->servers.db, u->parent.plan.table, u->names + u->n_keys,
+                                u->n_guard, u->fresh, u->n, u->group, e)
+                 : 0;
 
     for (size_t i = 0; !r && i < u->n; i++) {
         struct slice *row = u->rows + i * width;
@@ -187,14 +203,14 @@ static int flush(struct undo *u, struct builder *b, struct err *e)
     return r > 0 ? -EIO : r;
 }
 
-static int make_room(struct undo *u)
+int undo_make_room(struct undo *u)
 {
     size_t width = u->n_keys + 2 * u->n_guard;
 
     if (u->rows)
         return 0;
-    u->rows = arena_alloc_array(u->group, GROUP * width, sizeof(*u->rows));
-    u->fresh = arena_alloc_array(u->group, GROUP * u->n_guard, sizeof(*u->fresh));
+    u->rows = arena_alloc_array(u->group, UNDO_GROUP * width, sizeof(*u->rows));
+    u->fresh = arena_alloc_array(u->group, UNDO_GROUP * u->n_guard, sizeof(*u->fresh));
     return u->rows && u->fresh ? 0 : -ENOMEM;
 }
 
@@ -241,7 +257,7 @@ static int add(struct undo *u, struct builder *b, const struct places *p,
 {
     size_t n_reads = migrate_columns(p->m->reads), width = u->n_keys + 2 * u->n_guard;
     struct db_row answer;
-    int r = make_room(u);
+    int r = undo_make_room(u);
     struct slice *fields =
         r ? NULL : arena_alloc_array(u->group, u->n_keys + n_reads, sizeof(*fields));
 
@@ -269,7 +285,7 @@ static int add(struct undo *u, struct builder *b, const struct places *p,
     for (size_t i = 0; i < u->n_guard; i++)
         fresh[i] = answer.set && !answer.set[i] ? row[u->n_keys + i] : answer.fresh[i];
     u->n++;
-    return u->n == GROUP ? flush(u, b, e) : 0;
+    return u->n == UNDO_GROUP ? undo_flush(u, b, e) : 0;
 }
 
 /* The positions of a batch that were set aside, ascending. */
@@ -281,6 +297,15 @@ static int set_aside(struct undo *u, int64_t batch, struct db_rows *ret_rows, st
                    "SELECT position FROM scatter_outcome WHERE plan = $1 AND batch = $2 "
                    "ORDER BY position",
                    v, 2, ret_rows, e);
+}
+
+/* What becomes of a record that was done. */
+static int take(struct undo *u, struct builder *b, const struct places *p,
+                const struct batch_record *rec, struct err *e)
+{
+    if (u->inverse)
+        return builder_row(b, rec->field, NULL, u->n_keys + u->n_old, e);
+    return u->sql ? undo_sql_add(u, b, rec, e) : add(u, b, p, rec, e);
 }
 
 static int add_batch(struct undo *u, struct builder *b, const struct db_rows *list, size_t row,
@@ -299,20 +324,24 @@ static int add_batch(struct undo *u, struct builder *b, const struct db_rows *li
 
     if (!r)
         r = set_aside(u, batch, &aside, e);
-    if (!r && !p.m) {
+    if (!r && !p.m && !u->inverse) {
         r = migrate_restore(batch_get_header(file), a, &restore, e);
         p.m = &restore;
     }
-    if (!r)
+    if (!r && u->sql)
+        r = undo_sql_file(u, batch_get_header(file), e);
+    else if (!r && !u->inverse)
         r = find_places(u, batch_get_header(file), &p, e);
     for (int64_t i = 0; !r && i < position && i < (int64_t)batch_len(file); i++) {
         if (next < aside.n_rows && db_cell_i64(&aside, next, 0) == i)
             next++;
         else
-            r = add(u, b, &p, batch_at(file, (size_t)i), e);
+            r = take(u, b, &p, batch_at(file, (size_t)i), e);
     }
+    if (!r && u->sql)
+        r = undo_sql_flush(u, b, e);
     if (!r && u->n)
-        r = flush(u, b, e); /* its keys' texts end with the file */
+        r = undo_flush(u, b, e); /* its keys' texts end with the file */
     return r > 0 ? -EIO : r;
 }
 
@@ -334,17 +363,18 @@ static int run(void *arg, struct builder *b, struct err *e)
 static int prepare(void *arg, struct builder *b, struct err *e)
 {
     struct undo *u = arg;
+    size_t n = u->n_keys + (u->inverse ? u->n_old : u->n_guard);
 
-    for (size_t i = 0; i < u->n_keys + u->n_guard; i++) {
+    for (size_t i = 0; i < n; i++) {
         int r = db_column_type(u->servers.db, u->parent.plan.table, u->names[i], u->parent.arena,
                                &u->types[i], e);
 
         if (r)
             return r > 0 ? -EIO : r;
-        if (i >= u->n_keys)
+        if (i >= u->n_keys && !u->inverse)
             u->types[i + u->n_guard] = u->types[i];
     }
-    return builder_columns(b, u->names, u->types, u->n_keys + 2 * u->n_guard, NULL, e);
+    return builder_columns(b, u->names, u->types, u->inverse ? n : n + u->n_guard, NULL, e);
 }
 
 /* ---- the command ---- */
@@ -407,6 +437,11 @@ int plan_undo(const struct args *a, struct progress *p, struct result *ret_r, st
             return r;
     }
     child.n_guard = u.n_guard;
-    c->migration = MIGRATE_RESTORE;
+    c->sql = NULL; /* it is no plan of the file any more */
+    c->statement = NULL;
+    c->migration =
+        u.inverse ? arena_printf(u.parent.arena, "%s" MIGRATE_UNDO, c->migration) : MIGRATE_RESTORE;
+    if (!c->migration)
+        return -ENOMEM;
     return plan_make(c, &child, p, ret_r, e);
 }

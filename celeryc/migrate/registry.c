@@ -53,6 +53,8 @@ static const char *fault_of(const struct scatter_migration *m)
         return "the migration's name is too long";
     if (!!m->record + !!m->row + !!m->external != 1)
         return "the migration needs one function: .record, .row or .external";
+    if ((m->undo_row && !m->row) || (m->undo_external && !m->external))
+        return "the migration has .undo_row without .row, or .undo_external without .external";
     if (m->record && !m->writes[0])
         return "the migration has no .writes column";
     if (!m->table)
@@ -76,27 +78,16 @@ static bool grow(void)
     return true;
 }
 
-/* A plug-in of an older header knows fewer fields: the missing ones are zero. */
-void scatter_migration_register(const struct scatter_migration *m, size_t size, int abi)
+static void add(const struct scatter_migration *m)
 {
-    struct migration_task *t;
+    struct migration_task *t = calloc(1, sizeof(*t));
 
-    if (abi < 1 || abi > SCATTER_ABI || !m || !m->name || !m->name[0]) {
-        note_fault(-EINVAL,
-                   "built for another version, rebuild the plug-in with this version's "
-                   "headers",
-                   m && m->name ? m->name : "a migration");
-        return;
-    }
-    t = calloc(1, sizeof(*t));
     if (!t || !grow()) {
         note_fault(-ENOMEM, "out of memory", m->name);
         free(t);
         return;
     }
-    memcpy(&t->m, m, MIN(size, sizeof(t->m)));
-    if (!t->m.key)
-        t->m.key = "id";
+    t->m = *m;
     t->rt = &known.runtime;
     const char *fault = fault_of(&t->m);
 
@@ -106,6 +97,37 @@ void scatter_migration_register(const struct scatter_migration *m, size_t size, 
         return;
     }
     known.tasks[known.len++] = t;
+}
+
+static void add_inverse(const struct scatter_migration *m)
+{
+    struct scatter_migration inverse; /* its name lives as long as the process */
+
+    if (!migrate_has_inverse(m))
+        return;
+    if (migrate_inverse(m, &inverse))
+        note_fault(-ENOMEM, "out of memory", m->name);
+    else
+        add(&inverse);
+}
+
+/* A plug-in of an older header knows fewer fields: the missing ones are zero. */
+void scatter_migration_register(const struct scatter_migration *m, size_t size, int abi)
+{
+    struct scatter_migration mine = {0};
+
+    if (abi < 1 || abi > SCATTER_ABI || !m || !m->name || !m->name[0]) {
+        note_fault(-EINVAL,
+                   "built for another version, rebuild the plug-in with this version's "
+                   "headers",
+                   m && m->name ? m->name : "a migration");
+        return;
+    }
+    memcpy(&mine, m, MIN(size, sizeof(mine)));
+    if (!mine.key)
+        mine.key = "id";
+    add(&mine);
+    add_inverse(&mine);
 }
 
 size_t migrate_count(void)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scatter.restore, the migration of undo plans: writes values that stand in the batch file.
+/* scatter.restore, the migration of undo plans: writes values that stand in the batch file; and the inverses that
+ * migrations with statements of their own, or an effect outside, declare.
  *
  * A file of it has each column twice: under its own name with the value that must be there now, which is the guard, and
  * as "restore:<name>" with the value to write. So its columns are known only with the file. */
@@ -68,8 +69,34 @@ int migrate_restore(const struct batch_header *h, struct arena *a, struct scatte
     return 0;
 }
 
+bool migrate_has_inverse(const struct scatter_migration *m)
+{
+    return (m->row && m->undo_row) || (m->external && m->undo_external);
+}
+
+bool migrate_is_inverse(const struct scatter_migration *m)
+{
+    return (m->row && m->row == m->undo_row) || (m->external && m->external == m->undo_external);
+}
+
+int migrate_inverse(const struct scatter_migration *m, struct scatter_migration *ret_m)
+{
+    char *name;
+
+    if (asprintf(&name, "%s" MIGRATE_UNDO, m->name) < 0)
+        return -ENOMEM;
+    *ret_m = *m;
+    ret_m->name = name;
+    ret_m->row = m->undo_row;
+    ret_m->external = m->undo_external;
+    ret_m->check = NULL;
+    return 0;
+}
+
 size_t migrate_guarded(const struct scatter_migration *m)
 {
+    if (migrate_is_inverse(m))
+        return 0;
     return str_eq(m->name, MIGRATE_RESTORE) ? migrate_columns(m->writes)
                                             : migrate_columns(m->reads);
 }

@@ -85,6 +85,16 @@ void migrate_sql_row(const struct scatter_migration *m, size_t n_keys, const str
 int migrate_call_check(const struct migrate_call *c, const struct scatter_migration *now_m,
                        const struct slice *now_fields, const char **ret_reason) WARN_UNUSED;
 
+/* ---- inverses (restore.c) ---- */
+
+/* A migration with .undo_row or .undo_external has a second one, which calls that: its own name with this behind it. */
+#define MIGRATE_UNDO ".undo"
+
+bool migrate_has_inverse(const struct scatter_migration *m);
+bool migrate_is_inverse(const struct scatter_migration *m);
+/* The second migration; its name is the caller's to free. -ENOMEM. */
+int migrate_inverse(const struct scatter_migration *m, struct scatter_migration *ret_m) WARN_UNUSED;
+
 /* ---- scatter.restore (restore.c) ---- */
 
 #define MIGRATE_RESTORE "scatter.restore"
@@ -94,7 +104,8 @@ int migrate_call_check(const struct migrate_call *c, const struct scatter_migrat
  * live in the arena and the header. -EBADMSG, -E2BIG with a text; -ENOMEM. */
 int migrate_restore(const struct batch_header *h, struct arena *a, struct scatter_migration *ret_m,
                     struct err *e) WARN_UNUSED;
-/* How many of the columns read are compared with the table, the first ones: all but for scatter.restore. */
+/* How many of the columns read are compared with the table, the first ones: all but for scatter.restore, and none for an
+ * inverse, whose record has old values. */
 size_t migrate_guarded(const struct scatter_migration *m);
 
 /* ---- failures and what to do about them (policy.c) ---- */

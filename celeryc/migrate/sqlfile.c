@@ -115,6 +115,8 @@ static bool begins_section(struct slice line, const char *name)
     return is_name(trimmed((struct slice){line.p + 2, line.len - 3}), name);
 }
 
+static const char *const sections[] = {"check", "undo"};
+
 /* The text up to the next section, whose name and text are taken off. */
 static struct slice take_section(struct slice *rest, const char **ret_next)
 {
@@ -125,8 +127,10 @@ static struct slice take_section(struct slice *rest, const char **ret_next)
         const char *end = memchr(text.p + at, '\n', text.len - at);
         size_t stop = end ? (size_t)(end - text.p) : text.len;
 
-        if (begins_section((struct slice){text.p + at, stop - at}, "check")) {
-            *ret_next = "check";
+        for (size_t i = 0; i < ARRAY_SIZE(sections); i++)
+            if (begins_section((struct slice){text.p + at, stop - at}, sections[i]))
+                *ret_next = sections[i];
+        if (*ret_next) {
             *rest = (struct slice){text.p + stop, text.len - stop};
             return trimmed((struct slice){text.p, at});
         }
@@ -143,13 +147,14 @@ static int read_sections(struct slice text, struct arena *a, struct sql_file *f,
 
     while (!r && name) {
         const char *this = name, *found = NULL;
+        const char **into = this == sections[0] ? &f->check : &f->undo;
 
         r = set_text(a, take_section(&text, &name), &found);
-        if (!r && f->check)
+        if (!r && *into)
             r = err_set(e, -EINVAL, "\"-- %s:\" stands there twice", this);
         if (!r && !is_select(found))
             r = err_set(e, -EINVAL, "behind \"-- %s:\" there must be one SELECT", this);
-        f->check = found;
+        *into = found;
     }
     return r;
 }

@@ -10,7 +10,8 @@
  *
  * `old` has the key's columns and those that are read, with their planned values. The SELECT gives the key and the new
  * values; records that it does not give are unchanged. Behind a line "-- check:" there may be another SELECT over the old
- * values, of those records that were done: the key and the `reason` of each that is not as it should be now. */
+ * values, of those records that were done: the key and the `reason` of each that is not as it should be now; and behind
+ * "-- undo:" one that gives the key and what an undo writes into the written columns, instead of the old values. */
 
 #include "celeryc/base/arena.h"
 #include "celeryc/base/err.h"
@@ -23,6 +24,7 @@ struct sql_file {
     struct scatter_migration m;
     const char *body;  /* the SELECT */
     const char *check; /* the one behind "-- check:"; NULL */
+    const char *undo;  /* the one behind "-- undo:"; NULL */
 };
 
 /* Everything of ret_f is the arena's. 0; -EINVAL with what is wrong; -ENOMEM. */

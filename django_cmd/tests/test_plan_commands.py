@@ -6,17 +6,30 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from migrations import Plan, Renumber, execute, one
 from scatter_test_app.models import Parcel
-from test_end_to_end import QUEUE, StartCeleryc, broker, celeryc, fill, redis, scatter_plan, until
+from test_end_to_end import (
+    BUILD,
+    QUEUE,
+    StartCeleryc,
+    broker,
+    celeryc,
+    fill,
+    redis,
+    scatter_plan,
+    until,
+)
 
 from django_scatter import migration
-from django_scatter.migration import Record
-from django_scatter.status import read_status
+from django_scatter.migration import Inverse, Migration, Record, Skip
+from django_scatter.runtime import run_batch
+from django_scatter.status import query, read_status
+from servers import Redis
 
 __all__ = ["broker", "celeryc", "redis"]  # fixtures
 
@@ -95,6 +108,55 @@ def test_a_check_function_in_python(
     Parcel.objects.filter(id__in=(1, 2)).update(phone="+84901")
     Parcel.objects.filter(id=2).update(phone="+84902")
     assert "plan plan-1 holds" in run("scatter_verify", "plan-1", "--sample", "2")
+
+
+class Mark(Renumber):
+    """Marks a phone by a statement of its own, and takes the mark away again."""
+
+    name = "tests.mark"
+    process = Migration.process
+
+    def process_row(self, record: Record, cursor: Any) -> Skip | None:
+        marked = [f"*{record['phone']}", record.key]
+        cursor.execute("UPDATE parcel SET phone = %s WHERE id = %s", marked)
+        return None
+
+    def undo_row(self, record: Record, cursor: Any) -> Skip | None:
+        found = [record["phone"], record.key, f"*{record['phone']}"]
+        cursor.execute("UPDATE parcel SET phone = %s WHERE id = %s AND phone = %s", found)
+        return None if cursor.rowcount else Skip("changed since")
+
+
+def test_an_inverse_in_python(
+    database: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    settings_of: dict[str, Any],
+) -> None:  # fmt: skip
+    (tmp_path / "store").mkdir()
+    settings_of["BROKER"] = redis.url()
+    settings_of["BINARY"] = BUILD / "scatter-plan"
+    mark = Mark()
+    phones = ["0901", "0902", "0903"]
+    Parcel.objects.bulk_create(Parcel(id=i, phone=p) for i, p in enumerate(phones, 1))
+    Plan(tmp_path, [[i, p] for i, p in enumerate(phones, 1)], mark).run()
+    assert Parcel.objects.get(id=1).phone == "*0901"
+    Parcel.objects.filter(id=2).update(phone="by hand")
+    monkeypatch.setitem(migration._registered, "tests.mark", mark)
+    monkeypatch.setitem(migration._registered, "tests.mark.undo", Inverse(mark))
+    out = run("scatter_undo", "plan-1", "--as", "undo-1")
+    assert "plan undo-1: 3 records, 1 batches, 1 messages sent" in out
+    assert one("SELECT migration FROM scatter_plan WHERE plan = 'undo-1'") == "tests.mark.undo"
+    [(source, sha256)] = query(
+        "default", "SELECT source, sha256 FROM scatter_batch WHERE plan = 'undo-1'"
+    )
+    undo = Plan(tmp_path, [], mark)
+    request = undo.request(plan="undo-1", source=source, sha256=sha256)
+    run_batch(Inverse(mark), request, undo.control())
+    now = list(Parcel.objects.order_by("id").values_list("phone", flat=True))
+    assert now == ["0901", "by hand", "0903"]
+    found = read_status("default", "undo-1")
+    assert (found.counts.ok, found.counts.skipped, found.counts.stale) == (2, 1, 0)
+    with pytest.raises(CommandError, match="undo by the migration's own inverse"):
+        run("scatter_undo", "undo-1")
 
 
 def test_redrive_verify_and_report(database: str, celeryc: StartCeleryc, tmp_path: Path) -> None:

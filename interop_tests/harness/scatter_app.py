@@ -83,6 +83,16 @@ class Book(Migration):
         cursor.execute("INSERT INTO entry (account, word) VALUES (%s, %s)", entry)
         cursor.execute("UPDATE account SET changes = changes + 1 WHERE id = %s", entry[:1])
 
+    def undo_row(self, record: Record, cursor: Any) -> Skip | None:
+        cursor.execute(
+            "UPDATE account SET changes = changes - 1 WHERE id = %s AND changes = 1", [record.key]
+        )
+        if not cursor.rowcount:
+            return Skip("changed since")
+        entry = [record.key, record["word"]]
+        cursor.execute("DELETE FROM entry WHERE account = %s AND word = %s", entry)
+        return None
+
 
 @register
 class Tell(Migration):

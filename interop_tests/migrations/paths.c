@@ -34,8 +34,24 @@ static int booked(const struct scatter_record *planned, const struct scatter_rec
                ? scatter_fail(c, "AssertionError", "it was %s", scatter_text(planned, "word"))
                : 0;
 }
+
+/* Takes the line out of the ledger, where nobody has gone on since. */
+static int unbook(const struct scatter_record *r, struct scatter_tx *tx, struct scatter_change *c)
+{
+    const char *values[] = {scatter_key(r), scatter_text(r, "word")};
+    int64_t changed = 0;
+    int rc =
+        scatter_exec(tx, "UPDATE account SET changes = changes - 1 WHERE id = $1 AND changes = 1",
+                     values, 1, &changed);
+
+    if (!rc && changed == 0)
+        return scatter_skip(c, "changed since");
+    return rc ? rc
+              : scatter_exec(tx, "DELETE FROM entry WHERE account = $1 AND word = $2", values, 2,
+                             NULL);
+}
 SCATTER_MIGRATION("interop.book", .row = book, .table = "account", .reads = {"word"},
-                  .writes = {"changes"}, .check = booked)
+                  .writes = {"changes"}, .check = booked, .undo_row = unbook)
 
 /* Its key in a file. */
 static int note(const struct scatter_record *r, struct scatter_change *c)

@@ -28,9 +28,11 @@
  *                   since the last checkpoint, each with the idempotency key that it had.
  *
  * Besides it a migration may have .check, which says of a record that was done whether it is as it should be now
- * (scatter-plan verify; docs/AFTER.md).
+ * (scatter-plan verify), and .undo_row or .undo_external, which take back what .row or .external did for a record
+ * (scatter-plan undo; docs/AFTER.md). What .record did is taken back without it.
  *
- * ABI 1: first version. ABI 2: .row, .external, .retry_on, scatter_stop_wanted, scatter_postpone. ABI 3: .check. */
+ * ABI 1: first version. ABI 2: .row, .external, .retry_on, scatter_stop_wanted, scatter_postpone. ABI 3: .check,
+ * .undo_row, .undo_external. */
 
 #include <celeryc/task.h>
 
@@ -72,6 +74,9 @@ struct scatter_migration {
     const char *retry_on;
     /* since ABI 3 */
     scatter_check_fn check;
+    scatter_row_fn
+        undo_row; /* the record has the old values; its row is locked, whatever it holds now */
+    scatter_record_fn undo_external;
 };
 
 #define SCATTER_MIGRATION(migration_name, ...)                                                    \

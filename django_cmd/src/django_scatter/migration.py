@@ -113,6 +113,10 @@ KINDS = {
 }
 
 
+INVERSES = {"process_row": "undo_row", "process_external": "undo_external"}
+UNDO = ".undo"  # behind the name of a migration: its inverse, which is a task as well
+
+
 def pk_columns(model: type[models.Model]) -> list[str]:
     """The columns of a model's primary key, several for a CompositePrimaryKey."""
     options: Any = model._meta  # noqa: SLF001  Django's documented Meta API
@@ -155,6 +159,20 @@ class Migration:
         """Whether a record that was done is as it should be, for scatter_verify: the planned values, and what stands in the
         columns that are read or written now. None, or what is wrong; raising says so too."""
         return None
+
+    def undo_row(self, record: Record, cursor: Any) -> Skip | None:
+        """Takes back what process_row did, for scatter_undo. The record has the old values; its row is locked, whatever it
+        holds now: look before you write, and Skip what somebody else has changed."""
+        raise NotImplementedError
+
+    def undo_external(self, record: Record) -> Skip | None:
+        """Takes back what process_external did."""
+        raise NotImplementedError
+
+    @property
+    def has_inverse(self) -> bool:
+        mine, name = type(self), INVERSES.get(self.kind, "")
+        return bool(name) and getattr(mine, name) is not getattr(Migration, name)
 
     @property
     def kind(self) -> str:
@@ -212,6 +230,36 @@ class Migration:
                 raise ScatterError(f"{who}.writes holds the key {key!r}, which must not change")
 
 
+class Inverse(Migration):
+    """What takes back the records of a migration that makes its changes itself: its task is the migration's with ".undo"
+    behind the name, and nothing is compared with the table."""
+
+    def __init__(self, forward: Migration) -> None:
+        self.forward = forward
+        self.name = forward.name + UNDO
+        self.table, self.key = forward.table, forward.key
+        self.reads, self.writes = forward.reads, forward.writes
+        self.retry_on = forward.retry_on
+
+    @property
+    def kind(self) -> str:
+        return self.forward.kind
+
+    @property
+    def has_inverse(self) -> bool:
+        return False
+
+    @property
+    def guards(self) -> Sequence[str]:
+        return ()
+
+    def process_row(self, record: Record, cursor: Any) -> Skip | None:
+        return self.forward.undo_row(record, cursor)
+
+    def process_external(self, record: Record) -> Skip | None:
+        return self.forward.undo_external(record)
+
+
 _registered: dict[str, Migration] = {}
 
 M = TypeVar("M", bound=type[Migration])
@@ -238,6 +286,11 @@ def register(cls: M) -> M:
     _registered[migration.name] = migration
     if before is None:
         make_task(migration)
+    if migration.has_inverse:
+        inverse = Inverse(migration)
+        if inverse.name not in _registered:
+            make_task(inverse)
+        _registered[inverse.name] = inverse
     return cls
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "scatter.sql"
 BLANKS = " \t\r\n;"
-SECTION = re.compile(r"^\s*--\s*check\s*:[\s;]*$", re.IGNORECASE | re.MULTILINE)
+SECTION = re.compile(r"^\s*--\s*(?:check|undo)\s*:[\s;]*$", re.IGNORECASE | re.MULTILINE)
 
 
 class SqlFile(Migration):

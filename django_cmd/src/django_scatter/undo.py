@@ -18,7 +18,7 @@ from django_scatter.chunk import Target
 from django_scatter.control import Control, open_control
 from django_scatter.done import Done, DoneRecords, place_of
 from django_scatter.errors import ScatterError
-from django_scatter.migration import Change, Migration, Record, Skip
+from django_scatter.migration import INVERSES, Change, Inverse, Migration, Record, Skip
 from django_scatter.restore import PREFIX
 from django_scatter.rows import encode
 from django_scatter.status import query
@@ -30,9 +30,14 @@ GROUP = 1000  # records whose new values are brought into their columns' form at
 class Undo(DoneRecords):
     def __post_init__(self) -> None:
         if self.migration.kind not in ("process", "process_batch"):
+            if isinstance(self.migration, Inverse):
+                raise ScatterError(
+                    f"plan {self.plan} is an undo by the migration's own inverse: make a plan of the migration "
+                    "once more instead"
+                )
             raise ScatterError(
-                f"migration {self.migration.name} makes its changes itself: what they were is not known, "
-                "so they cannot be undone"
+                f"migration {self.migration.name} makes its changes itself: what they were is not known; "
+                f"give it {INVERSES.get(self.migration.kind)} to say how they are taken back"
             )
         missing = [c for c in self.migration.writes if c not in self.migration.reads]
         if missing:

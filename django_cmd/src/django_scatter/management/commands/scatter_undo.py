@@ -29,7 +29,9 @@ class Command(ChildCommand):
         more = {"batch": options["batch"], **self.child_options(options)}
         flags = ["dry-run"] if options["dry_run"] else []
         rows: Iterator[bytes] | None = None
-        if found is not None:
+        if found is not None and found.has_inverse:
+            flags.append("inverse")  # its records are those of the old files
+        elif found is not None:
             records = undo.of_plan(database, plan, found, options["batch"])
             more["columns"] = ",".join(records.columns)
             flags.append("stdin")
