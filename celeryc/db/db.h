@@ -296,23 +296,32 @@ int db_tx_guard(struct db *db, const struct db_chunk *c, bool *ret_stale,
 /* This kind of database takes a chunk in pieces. */
 bool db_tx_has_pieces(const struct db *db);
 
+/* A change that was refused alone. */
+struct db_refusal {
+    size_t at; /* among the changes */
+    char sqlstate[6];
+    const char *text;
+};
+
 /* A chunk that is written in pieces, so that a refusal takes back little. */
 struct db_pieces {
     const struct db_chunk *chunk;
-    const size_t *
-        row; /* the rows that are changed, n of them, and no more than those were DB_O_CHANGED at first */
-    size_t n, size; /* size: changes of a piece */
-    size_t at;      /* changes that are done */
-    bool *
-        stale; /* of each change: it was not written, for its row does not hold the planned values */
-    bool any_stale; /* so far */
-    bool alone;     /* out: the failure is that of the change at p->at */
+    const size_t *row; /* the rows that are changed, n of them */
+    size_t n, size;    /* size: changes of a piece */
+    size_t most;       /* refusals; then it ends early, as it does after a quarter of the lease */
+    struct arena *arena;
+    /* The answer. */
+    size_t at;   /* changes that are done: written, stale or refused */
+    bool *stale; /* of each change: its row does not hold the planned values; all false before */
+    struct db_refusal *refused;
+    size_t n_refused;
 };
 
-/* Goes on from p->at, in the open transaction: to the end (0), or to the first change that is refused alone, which is not
- * written (p->alone; DB_E_DATA and the like). Then the transaction goes on, and p->at may be moved past it. After any other
- * failure the transaction is to be rolled back. */
+/* In the open transaction. 0: p->at >= 1 changes are done. After a failure, which is told of no change alone, the transaction
+ * is to be rolled back. */
 int db_tx_write(struct db *db, struct db_pieces *p, struct err *e) WARN_UNUSED;
+/* Makes a refusal the last failure of the database; its code. */
+int db_refusal_tell(struct db *db, const struct db_refusal *f, struct err *e);
 struct db_rows;
 /* A statement of the migration's; one that would end the transaction is refused. */
 int db_tx_run(struct db *db, const char *sql, const struct slice *values, size_t n,

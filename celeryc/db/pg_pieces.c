@@ -3,7 +3,7 @@
  *
  * A statement that fails takes back all that it did, and rows cost far more than statements. So one DO block (planner/schema/pieces.sql)
  * writes the changes piece by piece, each in a block with an EXCEPTION clause (a subtransaction), cuts a piece that is
- * refused until the change is alone, and stops there. Nothing crosses the wire but the values, once, and the answer: as
+ * refused until the change is alone, tells of that and goes on. Nothing crosses the wire but the values, once, and the answer: as
  * settings of the transaction, because a DO block has neither parameters nor a result. Nothing is created, so that no right
  * is needed and a pooler may stand between.
  *
@@ -87,9 +87,9 @@ static int add_array(struct builder *b, enum part part, size_t k, const char *ty
         return -ENOMEM;
     buf_appendf(&b->arrays, "%s %s[] := current_setting('scatter.%s');\n", name, type, name);
     buf_appendf(&b->names, "%s%s", comma, name);
-    buf_appendf(&b->slices, "%s%s[lo:hi]", comma, name);
-    if (b->p->at > 0)
-        return 0;
+    /* A subselect hides from the server how many there are: so it looks the rows up one by one, by the key's index, and
+     * never reads the whole table for a piece. */
+    buf_appendf(&b->slices, "%s(SELECT %s[lo:hi])", comma, name);
     for (size_t i = 0; i < b->p->n; i++)
         pg_array_add(&a, pick(b, &b->p->chunk->rows[b->p->row[i]], part, k));
     const char *text = pg_array_end(&a);
@@ -243,12 +243,13 @@ static int build(struct builder *b)
         return -ENOMEM;
     r = build_block(b);
     if (!r)
-        r = add_int(b, "at", b->p->at);
-    if (!r)
         r = add_int(b, "size", b->p->size);
     if (!r)
         r = add_int(b, "total", b->p->n);
-    add_setting(b, "careful", b->p->any_stale ? "t" : "f");
+    if (!r)
+        r = add_int(b, "most", b->p->most);
+    if (!r)
+        r = add_int(b, "ms", (size_t)b->p->chunk->lease_ms / 4);
     return r ? r : buf_ok(&b->set);
 }
 
@@ -260,30 +261,58 @@ static int list_stale(struct db_pieces *p, const char *numbers)
         size_t n = strcspn(numbers, ",");
         int64_t i;
 
-        if (num_parse_i64((struct slice){numbers, n}, &i) || i < 1 || (uint64_t)i > p->n)
+        if (num_parse_i64((struct slice){numbers, n}, &i) || i < 1 || (uint64_t)i > p->at)
             return -EBADMSG;
-        p->stale[i - 1] = p->any_stale = true;
+        p->stale[i - 1] = true;
         numbers += n + (numbers[n] ? 1 : 0);
     }
     return 0;
 }
 
-/* Row: at, stale, state, words, detail. */
-static int read_answer(struct pg *pg, struct db_pieces *p, PGresult *row, struct err *e)
+/* Rows: number from 1, state, words, detail. */
+static int list_refused(struct db_pieces *p, PGresult *rows)
 {
-    const char *state = PQgetvalue(row, 0, 2), *words = PQgetvalue(row, 0, 3);
-    const char *detail = PQgetvalue(row, 0, 4);
-    int64_t at = 0;
+    int n = PQntuples(rows);
 
-    if (num_parse_i64(slice_str(PQgetvalue(row, 0, 0)), &at) || at < (int64_t)p->at ||
-        (uint64_t)at > p->n || list_stale(p, PQgetvalue(row, 0, 1)))
-        return err_set(e, db_fail(&pg->db, "58000"), "the answer of a piece cannot be understood");
-    p->at = (size_t)at;
-    if (!*state)
-        return 0;
-    p->alone = p->at < p->n;
-    return err_set(e, db_fail(&pg->db, state), "%.*s%s%s", (int)strcspn(words, "\n"), words,
-                   *detail ? ": " : "", detail);
+    p->refused = arena_alloc_array(p->arena, (size_t)n + 1, sizeof(*p->refused));
+    if (!p->refused)
+        return -ENOMEM;
+    for (int i = 0; i < n; i++) {
+        struct db_refusal *f = &p->refused[i];
+        const char *words = PQgetvalue(rows, i, 2), *detail = PQgetvalue(rows, i, 3);
+        int64_t at;
+
+        if (num_parse_i64(slice_str(PQgetvalue(rows, i, 0)), &at) || at < 1 ||
+            (uint64_t)at > p->at || (i && (size_t)at <= f[-1].at + 1))
+            return -EBADMSG;
+        *f = (struct db_refusal){.at = (size_t)at - 1};
+        (void)snprintf(f->sqlstate, sizeof(f->sqlstate), "%s", PQgetvalue(rows, i, 1));
+        f->text = arena_printf(p->arena, "%.*s%s%s", (int)strcspn(words, "\n"), words,
+                               *detail ? ": " : "", detail);
+        if (!f->text)
+            return -ENOMEM;
+    }
+    p->n_refused = (size_t)n;
+    return 0;
+}
+
+static int read_answer(struct pg *pg, struct db_pieces *p, PGresult *row, PGresult *refused,
+                       struct err *e)
+{
+    int64_t at;
+    int r = num_parse_i64(slice_str(PQgetvalue(row, 0, 0)), &at);
+
+    if (!r && (at < 1 || (uint64_t)at > p->n))
+        r = -EBADMSG;
+    if (!r) {
+        p->at = (size_t)at;
+        r = list_stale(p, PQgetvalue(row, 0, 1));
+    }
+    if (!r)
+        r = list_refused(p, refused);
+    if (!r || r == -ENOMEM)
+        return r;
+    return err_set(e, db_fail(&pg->db, "58000"), "the answer of a chunk in pieces is malformed");
 }
 
 static int run(struct builder *b, struct db_pieces *p, const char *block)
@@ -291,15 +320,17 @@ static int run(struct builder *b, struct db_pieces *p, const char *block)
     const struct pg_stmt stmts[] = {
         {b->set.data, (int)b->n, b->values},
         {.sql = block},
-        {.sql = "SELECT current_setting('scatter.at'), current_setting('scatter.stale'), "
-                "current_setting('scatter.state'), current_setting('scatter.words'), "
-                "current_setting('scatter.detail')"}};
+        {.sql = "SELECT current_setting('scatter.at'), current_setting('scatter.stale')"},
+        {.sql = "SELECT * FROM unnest(current_setting('scatter.refused')::integer[], "
+                "current_setting('scatter.states')::text[], "
+                "current_setting('scatter.texts')::text[], "
+                "current_setting('scatter.details')::text[])"}};
     PGresult *res[ARRAY_SIZE(stmts)] = {0};
     int r = pg_run(b->pg, stmts, ARRAY_SIZE(stmts), res, b->e);
 
     if (r)
         return r;
-    r = read_answer(b->pg, p, res[2], b->e);
+    r = read_answer(b->pg, p, res[2], res[3], b->e);
     for (size_t i = 0; i < ARRAY_SIZE(stmts); i++)
         PQclear(res[i]);
     return r;
@@ -311,7 +342,6 @@ int pg_write(struct db *db, struct db_pieces *p, struct err *e)
     struct builder b = {.pg = pg_of(db), .p = p, .arena = arena_new(), .e = e};
     CLEANUP(buf_deinit) struct buf sql = BUF_INIT;
 
-    p->alone = false;
     int r = b.arena ? build(&b) : -ENOMEM;
 
     if (r)

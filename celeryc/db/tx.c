@@ -45,6 +45,12 @@ int db_tx_write(struct db *db, struct db_pieces *p, struct err *e)
     return db->ops->write(db, p, e);
 }
 
+int db_refusal_tell(struct db *db, const struct db_refusal *f, struct err *e)
+{
+    *e = ERR_INIT;
+    return err_set(e, db_fail(db, f->sqlstate), "%s", f->text);
+}
+
 static const char *skip_comments(const char *sql)
 {
     for (;;) {

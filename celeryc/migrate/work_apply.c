@@ -12,7 +12,6 @@
  * Whatever goes wrong otherwise (a lock, a lost connection) takes the transaction back whole. A constraint that is checked
  * at COMMIT refuses the chunk there: then it is done in parts. */
 
-#include "celeryc/base/clock.h"
 #include "celeryc/migrate/beat.h"
 #include "celeryc/migrate/bisect.h"
 #include "celeryc/migrate/work.h"
@@ -22,7 +21,7 @@
 #include <math.h>
 
 #define PIECE_ROWS \
-    20 /* what a piece costs besides its rows, in rows; twice, as half of it is lost by a refusal */
+    60 /* what a piece costs besides its rows, in rows, and what a refusal makes of it */
 #define PIECE_MIN      50
 #define PIECE_FIRST    500
 #define PIECES_REFUSED 20 /* then the transaction ends: the plan's limits are to be asked */
@@ -154,6 +153,15 @@ static int apply_part(void *arg, size_t from, size_t n)
     return work_is_refusal(w, r) ? BISECT_REFUSED : r;
 }
 
+/* Each part a transaction of its own. */
+static int apply_parts(struct work *w, size_t n)
+{
+    const struct bisect b = {
+        .apply = apply_part, .single = set_aside, .suspect = suspected, .arg = w};
+
+    return bisect_run(&b, n);
+}
+
 /* ---- in pieces ---- */
 
 bool work_has_pieces(const struct work *w)
@@ -192,52 +200,47 @@ static int list_changes(struct work *w, size_t n, struct db_pieces *p)
     return 0;
 }
 
-/* A transaction must end well within its lease, and the plan's limits want to be asked between. */
-static bool is_enough(const struct work *w, int64_t began_ns)
+/* What the plan wants for those that were refused. WORK_STOPPED_HERE: *ret_n is the row that ends the work, and more may be
+ * written than stands in front of it. */
+static int settle_refused(struct work *w, const struct db_pieces *p, size_t *ret_n)
 {
-    return w->n_refused >= PIECES_REFUSED ||
-           clock_mono_ns() - began_ns > w->j->rt->options.lease_ms / 4 * NS_PER_MS;
-}
+    for (size_t i = 0; i < p->n_refused; i++) {
+        size_t at = p->row[p->refused[i].at];
+        int r = db_refusal_tell(w->j->conn->db, &p->refused[i], &w->f->e);
 
-/* ret_n: the rows in front of which it stopped, all of them with 0 or WORK_STOPPED_HERE. Any other code of db/: nothing is
- * to be kept. */
-static int write_pieces(struct work *w, size_t n, struct db_pieces *p, size_t *ret_n)
-{
-    int64_t began_ns = clock_mono_ns();
-    int r = 0;
-
-    *ret_n = n;
-    while (!r && p->at < p->n) {
-        w->f->e = ERR_INIT;
-        r = db_tx_write(w->j->conn->db, p, &w->f->e);
-        if (r == 0)
-            break;
-        if (!p->alone)
-            return r == DB_E_RETRY ? r : PIECES_NEVER;
         if (!work_is_refusal(w, r))
             return r;
-        *ret_n = p->row[p->at];
-        r = work_set_aside(w, *ret_n);
-        if (r)
-            break;
-        p->at++;
-        *ret_n = is_enough(w, began_ns) ? *ret_n + 1 : n;
-        if (*ret_n < n)
-            break;
+        r = work_set_aside(w, at);
+        if (r) {
+            *ret_n = at;
+            return r;
+        }
     }
-    for (size_t i = 0; i < p->at; i++)
-        if (w->rows[p->row[i]].outcome == DB_O_CHANGED)
-            w->rows[p->row[i]].outcome = p->stale[i] ? DB_O_STALE : DB_O_DONE;
+    return 0;
+}
+
+/* ret_n: with 0 the rows that are written or marked; with WORK_STOPPED_HERE as above. PIECES_NEVER, or a code of db/. */
+static int write_pieces(struct work *w, size_t n, size_t size, size_t *ret_n)
+{
+    const struct db_chunk c = work_chunk(w, w->rows, n);
+    struct db_pieces p = {.chunk = &c, .size = size, .most = PIECES_REFUSED, .arena = w->arena};
+    int r = list_changes(w, n, &p);
+
+    if (!r && p.n > 0)
+        r = db_tx_write(w->j->conn->db, &p, &w->f->e);
+    if (r)
+        return r == DB_E_RETRY || r < 0 ? r : PIECES_NEVER;
+    *ret_n = p.at < p.n ? p.row[p.at] : n;
+    r = settle_refused(w, &p, ret_n);
+    for (size_t i = 0; !r && i < p.at; i++)
+        if (w->rows[p.row[i]].outcome == DB_O_CHANGED)
+            w->rows[p.row[i]].outcome = p.stale[i] ? DB_O_STALE : DB_O_DONE;
     return r;
 }
 
 /* The checkpoint behind what was written, and COMMIT. */
 static int commit_pieces(struct work *w, size_t n)
 {
-    if (n == 0) {
-        db_tx_rollback(w->j->conn->db);
-        return 0;
-    }
     w->open = true;
     int r = work_apply_once(w, w->rows, n);
 
@@ -245,44 +248,48 @@ static int commit_pieces(struct work *w, size_t n)
     return r && work_is_refusal(w, r) ? PIECES_NEVER : r;
 }
 
-/* 0, WORK_STOPPED_HERE, PIECES_NEVER, or a code of db/. */
-static int apply_pieces(struct work *w, size_t n, size_t size)
+/* One transaction of at most n rows. As write_pieces; with WORK_STOPPED_HERE nothing is written. */
+static int apply_pieces(struct work *w, size_t n, size_t size, size_t *ret_n)
 {
     struct db *db = w->j->conn->db;
     const struct db_chunk c = work_chunk(w, w->rows, n);
-    struct db_pieces p = {.chunk = &c, .size = size};
-    int r = list_changes(w, n, &p);
 
     w->f->e = ERR_INIT;
-    if (!r)
-        r = db_tx_begin(db, &c, &w->f->e);
+    int r = db_tx_begin(db, &c, &w->f->e);
+
     if (r)
         return r;
-    r = write_pieces(w, n, &p, &n);
-    if (r == 0 || r == WORK_STOPPED_HERE) {
-        int committed = commit_pieces(w, n);
-
-        r = committed ? committed : r;
-    } else {
+    r = write_pieces(w, n, size, ret_n);
+    if (r)
         db_tx_rollback(db);
-    }
+    else
+        r = commit_pieces(w, *ret_n);
     if (r == PIECES_NEVER) {
         w->j->conn->no_pieces = true;
-        mark_rows(w->rows, c.n_rows, DB_O_DONE, DB_O_CHANGED);
-        mark_rows(w->rows, c.n_rows, DB_O_STALE, DB_O_CHANGED);
+        mark_rows(w->rows, n, DB_O_DONE, DB_O_CHANGED);
+        mark_rows(w->rows, n, DB_O_STALE, DB_O_CHANGED);
     }
     return r;
 }
 
-/* ---- a chunk ---- */
-
-static int apply_parts(struct work *w, size_t n)
+/* A record that ends the work: what stands in front of it, where nothing is refused any more, is written by itself. */
+static int apply_in_pieces(struct work *w, size_t n, size_t size)
 {
-    const struct bisect b = {
-        .apply = apply_part, .single = set_aside, .suspect = suspected, .arg = w};
+    size_t done = 0;
+    int r = apply_pieces(w, n, size, &done);
 
-    return bisect_run(&b, n);
+    if (r != WORK_STOPPED_HERE || done == 0)
+        return r;
+    n = done;
+    r = apply_pieces(w, n, size, &done);
+    if (r == PIECES_NEVER)
+        r = apply_parts(w, n);
+    else if (r == 0 && done < n)
+        return 0; /* the record has not come yet */
+    return r ? r : WORK_STOPPED_HERE;
 }
+
+/* ---- a chunk ---- */
 
 static int apply_rows(struct work *w, size_t n)
 {
@@ -297,7 +304,7 @@ static int apply_rows(struct work *w, size_t n)
             return r;
         size = MIN(size, PIECE_FIRST);
     }
-    r = apply_pieces(w, n, size);
+    r = apply_in_pieces(w, n, size);
     return r == PIECES_NEVER ? apply_parts(w, n) : r;
 }
 

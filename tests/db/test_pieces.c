@@ -19,6 +19,8 @@ struct trial {
     struct db_chunk chunk;
     struct db_pieces p;
     int64_t token;
+    bool written;
+    size_t told;
 };
 
 #define BAD_CHECK  "bad 23514"
@@ -63,8 +65,13 @@ static void open_trial(struct trial *t, size_t n, size_t size)
                                  .n_rows = n,
                                  .lease_ms = LEASE_MS,
                                  .worker = "w1"};
-    t->p = (struct db_pieces){
-        .chunk = &t->chunk, .row = t->row, .n = n, .size = size, .stale = t->stale};
+    t->p = (struct db_pieces){.chunk = &t->chunk,
+                              .row = t->row,
+                              .n = n,
+                              .size = size,
+                              .most = MAX_ROWS,
+                              .stale = t->stale};
+    t->p.arena = arena_new();
 }
 
 static void set_fresh(struct trial *t, size_t i, const char *value)
@@ -85,20 +92,31 @@ static int begin(struct trial *t)
     return db_tx_begin(t->f.db, &t->chunk, &e);
 }
 
-/* The next refused change, which is marked and passed: its number, or -1 at the end. */
+static void close_trial(struct trial *t)
+{
+    arena_free(t->p.arena);
+    fixture_close(&t->f);
+}
+
+/* The next refused change, which is marked: its number, or -1 at the end. */
 static int next_bad(struct trial *t, struct err *e)
 {
-    *e = ERR_INIT;
-    int r = db_tx_write(t->f.db, &t->p, e);
+    if (!t->written) {
+        *e = ERR_INIT;
+        int r = db_tx_write(t->f.db, &t->p, e);
 
-    if (r == 0) {
+        cr_assert_eq(r, 0, "%s", err_text(e, r));
         cr_assert_eq(t->p.at, t->p.n);
-        return -1;
+        t->written = true;
     }
-    cr_assert(t->p.alone, "%s", err_text(e, r));
-    t->rows[t->p.at].outcome = DB_O_QUARANTINED;
-    t->rows[t->p.at].error_class = "E";
-    return (int)t->p.at++;
+    if (t->told == t->p.n_refused)
+        return -1;
+    const struct db_refusal *f = &t->p.refused[t->told++];
+
+    (void)db_refusal_tell(t->f.db, f, e);
+    t->rows[f->at].outcome = DB_O_QUARANTINED;
+    t->rows[f->at].error_class = "E";
+    return (int)f->at;
 }
 
 /* The checkpoint, and COMMIT. */
@@ -156,7 +174,7 @@ static void trial_of(size_t n, size_t size, size_t k, unsigned seed)
     cr_assert_eq(n_new(&t), (int64_t)(n - found));
     cr_assert_eq(query_int(t.f.db, "SELECT position FROM scatter_batch"), (int64_t)n);
     cr_assert_eq(query_int(t.f.db, "SELECT quarantined FROM scatter_batch"), (int64_t)found);
-    fixture_close(&t.f);
+    close_trial(&t);
 }
 
 Test(pieces, exactly_the_refused_ones)
@@ -205,7 +223,7 @@ Test(pieces, hints_that_lie)
     cr_assert_eq(next_bad(&t, &e), -1);
     commit(&t);
     cr_assert_eq(n_new(&t), 96);
-    fixture_close(&t.f);
+    close_trial(&t);
 }
 
 Test(pieces, rows_of_others_are_stale)
@@ -220,7 +238,6 @@ Test(pieces, rows_of_others_are_stale)
     set_fresh(&t, 36, BAD_ZERO);
     cr_assert_eq(begin(&t), 0);
     cr_assert_eq(next_bad(&t, &e), 36);
-    cr_assert(t.p.any_stale);
     cr_assert_eq(next_bad(&t, &e), -1);
     commit(&t);
     cr_assert_eq(n_new(&t), 100 - 5 - 1);
@@ -230,7 +247,7 @@ Test(pieces, rows_of_others_are_stale)
                            "position IN (0, 34, 35, 49, 99)"),
                  5);
     cr_assert_eq(query_int(t.f.db, "SELECT count(*) FROM parcel WHERE phone = 'mine' || id"), 4);
-    fixture_close(&t.f);
+    close_trial(&t);
 }
 
 /* What is no record's fault is not looked for: the transaction is to end. */
@@ -247,12 +264,12 @@ Test(pieces, deadlocks_are_passed_on)
                     "locked()");
     cr_assert_eq(begin(&t), 0);
     cr_assert_eq(db_tx_write(t.f.db, &t.p, &e), DB_E_RETRY);
-    cr_assert_not(t.p.alone);
+    cr_assert_eq(t.p.at, 0);
     cr_assert_str_eq(db_sqlstate(t.f.db), "40P01");
     db_tx_rollback(t.f.db);
     cr_assert_eq(n_new(&t), 0);
     cr_assert_eq(query_int(t.f.db, "SELECT position FROM scatter_batch"), 0);
-    fixture_close(&t.f);
+    close_trial(&t);
 }
 
 /* Names that would end a literal, a column that is left as it is, NULL. */
@@ -291,5 +308,5 @@ Test(pieces, names_and_flags)
                            "IS NOT DISTINCT FROM (1, 'q''\"\\') AND lo = 9 OR id = 2 AND "
                            "\"a'b\\c\" IS NULL AND lo = 5 OR id = 3 AND lo = 9"),
                  3);
-    fixture_close(&t.f);
+    close_trial(&t);
 }

@@ -252,9 +252,9 @@ class Control(ABC):
         """Inside of a transaction: the numbers of the rows that do not hold their planned values any more. The others
         are locked, in their order."""
 
-    def pieces(self, changed: Sequence[Row], size: int) -> Pieces | None:  # noqa: ARG002
-        """The changes of a chunk, to be written in pieces of so many inside of a transaction; None: not here."""
-        return None
+    def write_pieces(self, changed: Sequence[Row], size: int, most: int) -> Pieces:
+        """The changes of a chunk inside of a transaction, where there are pieces (pieces.write)."""
+        raise NotImplementedError
 
     @abstractmethod
     def compute(self, body: str, rows: Sequence[Row]) -> dict[int, dict[str, str | None]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.utils import DatabaseError
 
+from django_scatter import pieces
 from django_scatter.batchfile import text_of
 from django_scatter.chunk import Chunk, Row, Target, by_number
 from django_scatter.control import Control, Unknown
@@ -186,8 +187,8 @@ class PostgresControl(Control):
         done = {int(i) for i in written or ()}
         return [row for i, row in enumerate(changed, 1) if i not in done]
 
-    def pieces(self, changed: Sequence[Row], size: int) -> Pieces:
-        return Pieces(self, changed, size)
+    def write_pieces(self, changed: Sequence[Row], size: int, most: int) -> Pieces:
+        return pieces.write(self, changed, size, most)
 
     def arrays(self, changed: Sequence[Row]) -> list[Any]:
         columns: list[list[Any]] = [

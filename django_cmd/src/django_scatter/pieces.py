@@ -5,7 +5,7 @@ celeryc/db/pg_pieces.c does the same, with the same text (schema/pieces.sql), wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError
@@ -60,7 +60,8 @@ def block_of(target: Target, types: Mapping[str, str]) -> str:
             for name, kind in arrays.items()
         ),
         "update": f"UPDATE {'.'.join(map(quote, target.table.split('.')))} AS t SET {sets} FROM unnest("
-        + ", ".join(f"{name}[lo:hi]" for name in arrays)
+        # A subselect hides from the server how many there are: so it looks the rows up one by one, by the key's index.
+        + ", ".join(f"(SELECT {name}[lo:hi])" for name in arrays)
         + f") WITH ORDINALITY AS v ({', '.join(arrays)}, i) WHERE {' AND '.join(where)}",
         "in_detail": place_of(target, r"substring(detail from '\)=\((.*)\)')"),
         "in_words": place_of(target, "substring(words from ': \"(.*)\"')"),
@@ -81,49 +82,53 @@ def place_of(target: Target, text: str) -> str:
 
 @dataclass
 class Pieces:
-    """The changes of one chunk. at: how many are done; stale: the numbers of those whose rows do not hold the planned
-    values."""
+    """What became of the changes of one chunk. at: how many are done: written, refused (those, by number, in order) or
+    stale."""
 
-    control: PostgresControl
-    changed: Sequence[Row]
-    size: int
-    at: int = 0
-    sent: bool = False
-    stale: set[int] = field(default_factory=set)
+    at: int
+    stale: set[int]
+    refused: list[tuple[int, Refused]]
 
-    def write(self) -> Refused | None:
-        """Goes on to the end (None), or to the first change that is refused alone, which stands at `at` then. Raises
-        whatever is not told of one change: the transaction is to be rolled back."""
-        settings: dict[str, str] = {
-            "at": str(self.at),
-            "size": str(self.size),
-            "total": str(len(self.changed)),
-            "careful": "t" if self.stale else "f",
-        }
-        if not self.sent:
-            settings |= self.values()
-        control = self.control
-        asked = ", ".join(f"set_config('scatter.{name}', %s, true)" for name in settings)
-        control.rows(f"SELECT {asked}", list(settings.values()))
-        self.sent = True
-        control.execute(control.pieces_sql)
-        answers = ("at", "stale", "state", "words", "detail")
-        asked = ", ".join(f"current_setting('scatter.{name}')" for name in answers)
-        at, stale, state, words, detail = map(str, control.rows(f"SELECT {asked}")[0])
-        self.at = int(at)
-        self.stale |= {int(i) - 1 for i in stale.split(",") if i}
-        if not state:
-            return None
-        first = words.partition("\n")[0]
-        return Refused(state, f"{first}: {detail}" if detail else first)
 
-    def values(self) -> dict[str, str]:
-        target, rows = self.control.target, self.changed
-        n_keys = len(target.keys)
-        found = {f"k{i}": array([r.old[i] for r in rows]) for i in range(n_keys)}
-        for i in range(len(target.reads)):
-            found[f"o{i}"] = array([r.old[n_keys + i] for r in rows])
-        for i, name in enumerate(target.writes):
-            found[f"n{i}"] = array([r.fresh.get(name) for r in rows])
-            found[f"f{i}"] = array(["t" if name in r.fresh else "f" for r in rows])
-        return found
+def write(control: PostgresControl, changed: Sequence[Row], size: int, most: int) -> Pieces:
+    """In the open transaction, in pieces of so many; it ends early after `most` refusals, as after a quarter of the lease.
+    Raises what is told of no change alone: the transaction is to be rolled back."""
+    settings = {
+        "size": str(size),
+        "total": str(len(changed)),
+        "most": str(most),
+        "ms": str(control.lease_ms // 4),
+        **values(control.target, changed),
+    }
+    asked = ", ".join(f"set_config('scatter.{name}', %s, true)" for name in settings)
+    control.rows(f"SELECT {asked}", list(settings.values()))
+    control.execute(control.pieces_sql)
+    at, stale = control.rows(
+        "SELECT current_setting('scatter.at'), current_setting('scatter.stale')"
+    )[0]
+    refused = control.rows(
+        "SELECT * FROM unnest(current_setting('scatter.refused')::integer[], "
+        "current_setting('scatter.states')::text[], current_setting('scatter.texts')::text[], "
+        "current_setting('scatter.details')::text[])"
+    )
+    return Pieces(
+        int(at),
+        {int(i) - 1 for i in stale.split(",") if i},
+        [(int(i) - 1, refusal(str(s), str(w), str(d))) for i, s, w, d in refused],
+    )
+
+
+def refusal(state: str, words: str, detail: str) -> Refused:
+    first = words.partition("\n")[0]
+    return Refused(state, f"{first}: {detail}" if detail else first)
+
+
+def values(target: Target, changed: Sequence[Row]) -> dict[str, str]:
+    n_keys = len(target.keys)
+    found = {f"k{i}": array([r.old[i] for r in changed]) for i in range(n_keys)}
+    for i in range(len(target.reads)):
+        found[f"o{i}"] = array([r.old[n_keys + i] for r in changed])
+    for i, name in enumerate(target.writes):
+        found[f"n{i}"] = array([r.fresh.get(name) for r in changed])
+        found[f"f{i}"] = array(["t" if name in r.fresh else "f" for r in changed])
+    return found

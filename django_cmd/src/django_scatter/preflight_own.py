@@ -48,6 +48,16 @@ class RolledBack(Exception):
     """Ends a transaction without any of its effects."""
 
 
+class NoBeat:
+    """In the place of the heartbeat of a batch: there is none to keep."""
+
+    def lend(self) -> None:
+        """Nobody uses the connection meanwhile."""
+
+    def take_back(self) -> None:
+        """Nor has anybody."""
+
+
 class Trial:
     """What a path of the runtime wants of its run, for records that nobody has planned."""
 
@@ -55,6 +65,7 @@ class Trial:
         self.migration = migration
         self.params = params
         self.control = open_control(connections[alias], 60_000)
+        self.beat = NoBeat()
         self.names: list[str] = []
         self.n_keys = 1
 

@@ -45,9 +45,7 @@ CHUNK_MAX = 5000
 CHUNK_S = 0.25
 SQLITE_TURN_S = 0.06  # SQLite has one writer: shorter turns let the others in
 QUICK_RETRIES = 3  # inside the task, before the message waits
-PIECE_ROWS = (
-    20  # what a piece costs besides its rows, in rows; twice, as half of it is lost by a refusal
-)
+PIECE_ROWS = 60  # what a piece costs besides its rows, in rows, and what a refusal makes of it
 PIECE_MIN = 50
 PIECE_FIRST = 500
 PIECES_REFUSED = 20  # then the transaction ends
@@ -109,6 +107,15 @@ class Stopped(Exception):
 
 class NoPieces(Exception):
     """The chunk was not written, and cannot be in pieces."""
+
+
+class Ending(Exception):
+    """The row of a chunk that ends the work in front of it."""
+
+    def __init__(self, at: int, stopped: Stopped) -> None:
+        super().__init__(str(stopped))
+        self.at = at
+        self.stopped = stopped
 
 
 class StuckError(store.StoreUnavailable):
@@ -581,54 +588,50 @@ class Run:
         bisect.write_all(self, rows)
 
     def apply_pieces(self, rows: Sequence[Row], size: int) -> None:
-        """One transaction: fence, pieces, checkpoint behind what was written. Stopped is raised when that is committed."""
-        orders = None
+        """One transaction: fence, pieces, checkpoint behind what was written. A record that ends the work takes it back, and
+        what stands in front of the record, where nothing is refused any more, is written by itself."""
+        try:
+            self.in_one_transaction(rows, size)
+        except Ending as e:
+            before = self.position
+            if e.at > 0:
+                self.in_one_transaction(rows[: e.at], size)
+            if self.position == before + e.at:
+                raise e.stopped from None
+
+    def in_one_transaction(self, rows: Sequence[Row], size: int) -> None:
         try:
             with self.control.transaction():
                 self.control.fence(self.new_chunk(rows))
-                done, stopped = self.write_pieces(rows, size)
-                chunk = self.new_chunk(rows[:done])
-                if done:
-                    orders = self.control.settle(chunk)
+                chunk = self.new_chunk(rows[: self.write_pieces(rows, size)])
+                orders = self.control.settle(chunk)
         except Refused:
             raise  # and no record's own matter, by what the plan says of it
         except DatabaseError as e:
             if sqlstates.kind_of(sqlstates.sqlstate_of(e)) is Kind.RETRY:
                 raise
             raise NoPieces from e
-        if orders is not None:
-            self.throttle.told(orders, done)
-            self.written(chunk)
-        if stopped is not None:
-            raise stopped
+        self.throttle.told(orders, len(chunk.rows))
+        self.written(chunk)
 
-    def write_pieces(self, rows: Sequence[Row], size: int) -> tuple[int, Stopped | None]:
-        """How many rows there are in front of the one where it stopped, and why."""
+    def write_pieces(self, rows: Sequence[Row], size: int) -> int:
+        """How many of the rows are written or marked."""
         changed = [i for i, row in enumerate(rows) if row.outcome is Outcome.CHANGED]
-        pieces = self.control.pieces([rows[i] for i in changed], size)
-        assert pieces is not None
-        began, done = time.monotonic(), len(rows)
-        stopped: Stopped | None = None
-        while (error := pieces.write()) is not None:
+        if not changed:
+            return len(rows)
+        found = self.control.write_pieces([rows[i] for i in changed], size, PIECES_REFUSED)
+        for i, error in found.refused:
             self.error = error
             if not self.is_refusal(error):
                 raise error
-            at = changed[pieces.at]
             try:
-                self.single(rows[at])
+                self.single(rows[changed[i]])
             except Stopped as e:
-                done, stopped = at, e
-                break
-            pieces.at += 1
-            # A transaction must end well within its lease, and the plan's limits want to be asked between.
-            late = time.monotonic() - began > self.control.lease_ms / 4000
-            if late or self.refused >= PIECES_REFUSED:
-                done = at + 1
-                break
-        for i, at in enumerate(changed[: pieces.at]):
+                raise Ending(changed[i], e) from None
+        for i, at in enumerate(changed[: found.at]):
             if rows[at].outcome is Outcome.CHANGED:
-                rows[at].outcome = Outcome.STALE if i in pieces.stale else Outcome.DONE
-        return done, stopped
+                rows[at].outcome = Outcome.STALE if i in found.stale else Outcome.DONE
+        return changed[found.at] if found.at < len(changed) else len(rows)
 
     def new_chunk(self, rows: Sequence[Row]) -> Chunk:
         return Chunk(

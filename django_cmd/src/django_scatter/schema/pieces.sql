@@ -1,14 +1,17 @@
 -- PostgreSQL: the changes of a chunk, piece by piece, as the text of a DO block. A piece that is refused is taken back alone
--- and cut until the refused change is alone; there the block stops. It has neither parameters nor a result: values, place
--- and answer are settings of the transaction (scatter.*). [lo, bound] was refused as a whole; point is the change that the
--- server's words seem to mean, a hint where to cut. SCSTL: some row does not hold its planned values.
+-- and cut until the refused change is alone; that is told and passed. The block ends early after so many of them, or so
+-- many milliseconds. It has neither parameters nor a result: values and answer are settings of the transaction (scatter.*).
+-- [lo, bound] was refused as a whole; point is the change that the server's words seem to mean, a hint where to cut.
+-- SCSTL: some row does not hold its planned values.
 #variable_conflict use_variable
 DECLARE
     @arrays@
-    lo integer := current_setting('scatter.at')::integer + 1;
+    lo integer := 1;
     size integer := current_setting('scatter.size');
     total integer := current_setting('scatter.total');
-    careful boolean := current_setting('scatter.careful');
+    most integer := current_setting('scatter.most');
+    until timestamptz := clock_timestamp() + current_setting('scatter.ms')::integer * interval '1 millisecond';
+    careful boolean := false;
     hi integer;
     bound integer := 0;
     point integer := 0;
@@ -16,12 +19,16 @@ DECLARE
     written bigint;
     missing text;
     stale text := '';
-    failed boolean := false;
     state text;
     words text;
     detail text;
+    refused integer[] := '{}';
+    states text[] := '{}';
+    texts text[] := '{}';
+    details text[] := '{}';
 BEGIN
     WHILE lo <= total LOOP
+        EXIT WHEN cardinality(refused) >= most OR lo > 1 AND clock_timestamp() > until;
         IF bound < lo THEN
             bound := 0;
             point := 0;
@@ -58,8 +65,15 @@ BEGIN
                 IF left(state, 2) IN ('08', '25', '40', '53', '55', '57', '58') THEN
                     RAISE;
                 END IF;
-                failed := hi = lo;
-                EXIT WHEN failed;
+                IF hi = lo THEN
+                    refused := refused || lo;
+                    states := states || state;
+                    texts := texts || coalesce(words, '');
+                    details := details || coalesce(detail, '');
+                    lo := lo + 1;
+                    bound := 0;
+                    CONTINUE;
+                END IF;
                 bound := hi;
                 point := 0;
                 hints := hints + 1;
@@ -75,6 +89,6 @@ BEGIN
         END;
     END LOOP;
     PERFORM set_config('scatter.at', (lo - 1)::text, true), set_config('scatter.stale', stale, true),
-        set_config('scatter.state', CASE WHEN failed THEN state ELSE '' END, true),
-        set_config('scatter.words', coalesce(words, ''), true), set_config('scatter.detail', coalesce(detail, ''), true);
+        set_config('scatter.refused', refused::text, true), set_config('scatter.states', states::text, true),
+        set_config('scatter.texts', texts::text, true), set_config('scatter.details', details::text, true);
 END
