@@ -42,6 +42,9 @@ enum db_action {
     DB_ACT_FAIL_PLAN,
 };
 
+/* Each byte that is no UTF-8 becomes a question mark. */
+void db_mend_text(char *text);
+
 /* The default for a refusal of the database, or for an exception of the migration (sqlstate ""). */
 enum db_action db_default_action(const char *error_class, const char *sqlstate);
 const char *db_action_name(enum db_action action);

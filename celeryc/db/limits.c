@@ -96,6 +96,7 @@ int db_check_failed_batches(struct db *db, const char *plan, struct err *e)
                 FAILED_BATCHES, error.p ? error.p : "an unknown error");
     if (buf_ok(&reason))
         return -ENOMEM;
+    db_mend_text(reason.data);
     return pause_plan(db, plan, "", reason.data, &paused, e);
 }
 

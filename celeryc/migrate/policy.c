@@ -23,10 +23,12 @@ void failure_set(struct failure *f, const char *error_class, bool transient, con
     *f = (struct failure){.transient = transient};
     (void)snprintf(f->error_class, sizeof(f->error_class), "%s", error_class);
     (void)snprintf(f->e.text, sizeof(f->e.text), "%s", text);
+    db_mend_text(f->e.text);
 }
 
 void failure_from_db(struct failure *f, const struct db *db, int code)
 {
+    db_mend_text(f->e.text);
     if (code < 0) {
         (void)err_set(&f->e, code, "%s", err_errno(code));
         (void)snprintf(f->error_class, sizeof(f->error_class), "%s",

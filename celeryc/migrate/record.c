@@ -160,9 +160,12 @@ int scatter_set_null(struct scatter_change *c, const char *column)
 
 int scatter_skip(struct scatter_change *c, const char *reason)
 {
-    c->message = arena_strdup(c->arena, slice_str(reason ? reason : ""));
-    if (!c->message)
+    char *copy = arena_strdup(c->arena, slice_str(reason ? reason : ""));
+
+    if (!copy)
         return OUT_OF_MEMORY;
+    db_mend_text(copy);
+    c->message = copy;
     c->error_class = NULL;
     c->outcome = DB_O_SKIPPED;
     return 0;
@@ -176,6 +179,7 @@ int scatter_fail(struct scatter_change *c, const char *error_class, const char *
     va_start(ap, format);
     (void)vsnprintf(text, sizeof(text), format, ap);
     va_end(ap);
+    db_mend_text(text);
     c->message = arena_strdup(c->arena, slice_str(text));
     c->error_class =
         arena_strdup(c->arena, slice_str(error_class && *error_class ? error_class : "Exception"));

@@ -121,10 +121,11 @@ int work_set_aside(struct work *w, size_t at)
     const struct db *db = w->j->conn->db;
     const char *class = arena_strdup(w->arena, slice_str(db_error_class(db)));
     const char *state = arena_strdup(w->arena, slice_str(db_sqlstate(db)));
-    const char *text = arena_strdup(w->arena, slice_str(w->f->e.text));
+    char *text = arena_strdup(w->arena, slice_str(w->f->e.text));
 
     if (!class || !state || !text)
         return -ENOMEM;
+    db_mend_text(text);
     enum db_action action = work_answer(w->j, row->position, class, state);
 
     if (row->outcome != DB_O_CHANGED || (action != DB_ACT_QUARANTINE && action != DB_ACT_SKIP)) {

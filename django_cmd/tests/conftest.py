@@ -24,6 +24,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
+from django_scatter import policy
 from servers import Postgres
 
 VENDORS = ("sqlite", "postgresql")
@@ -102,6 +103,12 @@ def database(request: pytest.FixtureRequest) -> str:
     """Each test that takes it runs on both kinds of database; the alias is `default`."""
     vendor: str = request.getfixturevalue(request.param)
     return vendor
+
+
+@pytest.fixture(autouse=True)
+def no_breaker_left() -> None:
+    """A worker's process remembers what it tried for a plan; the tests' plans have one name."""
+    policy._breakers.clear()
 
 
 @dataclass

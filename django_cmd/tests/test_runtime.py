@@ -15,14 +15,14 @@ from migrations import Chatty, Plan, Renumber, execute, one
 from scatter_test_app.models import Parcel
 
 from django_scatter import control as control_module
-from django_scatter import runtime
+from django_scatter import control_postgresql, runtime
 from django_scatter.batchfile import BadBatch
 from django_scatter.chunk import Chunk
 from django_scatter.claims import BatchRow, Claim, claim_batch
 from django_scatter.control import Fenced
 from django_scatter.ends import finish_batch
 from django_scatter.errors import ScatterError
-from django_scatter.migration import Change, Migration, Record
+from django_scatter.migration import Change, Migration, Record, Skip
 from django_scatter.policy import MAX_ATTEMPTS
 from django_scatter.runtime import RetryLater
 
@@ -70,6 +70,38 @@ def test_every_record_is_counted_once(database: str, tmp_path: Path) -> None:
     ]
     assert one("SELECT state FROM scatter_plan") == "finished"
     assert one("SELECT worker, records FROM scatter_share") == ("w1@test", 7)
+
+
+class Odd(Renumber):
+    """Words and values that no database stores, or not every one."""
+
+    def process(self, record: Record) -> Change:
+        if record["phone"] == "raise":
+            raise ValueError("nul \0 and \udce9")
+        if record["phone"] == "skip":
+            return Skip("nul \0 and \udce9")
+        if record["phone"] == "half":
+            return {"phone": "half \udce9"}
+        return {"phone": "fine"}
+
+
+@pytest.mark.parametrize(
+    ("phone", "outcome"),
+    [
+        ("raise", ("quarantined", "ValueError", "nul \ufffd and ?")),
+        ("skip", ("skipped", None, "nul \ufffd and ?")),
+        ("half", ("quarantined", "UnicodeEncodeError", "'utf-8' codec can't encode")),
+    ],
+)
+def test_words_that_cannot_be_stored(
+    database: str, tmp_path: Path, phone: str, outcome: tuple[Any, ...]
+) -> None:
+    ended = Plan(tmp_path, fill(["1", phone, "2"]), Odd()).run()
+    assert ended.state == "done"
+    assert phones() == ["fine", phone, "fine"]
+    found = one("SELECT outcome, error_class, message FROM scatter_outcome")
+    assert found[:2] == outcome[:2]
+    assert found[2].startswith(outcome[2])
 
 
 def test_second_delivery_of_a_done_batch_changes_nothing(database: str, tmp_path: Path) -> None:
@@ -120,6 +152,28 @@ def claim(plan: Plan, redelivered: bool = False, worker: str = "dead@test") -> C
     return claim_batch(
         control, runtime.plan_row(batch, plan.request()), row, worker, f"9@{worker}", redelivered
     )
+
+
+def test_plan_of_another_migration_is_refused(database: str, tmp_path: Path) -> None:
+    """As celeryc does: two commands that enqueue by hand have chosen the same id."""
+    plan = Plan(tmp_path, fill(["0901"]), Renumber())
+    claim(plan)
+    execute("UPDATE scatter_plan SET migration = 'tests.other'")
+    with pytest.raises(ScatterError, match=r"is of migration tests\.other, not of tests\.renumber"):
+        claim(plan, redelivered=True)
+    assert batch_row()["lease_token"] == 1
+
+
+def test_transaction_that_cannot_be_set_up_is_ended(
+    postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = Plan(tmp_path, fill(["0901"]), Renumber()).control()
+    with monkeypatch.context() as wrong:
+        wrong.setattr(control_postgresql, "SETTINGS", "SELECT 1 / 0, %s, %s, %s")
+        with pytest.raises(DatabaseError), control.transaction():
+            pytest.fail("never begun")
+    with control.transaction():
+        assert control.rows("SELECT 1") == [(1,)]
 
 
 def test_live_lease_is_waited_for(database: str, tmp_path: Path) -> None:
@@ -410,8 +464,6 @@ def test_lock_held_by_another_is_waited_out(
     """A row that another transaction holds beyond lock_timeout makes the chunk fail; it is done again afterwards, and
     the row, changed meanwhile, is stale."""
     import psycopg
-
-    from django_scatter import control_postgresql
 
     rows = fill(["0901", "0902"])
     other = psycopg.connect(**connection.get_connection_params())

@@ -52,6 +52,21 @@ static int no_column(const struct scatter_record *r, struct scatter_change *c)
 SCATTER_MIGRATION("test.no_column", .record = no_column, .table = "parcel", .reads = {"phone"},
                   .writes = {"nowhere"})
 
+/* Words that were cut in the middle of a letter, or never were UTF-8. */
+static int odd_words(const struct scatter_record *r, struct scatter_change *c)
+{
+    int64_t id = strtoll(scatter_key(r), NULL, 10);
+
+    if (id % 10 == 7)
+        return scatter_fail(c, "ValueError", "%.6s", "Dang \xe1\xba\xb7");
+    if (id % 10 == 8)
+        return scatter_skip(c, "caf\xe9");
+    return scatter_set_text(c, "phone", scatter_key(r));
+}
+
+SCATTER_MIGRATION("test.odd_words", .record = odd_words, .table = "parcel", .reads = {"phone"},
+                  .writes = {"phone"})
+
 /* Three milliseconds of work for each record. */
 static int slow(const struct scatter_record *r, struct scatter_change *c)
 {
@@ -232,6 +247,25 @@ BOTH_WORKERS(policy_retries_a_refused_record)
                                      "outcome = 'quarantined'"),
                  2);
     cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM parcel WHERE n = id"), 98);
+}
+
+BOTH_WORKERS(words_that_are_no_text_are_mended)
+{
+    harness_plan(h, "test.odd_words", 20, 10, NULL, NULL, NULL);
+    CLEANUP(delivery_deinit) struct delivery one = deliver(h, "test.odd_words", 1, false);
+
+    cr_assert_eq(one.kind, OUTCOME_SUCCESS, "%s", one.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_outcome WHERE (outcome = "
+                                     "'quarantined' AND message = 'Dang ?') OR (outcome = "
+                                     "'skipped' AND message = 'caf?')"),
+                 2);
+    run_sql(h->db.db, "UPDATE scatter_plan SET policy = '{\"ValueError\": \"fail-batch\"}'");
+    CLEANUP(delivery_deinit) struct delivery two = deliver(h, "test.odd_words", 2, false);
+
+    cr_assert_eq(two.kind, OUTCOME_FAILURE, "%s", two.repr);
+    cr_assert_eq(query_int(h->db.db, "SELECT count(*) FROM scatter_batch WHERE state = 'failed' "
+                                     "AND error LIKE '%Dang ?%'"),
+                 1);
 }
 
 BOTH_WORKERS(policy_fails_the_plan_at_the_first_hit)

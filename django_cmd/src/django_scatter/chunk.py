@@ -10,6 +10,14 @@ from typing import Any
 
 from django.db.utils import IntegrityError
 
+MESSAGE_CHARS = 1000
+
+
+def told(text: object) -> str:
+    """Somebody else's words as every database stores them: no NUL, no half of a surrogate pair, and not too many."""
+    found = str(text)[:MESSAGE_CHARS]
+    return found.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
 
 class Outcome(enum.Enum):
     CHANGED = "changed"

@@ -82,7 +82,7 @@ class Claim:
 
 
 CLAIM_NAMES = """state position unchanged stale skipped quarantined token attempts left owner sha256
-plan_state retry_on on_batch on_finish max_workers closed failed_at failed_times max_failure_rate
+plan_state migration retry_on on_batch on_finish max_workers closed failed_at failed_times max_failure_rate
 on_error""".split()
 
 
@@ -134,6 +134,10 @@ def claim_batch(
                 claim.retry_after_s = min(claim.retry_after_s, RETRY_SOON_S)
             return claim
         claim = claim_of(found)
+        if batch.source is not None and found["migration"] != plan.migration:
+            raise ScatterError(
+                f"plan {plan.plan} is of migration {found['migration']}, not of {plan.migration}"
+            )
         if batch.source is not None and found["sha256"] != batch.sha256:
             raise ScatterError(
                 f"batch {batch.batch} of plan {plan.plan} was planned with another file "
@@ -146,7 +150,7 @@ def claim_batch(
 def read_batch(control: Control, plan: str, batch: int, lock: str) -> dict[str, Any] | None:
     found = control.rows(
         "SELECT b.state, b.position, b.unchanged, b.stale, b.skipped, b.quarantined, b.lease_token, "
-        f"b.attempts, {control.LEFT}, b.owner, b.sha256, p.state, p.retry_on, p.on_batch, p.on_finish, "
+        f"b.attempts, {control.LEFT}, b.owner, b.sha256, p.state, p.migration, p.retry_on, p.on_batch, p.on_finish, "
         f"p.max_workers, coalesce(p.window_ends < {control.CLOCK}, 1 = 0), "
         "b.failed_at, b.failed_times, p.max_failure_rate, p.policy "
         "FROM scatter_batch b JOIN scatter_plan p ON p.plan = b.plan "

@@ -71,7 +71,11 @@ class PostgresControl(Control):
     def begin(self) -> None:
         self.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
         limits = (max(self.lease_ms // 2, 100), LOCK_LIMIT_MS, max(self.lease_ms // 3, 100))
-        self.rows(SETTINGS, [str(v) for v in limits])
+        try:
+            self.rows(SETTINGS, [str(v) for v in limits])
+        except DatabaseError:
+            self.rollback()
+            raise
 
     def ensure_schema(self) -> None:
         """Asked first, so that a worker without the right to create tables can live with those that are there."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import DatabaseError, Error
 
-from django_scatter.chunk import Outcome, Row
+from django_scatter.chunk import Outcome, Row, told
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Skip
 
@@ -144,7 +144,7 @@ class External(Values):
 
 def done(row: Row, answer: Any) -> None:
     if isinstance(answer, Skip):
-        row.outcome, row.message = Outcome.SKIPPED, answer.reason[:1000]
+        row.outcome, row.message = Outcome.SKIPPED, told(answer.reason)
     elif answer is None:
         row.outcome = Outcome.DONE
     else:

@@ -17,13 +17,12 @@ from typing import Any
 from django.db import connections
 
 from django_scatter.batchfile import key_columns, text_of
-from django_scatter.chunk import Target
+from django_scatter.chunk import Target, told
 from django_scatter.control import open_control
 from django_scatter.migration import Migration, Record, Skip
 from django_scatter.rows import CHUNK_ROWS, LINES_PER_WRITE, encode, pinned
 
 PLAIN = (16, 20, 21, 23)  # boolean and integers, by PostgreSQL's type oids
-MESSAGE_CHARS = 1000
 
 
 @dataclass
@@ -117,10 +116,10 @@ class Rehearsal:
         try:
             change = self.ask(Record(key, wanted, self.params))
             if isinstance(change, Skip):
-                return ["skipped", None, change.reason[:MESSAGE_CHARS], *self.values({})]
+                return ["skipped", None, told(change.reason), *self.values({})]
             fresh = self.fresh(change or {})
         except Exception as e:  # noqa: BLE001  whatever a migration raises belongs to its record
-            return ["failed", type(e).__name__, str(e)[:MESSAGE_CHARS], *self.values({})]
+            return ["failed", type(e).__name__, told(e), *self.values({})]
         finally:
             self.seconds += time.perf_counter() - began
         same = all(c in wanted and text_of(wanted[c]) == v for c, v in fresh.items())

@@ -22,7 +22,7 @@ from django.db import DatabaseError, connections
 
 from django_scatter import sqlstates
 from django_scatter.batchfile import key_columns, text_of
-from django_scatter.chunk import Outcome, Row, Target
+from django_scatter.chunk import Outcome, Row, Target, told
 from django_scatter.control import open_control
 from django_scatter.errors import ScatterError
 from django_scatter.migration import Migration, Record
@@ -35,7 +35,6 @@ RUNS, RUNS_MIN = 200, 40  # of a small table not more than a tenth: each try lea
 GROUP = 100  # records between two ways back: locks are held no longer
 COST = 500  # records whose statements are measured
 LOOKED = 100  # records whose row is read again
-MESSAGE_CHARS = 1000
 
 Source = Callable[[], Iterable[bytes]]
 
@@ -77,7 +76,7 @@ class Trial:
 
     def failed(self, row: Row, error: Exception) -> None:
         row.outcome = Outcome.QUARANTINED
-        row.error_class, row.message = type(error).__name__, str(error)[:MESSAGE_CHARS]
+        row.error_class, row.message = type(error).__name__, told(error)
 
 
 @dataclass
@@ -220,7 +219,7 @@ class OwnRehearsal:
             ) from error
         row.outcome = Outcome.QUARANTINED
         row.error_class, row.sqlstate = sqlstates.class_of(state), state
-        row.message = sqlstates.text_of(error)[:MESSAGE_CHARS]
+        row.message = told(sqlstates.text_of(error))
         self.back()
 
     def look(self, row: Row) -> None:

@@ -23,7 +23,7 @@ from django.db import DatabaseError, Error
 
 from django_scatter import batchfile, bisect, limits, sqlstates, store
 from django_scatter.batchfile import Batch
-from django_scatter.chunk import Chunk, Outcome, Row, Target
+from django_scatter.chunk import Chunk, Outcome, Row, Target, told
 from django_scatter.claims import BatchRow, Claim, ClaimState, PlanRow, claim_batch
 from django_scatter.control import Control, Fenced, Unknown
 from django_scatter.ends import Release, finish_batch, release_batch
@@ -52,7 +52,6 @@ PIECES_REFUSED = 20  # then the transaction ends
 STATEMENT_ROWS = 100  # what a chunk costs besides its rows, in rows: round trips, commit
 TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
-MESSAGE_CHARS = 1000
 STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
 
 
@@ -127,13 +126,13 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, Error):
         sqlstate = sqlstates.sqlstate_of(error)
         transient = sqlstates.kind_of(sqlstate) is Kind.RETRY
-        text = sqlstates.text_of(error)[:MESSAGE_CHARS]
+        text = told(sqlstates.text_of(error))
         return Failure(error, sqlstates.class_of(sqlstate), sqlstate, text, transient)
     if isinstance(error, SchemaError):
         sqlstate = error.sqlstate
-        return Failure(error, sqlstates.class_of(sqlstate), sqlstate, str(error), False)
+        return Failure(error, sqlstates.class_of(sqlstate), sqlstate, told(error), False)
     transient = isinstance(error, (store.StoreUnavailable, MemoryError))
-    return Failure(error, type(error).__name__, "", str(error)[:MESSAGE_CHARS], transient)
+    return Failure(error, type(error).__name__, "", told(error), transient)
 
 
 @dataclass
@@ -494,7 +493,7 @@ class Run:
         if isinstance(change, Exception):
             raise change
         if isinstance(change, Skip):
-            row.outcome, row.message = Outcome.SKIPPED, change.reason[:MESSAGE_CHARS]
+            row.outcome, row.message = Outcome.SKIPPED, told(change.reason)
             return
         row.fresh = self.fresh_values(change, dict(zip(self.names, row.old)))
         row.outcome = Outcome.CHANGED if row.fresh else Outcome.UNCHANGED
@@ -507,7 +506,7 @@ class Run:
         """Without an order to obey the batch would come back to the record at once, for ever."""
         if not isinstance(error, Postpone) or not self.beat.told:
             return None
-        return Failure(error, "Postpone", "", str(error), transient=True, action="postpone")
+        return Failure(error, "Postpone", "", told(error), transient=True, action="postpone")
 
     def failed(self, row: Row, error: Exception) -> Failure | None:
         """The record's function raised. None: it is set aside, go on; else the work ends in front of it."""
@@ -515,7 +514,7 @@ class Run:
         if later is not None:
             return later
         row.outcome, row.fresh = Outcome.QUARANTINED, {}
-        row.error_class, row.message = type(error).__name__, str(error)[:MESSAGE_CHARS]
+        row.error_class, row.message = type(error).__name__, told(error)
         failure = failure_of(error)
         failure.action = self.settle(row, type(error), "")
         failure.retry = self.policy.rule(type(error), "")
@@ -530,6 +529,7 @@ class Run:
             if name not in self.migration.writes:
                 raise KeyError(f"{name} is not in writes of {self.migration.name}")
             fresh[name] = self.control.value(name, value)
+            (fresh[name] or "").encode()  # half of a surrogate pair is no text
         same = all(name in old and old[name] == value for name, value in fresh.items())
         return {} if same else fresh
 
