@@ -9,7 +9,7 @@ NINJA := ninja
 PROGRAMS := celeryc scatter-plan scatter-scale examples.so migrations.so
 LIBRARY := libceleryc.so
 
-.PHONY: help setup build test conformance chaos test-kube images fuzz properties bench lint format demo clean
+.PHONY: help setup build test conformance chaos test-kube images fuzz properties bench bench-chunk lint format demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -49,6 +49,10 @@ properties: build ## the property tests in full: 100,000 canvases and as many me
 
 bench: build ## celeryc beside Celery prefork, in alternating rounds
 	@$(PYTHON) tests/bench/bench.py $(ARGS)
+
+bench-chunk: build ## chunks as arrays beside COPY, by size (ten minutes); ARGS='--kinds C --shapes wide --rounds 5'
+	@$(NINJA) -C build/obj --quiet tests/bench/chunk_driver
+	@$(PYTHON) tests/bench/bench_chunk.py $(ARGS)
 
 lint: setup ## formats, clang-tidy, include directions, ruff, mypy
 	@tools/lint

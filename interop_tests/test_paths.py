@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.migrations import Site
-from harness.parcels import scatter_plan
+from harness.parcels import Database, scatter_plan
 from harness.pgbouncer import PORT, PgBouncer
 from harness.waiting import wait_until
 
@@ -19,13 +19,17 @@ QUERY = "SELECT id, word FROM account"
 
 @pytest.fixture
 def site(own_site: Site) -> Site:
-    own_site.database.run(
+    account_table(own_site.database)
+    return own_site
+
+
+def account_table(database: Database) -> None:
+    database.run(
         "CREATE TABLE account (id bigint PRIMARY KEY, word text, changes int NOT NULL DEFAULT 0)",
         "CREATE TABLE entry (account bigint, word text)",
         f"WITH RECURSIVE g (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < {N_ROWS}) "
         "INSERT INTO account (id, word) SELECT i, 'w' || i FROM g",
     )
-    return own_site
 
 
 def kill_in_turn(site: Site, plan: str, kinds: tuple[str, ...]) -> None:

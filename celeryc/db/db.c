@@ -80,6 +80,16 @@ int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_resu
     return db->ops->chunk(db, c, ret_r, e);
 }
 
+void db_set_copy(struct db *db, enum db_copy copy)
+{
+    db->copy = copy;
+}
+
+const char *db_copy_refused(const struct db *db)
+{
+    return db->copy_refused[0] ? db->copy_refused : NULL;
+}
+
 int db_stream_query(struct db *db, const char *query, const struct db_stream *s, struct err *e)
 {
     return db->ops->stream(db, query, s, e);

@@ -284,6 +284,14 @@ struct db_chunk_result {
 int db_chunk_apply(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r,
                    struct err *e) WARN_UNUSED;
 
+/* How the values of a chunk's changes travel, on PostgreSQL: as arrays, or by COPY where that is quicker (chunk.h). */
+enum db_copy { DB_COPY_AUTO, DB_COPY_ALWAYS, DB_COPY_NEVER };
+
+void db_set_copy(struct db *db, enum db_copy copy);
+/* Why, though it was to go by COPY, a chunk went as arrays, and all after it do: there may be no temporary table. NULL:
+ * that has not happened. */
+const char *db_copy_refused(const struct db *db);
+
 /* ---- a chunk whose changes come one after the other: in pieces, or as the migration's own statements (tx.c) ---- */
 
 /* BEGIN and the fence: the batch's row is locked and its lease renewed. Codes as db_chunk_apply. Ended by db_chunk_apply

@@ -62,6 +62,8 @@ struct db {
     const struct db_ops *ops;
     char sqlstate[6];
     char error_class[48];
+    enum db_copy copy;
+    char copy_refused[200]; /* see db_copy_refused; "": it was not */
 };
 
 extern const struct db_ops db_pg_ops, db_sqlite_ops;

@@ -90,22 +90,16 @@ int pg_fail(struct pg *pg, const PGresult *res, struct err *e)
     return code;
 }
 
-/* What db_sqlstate and db_error_class say, put by while something else may fail. */
-struct told {
-    char sqlstate[sizeof(((struct db *)0)->sqlstate)];
-    char error_class[sizeof(((struct db *)0)->error_class)];
-};
-
-static struct told told(const struct pg *pg)
+struct pg_told pg_told(const struct pg *pg)
 {
-    struct told t;
+    struct pg_told t;
 
     memcpy(t.sqlstate, pg->db.sqlstate, sizeof(t.sqlstate));
     memcpy(t.error_class, pg->db.error_class, sizeof(t.error_class));
     return t;
 }
 
-static void tell(struct pg *pg, const struct told *t)
+void pg_tell(struct pg *pg, const struct pg_told *t)
 {
     memcpy(pg->db.sqlstate, t->sqlstate, sizeof(t->sqlstate));
     memcpy(pg->db.error_class, t->error_class, sizeof(t->error_class));
@@ -223,13 +217,6 @@ int pg_result(struct pg *pg, PGresult **ret_res, struct err *e)
     return 0;
 }
 
-static bool good(const PGresult *res)
-{
-    ExecStatusType s = PQresultStatus(res);
-
-    return s == PGRES_COMMAND_OK || s == PGRES_TUPLES_OK;
-}
-
 /* Reads the answer of one statement and the NULL behind it. */
 static int read_one(struct pg *pg, PGresult **ret_res, struct err *e)
 {
@@ -251,16 +238,16 @@ static int read_one(struct pg *pg, PGresult **ret_res, struct err *e)
  * with it. */
 static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
 {
-    struct told first = {0};
+    struct pg_told first = {0};
     int failed = 0, r = 0;
 
     for (size_t i = 0; !r && i <= n; i++) {
         PGresult *res = NULL;
 
         r = read_one(pg, &res, e);
-        if (!r && !failed && i < n && !good(res)) {
+        if (!r && !failed && i < n && !pg_good(res)) {
             failed = pg_fail(pg, res, e);
-            first = told(pg);
+            first = pg_told(pg);
         }
         if (r || i == n)
             PQclear(res);
@@ -268,7 +255,7 @@ static int read_all(struct pg *pg, size_t n, PGresult **results, struct err *e)
             results[i] = res;
     }
     if (failed)
-        tell(pg, &first);
+        pg_tell(pg, &first);
     return failed ? failed : r;
 }
 
@@ -277,8 +264,8 @@ static int send_all(struct pg *pg, const struct pg_stmt *stmts, size_t n, struct
     if (!PQenterPipelineMode(pg->conn))
         return pg_fail(pg, NULL, e);
     for (size_t i = 0; i < n; i++)
-        if (!PQsendQueryParams(pg->conn, stmts[i].sql, stmts[i].n, NULL, stmts[i].values, NULL,
-                               NULL, 0))
+        if (!PQsendQueryParams(pg->conn, stmts[i].sql, stmts[i].n, NULL, stmts[i].values,
+                               stmts[i].lengths, stmts[i].formats, 0))
             return pg_fail(pg, NULL, e);
     return PQpipelineSync(pg->conn) ? 0 : pg_fail(pg, NULL, e);
 }
@@ -380,11 +367,11 @@ void pg_rollback(struct db *db)
 
     if (PQstatus(pg->conn) != CONNECTION_OK || PQtransactionStatus(pg->conn) == PQTRANS_IDLE)
         return;
-    struct told before = told(pg);
+    struct pg_told before = pg_told(pg);
 
     pg->rehearsing = false;
     (void)pg_simple(pg, "ROLLBACK", &ignored);
-    tell(pg, &before);
+    pg_tell(pg, &before);
 }
 
 static int copy_result(const PGresult *res, struct db_rows *ret_r)
@@ -461,7 +448,7 @@ int pg_schema_here(struct pg *pg, struct err *e)
     if (!r) {
         PGresult *res = PQexec(pg->conn, schema_postgresql);
 
-        r = good(res) ? 0 : pg_fail(pg, res, e);
+        r = pg_good(res) ? 0 : pg_fail(pg, res, e);
         PQclear(res);
     }
     return r ? err_prefix(e, r, "cannot create the control tables") : 0;
@@ -499,10 +486,10 @@ int pg_rehearsal_begin(struct db *db, int64_t lease_ms, struct err *e)
 int pg_rehearsal_back(struct db *db, struct err *e)
 {
     struct pg *pg = pg_of(db);
-    struct told before = told(pg);
+    struct pg_told before = pg_told(pg);
     int r = pg_simple(pg, "ROLLBACK TO SAVEPOINT rehearsal", e);
 
-    tell(pg, &before);
+    pg_tell(pg, &before);
     return r;
 }
 

@@ -18,11 +18,13 @@ struct pg {
     bool rehearsing; /* the open transaction is one of rehearsals */
 };
 
-/* One statement of a pipeline; values in text form, NULL is SQL NULL. */
+/* One statement of a pipeline; values in text form, NULL is SQL NULL. Where formats says 1, a value is in binary form
+ * and of that length; both NULL: none is. */
 struct pg_stmt {
     const char *sql;
     int n;
     const char *const *values;
+    const int *lengths, *formats;
 };
 
 static inline struct pg *pg_of(struct db *db)
@@ -48,9 +50,25 @@ struct pg_begin {
 void pg_begin_stmts(struct pg_begin *b, bool snapshot, int64_t lease_ms, struct pg_stmt stmts[2]);
 /* Puts the failure of a result (or of the connection when res is NULL) into e and db. */
 int pg_fail(struct pg *pg, const PGresult *res, struct err *e);
+
+/* What db_sqlstate and db_error_class say, put by while something else may fail, and said again. */
+struct pg_told {
+    char sqlstate[sizeof(((struct db *)0)->sqlstate)];
+    char error_class[sizeof(((struct db *)0)->error_class)];
+};
+
+struct pg_told pg_told(const struct pg *pg);
+void pg_tell(struct pg *pg, const struct pg_told *t);
 /* One answer, waited for at most limit_ms beyond the server's own limit; NULL at the end of a query. */
 int pg_result(struct pg *pg, PGresult **ret_res, struct err *e) WARN_UNUSED;
 void pg_rollback(struct db *db);
+
+static inline bool pg_good(const PGresult *res)
+{
+    ExecStatusType s = PQresultStatus(res);
+
+    return s == PGRES_COMMAND_OK || s == PGRES_TUPLES_OK;
+}
 
 static inline bool pg_committed(const PGresult *res)
 {
@@ -78,6 +96,7 @@ const char *pg_array_end(struct pg_array *a); /* borrowed; NULL: out of memory *
 struct pg_column {
     const char *name, *type; /* type as format_type gives it, quoted where needed */
     bool array, generated;
+    bool leads; /* some index of all rows begins with it */
 };
 
 struct pg_target {
@@ -105,6 +124,38 @@ struct pg_key {
 int pg_target_key(struct pg *pg, const struct pg_target *t, const struct db_target *asked,
                   struct pg_key *ret_k, struct err *e) WARN_UNUSED;
 void pg_target_forget(struct pg *pg);
+
+/* ---- the values of a chunk (pg_values.c) ---- */
+
+/* Those of its changed rows, all as text, column by column: the key's (k0, ...), the planned ones (o0, ...), the new ones
+ * (n0, ...), and, where some change leaves a column as it is, whether it is set ('t' or 'f': f0, ...). */
+struct pg_values {
+    const struct db_chunk *c;
+    size_t n_rows, n_keys;
+    size_t n_bytes; /* of all values together */
+    bool partly;
+};
+
+struct pg_values pg_values_of(const struct db_chunk *c, size_t n_keys);
+size_t pg_values_width(const struct pg_values *v);
+/* The value of a row that is changed. */
+struct slice pg_values_at(const struct pg_values *v, const struct db_row *row, size_t column);
+/* "k0 text, o0 text, ..." with suffix " text". */
+void pg_values_names(const struct pg_values *v, const char *suffix, struct buf *dst);
+/* One column as a text[] in binary form. */
+int pg_values_array(const struct pg_values *v, size_t column, struct buf *dst) WARN_UNUSED;
+
+/* ---- and their way by COPY (pg_copy.c) ---- */
+
+#define PG_COPY_TABLE "pg_temp.scatter_chunk_values" /* i integer, and the values' columns */
+
+bool pg_copy_wanted(const struct pg *pg, const struct pg_values *v);
+/* Opens a transaction, brings the values into PG_COPY_TABLE and runs s, which may read it: two round trips. The table ends
+ * with the transaction. ret_row is the answer of s, freed by the caller. PG_COPY_REFUSED: there may be no such table;
+ * nothing was done but that the transaction is there to be rolled back. */
+#define PG_COPY_REFUSED 102 /* beside the codes of db/ */
+int pg_copy_run(struct pg *pg, const struct pg_values *v, int64_t lease_ms, const struct pg_stmt *s,
+                PGresult **ret_row, struct err *e) WARN_UNUSED;
 
 int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r, struct err *e);
 struct db_rehearsal;

@@ -6,8 +6,7 @@
  * are any, and COMMIT. Without a row in ck nothing at all was written. A row that waited for a lock is checked again by
  * the server with its new values, so a change that came in between makes it stale and is never overwritten.
  *
- * Values travel as arrays of text and are cast to the columns' types; keys as an array of the key's own type, so that
- * the primary key's index finds them. */
+ * Values travel as arrays of text, those of a large chunk by COPY (pg_copy.c), and are cast to the columns' types. */
 
 #include "celeryc/db/pg.h"
 
@@ -36,7 +35,9 @@ struct statement {
     struct arena *arena;
     struct buf sql;
     const char **values;
+    int *lengths, *formats;
     size_t n, cap;
+    bool by_copy; /* the chunk's values are no parameters */
 };
 
 static void statement_deinit(struct statement *s)
@@ -58,7 +59,6 @@ struct outcomes {
 struct counts {
     size_t changed;
     int64_t unchanged, skipped, quarantined;
-    bool partly; /* some change leaves a column as it is */
 };
 
 static struct counts count_rows(const struct db_chunk *c)
@@ -66,14 +66,10 @@ static struct counts count_rows(const struct db_chunk *c)
     struct counts n = {0};
 
     for (size_t i = 0; i < c->n_rows; i++) {
-        const struct db_row *row = &c->rows[i];
-
-        n.changed += row->outcome == DB_O_CHANGED;
-        n.unchanged += row->outcome == DB_O_UNCHANGED;
-        n.skipped += row->outcome == DB_O_SKIPPED;
-        n.quarantined += row->outcome == DB_O_QUARANTINED;
-        for (size_t k = 0; row->outcome == DB_O_CHANGED && row->set && k < c->target->n_writes; k++)
-            n.partly = n.partly || !row->set[k];
+        n.changed += c->rows[i].outcome == DB_O_CHANGED;
+        n.unchanged += c->rows[i].outcome == DB_O_UNCHANGED;
+        n.skipped += c->rows[i].outcome == DB_O_SKIPPED;
+        n.quarantined += c->rows[i].outcome == DB_O_QUARANTINED;
     }
     return n;
 }
@@ -187,51 +183,22 @@ static int outcome_part(struct statement *s, struct outcomes *o)
     return r;
 }
 
-/* One array in the arena's keeping: rows' values by pick. */
-static int add_array(struct statement *s, const struct db_chunk *c,
-                     struct slice (*pick)(const struct db_row *row, size_t k), size_t k)
-{
-    CLEANUP(pg_array_deinit) struct pg_array a = PG_ARRAY_INIT;
-
-    for (size_t i = 0; i < c->n_rows; i++)
-        if (c->rows[i].outcome == DB_O_CHANGED)
-            pg_array_add(&a, pick(&c->rows[i], k));
-    const char *text = pg_array_end(&a);
-
-    text = text ? arena_strdup(s->arena, slice_str(text)) : NULL;
-    return text ? add_value(s, text) : -ENOMEM;
-}
-
-static struct slice pick_old(const struct db_row *row, size_t k)
-{
-    return row->old[k];
-}
-
-static struct slice pick_fresh(const struct db_row *row, size_t k)
-{
-    return row->set && !row->set[k] ? SLICE_NULL : row->fresh[k];
-}
-
-static struct slice pick_set(const struct db_row *row, size_t k)
-{
-    return !row->set || row->set[k] ? SLICE_LIT("t") : SLICE_LIT("f");
-}
-
 /* SET "phone" = v.n0::text, or CASE when some rows keep their value. */
-static int set_clause(struct statement *s, const struct db_chunk *c, const struct counts *n,
-                      struct pg *pg, const struct pg_target *target, struct err *e)
+static int set_clause(struct statement *s, const struct pg_values *v, struct pg *pg,
+                      const struct pg_target *target, struct err *e)
 {
     buf_appendf(&s->sql, ", u AS (UPDATE %s AS t SET ", target->quoted);
-    for (size_t i = 0; i < c->target->n_writes; i++) {
+    for (size_t i = 0; i < v->c->target->n_writes; i++) {
         const struct pg_column *col;
-        int r = pg_target_column(pg, target, c->target->writes[i], &col, e);
+        int r = pg_target_column(pg, target, v->c->target->writes[i], &col, e);
 
         if (r)
             return r;
         buf_append_str(&s->sql, i ? ", " : "");
         db_quote_name(&s->sql, slice_str(col->name));
-        if (n->partly) {
-            buf_appendf(&s->sql, " = CASE WHEN v.f%zu THEN v.n%zu::%s ELSE t.", i, i, col->type);
+        if (v->partly) {
+            buf_appendf(&s->sql, " = CASE WHEN v.f%zu = 't' THEN v.n%zu::%s ELSE t.", i, i,
+                        col->type);
             db_quote_name(&s->sql, slice_str(col->name));
             buf_append_str(&s->sql, " END");
         } else {
@@ -241,63 +208,71 @@ static int set_clause(struct statement *s, const struct db_chunk *c, const struc
     return 0;
 }
 
-/* FROM unnest(keys, old values, new values, flags), numbered from 1 in file order. */
-static int from_clause(struct statement *s, const struct db_chunk *c, const struct counts *n,
-                       const struct pg_key *key)
+/* FROM unnest(...), numbered from 1 in file order. */
+static int from_arrays(struct statement *s, const struct pg_values *v)
 {
-    CLEANUP(buf_deinit) struct buf names = BUF_INIT;
-    int r = 0;
+    size_t width = pg_values_width(v);
 
-    buf_append_str(&s->sql, " FROM unnest(");
-    for (size_t i = 0; !r && i < key->n; i++) {
-        buf_appendf(&s->sql, "%s$%zu::%s[]", i ? ", " : "", s->n + 1, key->column[i]->type);
-        buf_appendf(&names, "%sk%zu", i ? ", " : "", i);
-        r = add_array(s, c, pick_old, i);
+    for (size_t i = 0; i < width; i++) {
+        CLEANUP(buf_deinit) struct buf array = BUF_INIT;
+        int r = pg_values_array(v, i, &array);
+
+        if (r)
+            return r;
+        const char *copy = arena_strdup(s->arena, buf_slice(&array));
+
+        if (!copy)
+            return -ENOMEM;
+        s->lengths[s->n] = (int)array.len;
+        s->formats[s->n] = 1;
+        r = add_value(s, copy);
+        if (r)
+            return r;
+        buf_appendf(&s->sql, "%s$%zu::text[]", i ? ", " : " FROM unnest(", s->n);
     }
-    for (size_t i = 0; !r && i < c->target->n_reads; i++) {
-        buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
-        buf_appendf(&names, ", o%zu", i);
-        r = add_array(s, c, pick_old, key->n + i);
-    }
-    for (size_t i = 0; !r && i < c->target->n_writes; i++) {
-        buf_appendf(&s->sql, ", $%zu::text[]", s->n + 1);
-        buf_appendf(&names, ", n%zu", i);
-        r = add_array(s, c, pick_fresh, i);
-    }
-    for (size_t i = 0; !r && n->partly && i < c->target->n_writes; i++) {
-        buf_appendf(&s->sql, ", $%zu::boolean[]", s->n + 1);
-        buf_appendf(&names, ", f%zu", i);
-        r = add_array(s, c, pick_set, i);
-    }
-    buf_append_str(&s->sql, ") WITH ORDINALITY AS v (");
-    buf_append_slice(&s->sql, buf_slice(&names));
-    buf_append_str(&s->sql, ", i)");
-    return r ? r : buf_ok(&names);
+    CLEANUP(buf_deinit) struct buf names = BUF_INIT;
+
+    pg_values_names(v, "", &names);
+    if (buf_ok(&names))
+        return -ENOMEM;
+    buf_appendf(&s->sql, ") WITH ORDINALITY AS v (%s, i)", names.data);
+    return 0;
 }
 
-static int update_part(struct statement *s, const struct db_chunk *c, const struct counts *n,
-                       struct pg *pg, struct err *e)
+/* Where an index begins with the key, its rows are looked up one by one, in file order, which is the key's: so rows are
+ * locked in that order, and what a chunk costs does not depend on the size of the table. A plain equality would let the
+ * server join by hash or merge instead, which reads the table, or its index from the first key on, whole. */
+static void key_clause(struct statement *s, const struct pg_key *key)
 {
-    const struct pg_target *target;
-    const struct pg_column *col;
-    struct pg_key key;
-    int r = pg_target_get(pg, c->target->table, &target, e);
+    bool leads = false;
 
-    if (!r)
-        r = pg_target_key(pg, target, c->target, &key, e);
-    if (!r)
-        r = set_clause(s, c, n, pg, target, e);
-    if (!r)
-        r = from_clause(s, c, n, &key);
+    for (size_t i = 0; i < key->n; i++)
+        leads = leads || key->column[i]->leads;
+    for (size_t i = 0; i < key->n; i++) {
+        buf_append_str(&s->sql, i ? " AND t." : " WHERE t.");
+        db_quote_name(&s->sql, slice_str(key->column[i]->name));
+        buf_appendf(&s->sql, leads ? " = ANY (ARRAY[v.k%zu::%s])" : " = v.k%zu::%s", i,
+                    key->column[i]->type);
+    }
+}
+
+static int update_part(struct statement *s, const struct pg_values *v, struct pg *pg,
+                       const struct pg_target *target, const struct pg_key *key, struct err *e)
+{
+    const struct db_target *asked = v->c->target;
+    int r = set_clause(s, v, pg, target, e);
+
+    if (!r && s->by_copy)
+        buf_append_str(&s->sql, " FROM " PG_COPY_TABLE " AS v");
+    else if (!r)
+        r = from_arrays(s, v);
     if (r)
         return r;
-    for (size_t i = 0; i < key.n; i++) {
-        buf_append_str(&s->sql, i ? " AND t." : " WHERE t.");
-        db_quote_name(&s->sql, slice_str(key.column[i]->name));
-        buf_appendf(&s->sql, " = v.k%zu", i);
-    }
-    for (size_t i = 0; i < c->target->n_reads; i++) {
-        r = pg_target_column(pg, target, c->target->reads[i], &col, e);
+    key_clause(s, key);
+    for (size_t i = 0; i < asked->n_reads; i++) {
+        const struct pg_column *col;
+
+        r = pg_target_column(pg, target, asked->reads[i], &col, e);
         if (r)
             return r;
         buf_append_str(&s->sql, " AND t.");
@@ -326,10 +301,20 @@ static int select_part(struct statement *s, size_t n_changed)
                      &s->sql);
 }
 
-static int build(struct statement *s, const struct db_chunk *c, const struct counts *n,
-                 struct outcomes *o, struct pg *pg, struct err *e)
+/* What a chunk's statement is made of. */
+struct parts {
+    const struct db_chunk *c;
+    struct counts n;
+    struct pg_values values;
+    const struct pg_target *target;
+    struct pg_key key;
+};
+
+static int build(struct statement *s, const struct parts *p, struct outcomes *o, struct pg *pg,
+                 struct err *e)
 {
-    int r = fixed_params(s, c, n);
+    const struct db_chunk *c = p->c;
+    int r = fixed_params(s, c, &p->n);
 
     for (size_t i = 0; !r && i < c->n_rows; i++) {
         if (c->rows[i].outcome == DB_O_SKIPPED)
@@ -339,9 +324,9 @@ static int build(struct statement *s, const struct db_chunk *c, const struct cou
     }
     if (!r && o->n)
         r = outcome_part(s, o);
-    if (!r && n->changed)
-        r = update_part(s, c, n, pg, e);
-    return r ? r : select_part(s, n->changed);
+    if (!r && p->n.changed)
+        r = update_part(s, &p->values, pg, p->target, &p->key, e);
+    return r ? r : select_part(s, p->n.changed);
 }
 
 /* ---- running it ---- */
@@ -425,26 +410,121 @@ static int read_orders(struct pg *pg, PGresult *row, struct db_orders *ret_o, st
     return 0;
 }
 
-static int send_chunk(struct pg *pg, const struct db_chunk *c, const struct statement *s,
-                      struct db_chunk_result *ret_r, struct err *e)
+/* BEGIN, settings and the statement in one pipeline. */
+static int send_arrays(struct pg *pg, const struct db_chunk *c, const struct pg_stmt *s,
+                       PGresult **ret_row, struct err *e)
 {
     struct pg_begin b;
     struct pg_stmt stmts[3];
     PGresult *res[3] = {0};
-    struct db_chunk_result out = {0};
     size_t skip = c->open ? 2 : 0; /* the transaction is there */
-    int r;
 
     pg_begin_stmts(&b, false, c->lease_ms, stmts);
     pg->limit_ms = b.limit_ms;
-    stmts[2] = (struct pg_stmt){s->sql.data, (int)s->n, s->values};
-    r = pg_run(pg, stmts + skip, 3 - skip, res + skip, e);
+    stmts[2] = *s;
+    int r = pg_run(pg, stmts + skip, 3 - skip, res + skip, e);
+
     if (r)
         return r;
     PQclear(res[0]);
     PQclear(res[1]);
-    CLEANUP(pg_clear) PGresult *row = res[2];
+    *ret_row = res[2];
+    return 0;
+}
 
+/* The statement of a chunk, and what it points into. */
+struct prepared {
+    struct arena *arena;
+    struct outcomes outcomes;
+    struct parts parts;
+    struct statement s;
+};
+
+static void prepared_deinit(struct prepared *p)
+{
+    outcomes_deinit(&p->outcomes);
+    statement_deinit(&p->s);
+    p->arena = arena_free(p->arena);
+}
+
+DEFINE_CLEANUP_VALUE(struct prepared, prepared_deinit)
+
+static struct pg_stmt stmt_of(const struct statement *s)
+{
+    return (struct pg_stmt){s->sql.data, (int)s->n, s->values, s->lengths, s->formats};
+}
+
+static int look_up(struct parts *p, struct pg *pg, struct err *e)
+{
+    int r = p->c->open || pg->rehearsing ? 0 : pg_ready(pg, e);
+
+    if (!r && p->n.changed) {
+        r = pg_target_get(pg, p->c->target->table, &p->target, e);
+        if (!r)
+            r = pg_target_key(pg, p->target, p->c->target, &p->key, e);
+        p->values = pg_values_of(p->c, p->key.n);
+    }
+    return r;
+}
+
+static int prepare(struct prepared *p, struct pg *pg, const struct db_chunk *c, bool may_copy,
+                   struct err *e)
+{
+    size_t cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads +
+                 2 * c->target->n_writes;
+    int r;
+
+    *p = (struct prepared){.arena = arena_new(),
+                           .parts = {.c = c, .n = count_rows(c), .values = {.c = c}}};
+    if (!p->arena)
+        return -ENOMEM;
+    p->outcomes.arena = p->arena;
+    p->s = (struct statement){.arena = p->arena,
+                              .sql = BUF_INIT,
+                              .cap = cap,
+                              .values = arena_alloc_array(p->arena, cap, sizeof(*p->s.values)),
+                              .lengths = arena_alloc_array(p->arena, cap, sizeof(*p->s.lengths)),
+                              .formats = arena_alloc_array(p->arena, cap, sizeof(*p->s.formats))};
+    if (!p->s.values || !p->s.lengths || !p->s.formats)
+        return -ENOMEM;
+    r = look_up(&p->parts, pg, e);
+    if (r)
+        return r;
+    p->s.by_copy = may_copy && !c->open && pg_copy_wanted(pg, &p->parts.values);
+    return build(&p->s, &p->parts, &p->outcomes, pg, e);
+}
+
+/* The first part of a chunk, after which only its stale rows and COMMIT are missing. */
+static int send_first(struct pg *pg, const struct db_chunk *c, bool may_copy, PGresult **ret_row,
+                      struct err *e)
+{
+    CLEANUP(prepared_deinit) struct prepared p = {0};
+    int r = prepare(&p, pg, c, may_copy, e);
+
+    if (r)
+        return r;
+    const struct pg_stmt s = stmt_of(&p.s);
+
+    if (p.s.by_copy)
+        return pg_copy_run(pg, &p.parts.values, c->lease_ms, &s, ret_row, e);
+    return send_arrays(pg, c, &s, ret_row, e);
+}
+
+static int send_chunk(struct pg *pg, const struct db_chunk *c, struct db_chunk_result *ret_r,
+                      struct err *e)
+{
+    CLEANUP(pg_clear) PGresult *row = NULL;
+    struct db_chunk_result out = {0};
+    int r = send_first(pg, c, true, &row, e);
+
+    if (r == PG_COPY_REFUSED) {
+        (void)snprintf(pg->db.copy_refused, sizeof(pg->db.copy_refused), "%s", err_text(e, -EPERM));
+        pg_rollback(&pg->db);
+        *e = ERR_INIT;
+        r = send_first(pg, c, false, &row, e);
+    }
+    if (r)
+        return r;
     if (PQntuples(row) != 1 || !str_eq(PQgetvalue(row, 0, 0), "1"))
         return DB_E_FENCED;
     r = read_orders(pg, row, &out.orders, e);
@@ -455,49 +535,10 @@ static int send_chunk(struct pg *pg, const struct db_chunk *c, const struct stat
     return r;
 }
 
-/* The statement of a chunk, and what it points into. */
-struct prepared {
-    struct arena *arena;
-    struct outcomes outcomes;
-    struct statement s;
-};
-
-static void prepared_deinit(struct prepared *p)
-{
-    outcomes_deinit(&p->outcomes);
-    statement_deinit(&p->s);
-    arena_free(p->arena);
-}
-
-DEFINE_CLEANUP_VALUE(struct prepared, prepared_deinit)
-
-static int prepare(struct prepared *p, struct pg *pg, const struct db_chunk *c, struct err *e)
-{
-    struct counts n = count_rows(c);
-    int r;
-
-    *p = (struct prepared){.arena = arena_new()};
-    if (!p->arena)
-        return -ENOMEM;
-    p->outcomes.arena = p->arena;
-    p->s = (struct statement){.arena = p->arena, .sql = BUF_INIT};
-    p->s.cap = FIXED_PARAMS + OUTCOME_ARRAYS + LIMIT_KEY_COLUMNS + c->target->n_reads +
-               2 * c->target->n_writes;
-    p->s.values = arena_alloc_array(p->arena, p->s.cap, sizeof(*p->s.values));
-    if (!p->s.values)
-        return -ENOMEM;
-    r = c->open || pg->rehearsing ? 0 : pg_ready(pg, e);
-    return r ? r : build(&p->s, c, &n, &p->outcomes, pg, e);
-}
-
 int pg_chunk(struct db *db, const struct db_chunk *c, struct db_chunk_result *ret_r, struct err *e)
 {
-    struct pg *pg = pg_of(db);
-    CLEANUP(prepared_deinit) struct prepared p = {0};
-    int r = prepare(&p, pg, c, e);
+    int r = send_chunk(pg_of(db), c, ret_r, e);
 
-    if (!r)
-        r = send_chunk(pg, c, &p.s, ret_r, e);
     pg_rollback(db);
     return r == DB_E_FENCED ? db_fenced(db, c, e) : r;
 }
@@ -509,7 +550,7 @@ static int measure(struct pg *pg, const struct db_chunk *c, const struct stateme
                    struct db_rehearsal *x, struct err *e)
 {
     struct db_meter before, after;
-    const struct pg_stmt stmt = {s->sql.data, (int)s->n, s->values};
+    const struct pg_stmt stmt = stmt_of(s);
     PGresult *res[1] = {0};
     struct err mine = ERR_INIT;
     int r = db_rehearsal_meter(&pg->db, c->target->table, &before, e);
@@ -540,7 +581,9 @@ static int explain(struct pg *pg, struct statement *s, struct buf *dst, struct e
     buf_append_slice(&sql, buf_slice(&s->sql));
     if (buf_ok(&sql))
         return -ENOMEM;
-    const struct pg_stmt stmt = {sql.data, (int)s->n, s->values};
+    struct pg_stmt stmt = stmt_of(s);
+
+    stmt.sql = sql.data;
     int r = pg_run(pg, &stmt, 1, res, e);
 
     if (r)
@@ -558,7 +601,7 @@ int pg_rehearse(struct db *db, const struct db_chunk *c, struct db_rehearsal *re
     CLEANUP(prepared_deinit) struct prepared p = {0};
     struct db_rehearsal x = {.wal_bytes = -1, .hot = -1};
     struct err back = ERR_INIT;
-    int r = prepare(&p, pg, c, e);
+    int r = prepare(&p, pg, c, false, e);
 
     if (r)
         return r;

@@ -74,7 +74,8 @@ static int fill(struct pg_target *t, const struct db_rows *rows)
         t->column[i] = (struct pg_column){.name = arena_strdup(t->arena, db_cell(rows, i, 0)),
                                           .type = arena_strdup(t->arena, db_cell(rows, i, 1)),
                                           .array = db_cell_is(rows, i, 2, "A"),
-                                          .generated = db_cell_is(rows, i, 3, "t")};
+                                          .generated = db_cell_is(rows, i, 3, "t"),
+                                          .leads = db_cell_is(rows, i, 4, "t")};
         if (!t->column[i].name || !t->column[i].type)
             return -ENOMEM;
     }
@@ -97,12 +98,15 @@ static int make(struct pg *pg, const char *table, struct arena *a, struct pg_tar
     t->quoted = arena_strdup(a, buf_slice(&quoted));
     if (!t->table || !t->quoted)
         return -ENOMEM;
-    r = pg->db.ops->exec(&pg->db,
-                         "SELECT a.attname, format_type(a.atttypid, -1), y.typcategory, "
-                         "a.attgenerated <> '' OR a.attidentity = 'a' FROM pg_attribute a "
-                         "JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = to_regclass($1) "
-                         "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-                         (struct db_val[]){db_text(t->quoted)}, 1, &rows, e);
+    r = pg->db.ops->exec(
+        &pg->db,
+        "SELECT a.attname, format_type(a.atttypid, -1), y.typcategory, "
+        "a.attgenerated <> '' OR a.attidentity = 'a', EXISTS (SELECT FROM pg_index x "
+        "WHERE x.indrelid = a.attrelid AND x.indisvalid AND x.indpred IS NULL AND "
+        "x.indkey[0] = a.attnum) FROM pg_attribute a "
+        "JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = to_regclass($1) "
+        "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        (struct db_val[]){db_text(t->quoted)}, 1, &rows, e);
     if (r)
         return r;
     if (rows.n_rows == 0)

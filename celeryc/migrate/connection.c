@@ -105,8 +105,10 @@ int connection_get(const struct runtime *rt, const char *alias, struct connectio
         return -ENOMEM;
     }
     r = db_open(url, &c->db, e);
-    if (!r)
+    if (!r) {
+        db_set_copy(c->db, rt->options.copy);
         r = db_ensure_schema(c->db, e);
+    }
     c->next = list;
     if (!r && pthread_setspecific(key, c))
         r = -ENOMEM;

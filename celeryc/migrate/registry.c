@@ -168,6 +168,23 @@ static int lease_from_environment(int64_t *ms, struct err *e)
     return 0;
 }
 
+static int copy_from_environment(enum db_copy *copy, struct err *e)
+{
+    static const char *const names[] = {
+        [DB_COPY_AUTO] = "auto", [DB_COPY_ALWAYS] = "always", [DB_COPY_NEVER] = "never"};
+    const char *text = getenv("SCATTER_COPY"); /* NOLINT(concurrency-mt-unsafe): as above */
+
+    if (!text || !*text)
+        return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (str_eq(text, names[i])) {
+            *copy = (enum db_copy)i;
+            return 0;
+        }
+    }
+    return err_set(e, -EINVAL, "SCATTER_COPY=%s is none of auto, always, never", text);
+}
+
 /* Every worker undoes, and runs SQL files; what they read and write comes with each batch file. */
 static int register_own(struct task_registry *r, struct err *e)
 {
@@ -199,6 +216,8 @@ int migrate_register_tasks(struct task_registry *r, const struct migrate_options
     if (known.runtime.options.chunk_ms <= 0)
         known.runtime.options.chunk_ms = 250;
     rc = lease_from_environment(&known.runtime.options.lease_ms, e);
+    if (!rc)
+        rc = copy_from_environment(&known.runtime.options.copy, e);
     for (size_t i = 0; !rc && i < known.len; i++) {
         const struct celeryc_task t = {.name = known.tasks[i]->m.name,
                                        .acks_late = true,

@@ -3,6 +3,7 @@
 /* The migrations that plug-ins brought, and their registration as Celery tasks. */
 
 #include "celeryc/base/err.h"
+#include "celeryc/db/db.h"
 #include "celeryc/task/registry.h"
 
 #include <celeryc/migration.h>
@@ -20,8 +21,9 @@ int migrate_check(struct err *e) WARN_UNUSED;
 struct migrate_options {
     const char *const *
         databases; /* "alias=URL", NULL-terminated; environment SCATTER_DATABASE_<ALIAS> after these */
-    int64_t lease_ms; /* 0: 60,000; SCATTER_LEASE ("60s") overrides */
-    int64_t chunk_ms; /* 0: 250, the time a chunk aims at */
+    int64_t lease_ms;  /* 0: 60,000; SCATTER_LEASE ("60s") overrides */
+    int64_t chunk_ms;  /* 0: 250, the time a chunk aims at */
+    enum db_copy copy; /* SCATTER_COPY ("auto", "always", "never") overrides */
     const char *default_queue;
 };
 

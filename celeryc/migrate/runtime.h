@@ -133,6 +133,7 @@ struct connection {
     struct db *db;
     double rows, seconds;  /* weighted, of the chunks so far */
     double tried, refused; /* records, weighted: how often the database refuses one */
+    bool told;             /* that chunks go as arrays, not by COPY */
     bool no_pieces;        /* chunks cannot be written in pieces there */
     struct breaker breaker;
 };

@@ -8,6 +8,7 @@
 #include "celeryc/migrate/work.h"
 #include "celeryc/base/clock.h"
 #include "celeryc/base/key.h"
+#include "celeryc/db/chunk.h"
 #include "celeryc/migrate/beat.h"
 #include "celeryc/migrate/pace.h"
 #include "celeryc/task/run.h"
@@ -16,9 +17,6 @@
 #include <math.h>
 #include <time.h>
 
-#define CHUNK_MIN      50
-#define CHUNK_MAX      5000
-#define CHUNK_FIRST    500
 #define QUICK_RETRIES  3   /* inside the task, before the message waits */
 #define EXTERNAL_MAX   100 /* calls to the outside that a crash may repeat */
 #define STATEMENT_ROWS 200 /* what a chunk costs besides its rows, in rows: round trips, commit */

@@ -61,6 +61,15 @@ static void count_rows(struct work *w, const struct db_row *rows, size_t n)
         breaker_add(b, rows[i].outcome == DB_O_QUARANTINED);
 }
 
+static void tell_of_copy(struct job *j)
+{
+    const char *why = db_copy_refused(j->conn->db);
+
+    if (why && !j->conn->told)
+        celeryc_log(j->call, CELERYC_WARNING, "chunks go as arrays, not by COPY: %s", why);
+    j->conn->told = why != NULL;
+}
+
 int work_apply_once(struct work *w, struct db_row *rows, size_t n)
 {
     struct job *j = w->j;
@@ -70,6 +79,7 @@ int work_apply_once(struct work *w, struct db_row *rows, size_t n)
 
     w->f->e = ERR_INIT;
     r = db_chunk_apply(j->conn->db, &c, &res, &w->f->e);
+    tell_of_copy(j);
     if (r)
         return r;
     j->position = c.new_position;

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import socket
+import tempfile
+from pathlib import Path
 from urllib.parse import quote
 
 from .postgres_server import PostgresServer
@@ -15,8 +17,7 @@ PORT = 6432  # of a Unix socket's name: nothing listens on the network
 
 class PgBouncer:
     def __init__(self, server: PostgresServer, sessions: int) -> None:
-        self.folder = server.folder / "bouncer"
-        self.folder.mkdir()
+        self.folder = Path(tempfile.mkdtemp(prefix="bouncer-", dir=server.folder))
         self.folder.chmod(0o777)
         config = self.folder / "pgbouncer.ini"
         config.write_text(

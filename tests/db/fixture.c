@@ -16,6 +16,8 @@ struct db *fixture_connect(const struct fixture *f)
     int r = db_open(f->url, &db, &e);
 
     cr_assert_eq(r, 0, "%s: %s", f->url, err_text(&e, r));
+    if (f->by_copy)
+        db_set_copy(db, DB_COPY_ALWAYS);
     return db;
 }
 
@@ -48,8 +50,9 @@ void fixture_open(struct fixture *f, enum fixture_kind kind)
 {
     struct err e = ERR_INIT;
 
-    *f = (struct fixture){.kind = kind};
-    if (kind == FIXTURE_POSTGRESQL)
+    *f = (struct fixture){.kind = kind == FIXTURE_COPY ? FIXTURE_POSTGRESQL : kind,
+                          .by_copy = kind == FIXTURE_COPY};
+    if (f->kind == FIXTURE_POSTGRESQL)
         make_schema(f);
     else
         make_file(f);

@@ -4,12 +4,13 @@
 
 #include "celeryc/db/db_priv.h"
 
-enum fixture_kind { FIXTURE_POSTGRESQL, FIXTURE_SQLITE };
+enum fixture_kind { FIXTURE_POSTGRESQL, FIXTURE_SQLITE, FIXTURE_COPY /* FIXTURE_POSTGRESQL */ };
 
 struct fixture {
     enum fixture_kind kind;
     char url[256];
     char dir[64]; /* SQLite: the temporary folder */
+    bool by_copy; /* every chunk goes by COPY */
     struct db *db;
 };
 
@@ -44,3 +45,15 @@ char *query_text(struct db *db, const char *sql);
         fixture_close(&f);                      \
     }                                           \
     static void body_##name(struct fixture *f)
+
+/* The same, and on PostgreSQL with chunks by COPY as well. */
+#define EVERY_WAY(name)                         \
+    static void body_##name(struct fixture *f); \
+    Test(copy, name)                            \
+    {                                           \
+        struct fixture f;                       \
+        fixture_open(&f, FIXTURE_COPY);         \
+        body_##name(&f);                        \
+        fixture_close(&f);                      \
+    }                                           \
+    BOTH(name)

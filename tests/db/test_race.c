@@ -66,9 +66,9 @@ static int64_t changed(struct db *db)
 }
 
 /* Every change counts in n, so that a second effect would show. */
-static void open_counted(struct fixture *f)
+static void open_counted(struct fixture *f, enum fixture_kind kind)
 {
-    fixture_open(f, FIXTURE_POSTGRESQL);
+    fixture_open(f, kind);
     make_parcels(f, 10);
     run_sql(f->db, "CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.n := "
                    "OLD.n + 1; RETURN NEW; END'");
@@ -77,149 +77,152 @@ static void open_counted(struct fixture *f)
     make_plan(f, 1, 10);
 }
 
+/* Chunks as arrays, and by COPY. */
+#define RACE(name)                              \
+    static void body_##name(struct fixture *f); \
+    Test(race, name)                            \
+    {                                           \
+        struct fixture f;                       \
+        open_counted(&f, FIXTURE_POSTGRESQL);   \
+        body_##name(&f);                        \
+        fixture_close(&f);                      \
+    }                                           \
+    Test(race_copy, name)                       \
+    {                                           \
+        struct fixture f;                       \
+        open_counted(&f, FIXTURE_COPY);         \
+        body_##name(&f);                        \
+        fixture_close(&f);                      \
+    }                                           \
+    static void body_##name(struct fixture *f)
+
 /* The owner's chunk waits for a row; a thief comes, is sent away, comes again. */
-Test(race, thief_while_a_chunk_is_open)
+RACE(thief_while_a_chunk_is_open)
 {
-    struct fixture f;
     struct holder h;
     struct db_chunk_result res = {0};
     struct err e = ERR_INIT;
 
-    open_counted(&f);
-    int64_t token = claim_token(f.db, 1);
-    struct db *other = fixture_connect(&f);
+    int64_t token = claim_token(f->db, 1);
+    struct db *other = fixture_connect(f);
 
     run_sql(other, "BEGIN");
     run_sql(other, "UPDATE parcel SET phone = 'mine' WHERE id = 3");
-    start(&h, &f, token, 0, 5);
-    wait_blocked(f.db);
-    CLEANUP(db_claim_deinit) struct db_claim busy = claim(f.db, 1, true);
+    start(&h, f, token, 0, 5);
+    wait_blocked(f->db);
+    CLEANUP(db_claim_deinit) struct db_claim busy = claim(f->db, 1, true);
 
     cr_assert_eq(busy.state, DB_CLAIM_BUSY);
     cr_assert(busy.retry_after_ms > 0 && busy.retry_after_ms <= 1000);
     run_sql(other, "COMMIT");
     cr_assert_eq(join(&h), 0);
     cr_assert_eq(h.res.stale, 1); /* the row changed while the chunk waited for it */
-    cr_assert_eq(changed(f.db), 4);
-    CLEANUP(db_claim_deinit) struct db_claim thief = claim(f.db, 1, true);
+    cr_assert_eq(changed(f->db), 4);
+    CLEANUP(db_claim_deinit) struct db_claim thief = claim(f->db, 1, true);
 
     cr_assert_eq(thief.state, DB_CLAIM_OURS);
     cr_assert_eq(thief.position, 5);
     cr_assert_eq(thief.counts.stale, 1);
     cr_assert_eq(change(h.db, 1, token, 0, 5, 10, &res, &e), DB_E_FENCED);
-    cr_assert_eq(change(f.db, 1, thief.token, 0, 5, 10, &res, &e), 0);
-    cr_assert_eq(changed(f.db), 9);
+    cr_assert_eq(change(f->db, 1, thief.token, 0, 5, 10, &res, &e), 0);
+    cr_assert_eq(changed(f->db), 9);
     h.db = db_close(h.db);
     other = db_close(other);
-    fixture_close(&f);
 }
 
 /* The thief's claim is not committed yet when the owner's chunk arrives and waits behind it. */
-Test(race, owner_waits_behind_the_thief)
+RACE(owner_waits_behind_the_thief)
 {
-    struct fixture f;
     struct holder h;
 
-    open_counted(&f);
-    int64_t token = claim_token(f.db, 1);
-    struct db *thief = fixture_connect(&f);
+    int64_t token = claim_token(f->db, 1);
+    struct db *thief = fixture_connect(f);
 
     run_sql(thief, "BEGIN");
     run_sql(thief, "UPDATE scatter_batch SET lease_token = lease_token + 1");
-    start(&h, &f, token, 0, 5);
-    wait_blocked(f.db);
+    start(&h, f, token, 0, 5);
+    wait_blocked(f->db);
     run_sql(thief, "COMMIT");
     cr_assert_eq(join(&h), DB_E_FENCED);
-    cr_assert_eq(changed(f.db), 0);
-    cr_assert_eq(query_int(f.db, "SELECT count(*) FROM scatter_share"), 0);
+    cr_assert_eq(changed(f->db), 0);
+    cr_assert_eq(query_int(f->db, "SELECT count(*) FROM scatter_share"), 0);
     h.db = db_close(h.db);
     thief = db_close(thief);
-    fixture_close(&f);
 }
 
 /* The same chunk twice at once (a resend after an unknown commit, had anybody remembered the position). */
-Test(race, same_chunk_twice)
+RACE(same_chunk_twice)
 {
-    struct fixture f;
+    int64_t token = claim_token(f->db, 1);
 
-    open_counted(&f);
-    int64_t token = claim_token(f.db, 1);
-
-    struct db *other = fixture_connect(&f);
+    struct db *other = fixture_connect(f);
     struct holder h[2];
 
     run_sql(other, "BEGIN");
     run_sql(other, "SELECT 1 FROM scatter_batch FOR UPDATE");
-    start(&h[0], &f, token, 0, 5);
-    start(&h[1], &f, token, 0, 5);
-    wait_blocked(f.db);
+    start(&h[0], f, token, 0, 5);
+    start(&h[1], f, token, 0, 5);
+    wait_blocked(f->db);
     run_sql(other, "COMMIT");
     int first = join(&h[0]), second = join(&h[1]);
 
     cr_assert((first == 0) != (second == 0), "%d %d", first, second);
     cr_assert_eq(first + second, DB_E_RETRY);
-    cr_assert_eq(changed(f.db), 5);
-    cr_assert_eq(query_int(f.db, "SELECT max(n) FROM parcel"), 1);
-    cr_assert_eq(query_int(f.db, "SELECT records FROM scatter_share"), 5);
+    cr_assert_eq(changed(f->db), 5);
+    cr_assert_eq(query_int(f->db, "SELECT max(n) FROM parcel"), 1);
+    cr_assert_eq(query_int(f->db, "SELECT records FROM scatter_share"), 5);
     for (int i = 0; i < 2; i++)
         h[i].db = db_close(h[i].db);
     other = db_close(other);
-    fixture_close(&f);
 }
 
 /* The server ends the session in the middle of a chunk. */
-Test(race, lost_connection)
+RACE(lost_connection)
 {
-    struct fixture f;
     struct holder h;
     struct err e = ERR_INIT;
     struct db_chunk_result res = {0};
     struct db_counts counts;
     int64_t position = -1;
 
-    open_counted(&f);
-    int64_t token = claim_token(f.db, 1);
-    struct db *other = fixture_connect(&f);
+    int64_t token = claim_token(f->db, 1);
+    struct db *other = fixture_connect(f);
 
     run_sql(other, "BEGIN");
     run_sql(other, "SELECT 1 FROM parcel WHERE id = 3 FOR UPDATE");
-    start(&h, &f, token, 0, 5);
-    wait_blocked(f.db);
-    run_sql(f.db, "SELECT pg_terminate_backend(w.pid) " BLOCKED);
+    start(&h, f, token, 0, 5);
+    wait_blocked(f->db);
+    run_sql(f->db, "SELECT pg_terminate_backend(w.pid) " BLOCKED);
     cr_assert_eq(join(&h), DB_E_RETRY);
     cr_assert_str_eq(h.sqlstate, "57P01");
     run_sql(other, "COMMIT");
     cr_assert_eq(db_batch_position(h.db, "p", 1, token, &position, &counts, &e), 0, "%s", e.text);
     cr_assert_eq(position, 0);
-    cr_assert_eq(changed(f.db), 0);
+    cr_assert_eq(changed(f->db), 0);
     cr_assert_eq(change(h.db, 1, token, 0, 0, 5, &res, &e), 0, "%s", e.text);
-    cr_assert_eq(changed(f.db), 5);
+    cr_assert_eq(changed(f->db), 5);
     h.db = db_close(h.db);
     other = db_close(other);
-    fixture_close(&f);
 }
 
 /* A chunk that cannot get on gives up long before its lease ends. */
-Test(race, limits_follow_the_lease)
+RACE(limits_follow_the_lease)
 {
-    struct fixture f;
     struct holder h = {0};
 
-    open_counted(&f);
-    int64_t token = claim_token(f.db, 1);
-    struct db *other = fixture_connect(&f);
+    int64_t token = claim_token(f->db, 1);
+    struct db *other = fixture_connect(f);
 
     run_sql(other, "BEGIN");
     run_sql(other, "SELECT 1 FROM parcel WHERE id = 3 FOR UPDATE");
-    h = (struct holder){.db = fixture_connect(&f), .token = token, .to = 5, .lease_ms = 400};
+    h = (struct holder){.db = fixture_connect(f), .token = token, .to = 5, .lease_ms = 400};
     (void)run_chunk(&h);
     cr_assert_eq(h.result, DB_E_RETRY);
     cr_assert_str_eq(h.sqlstate, "57014");
     run_sql(other, "COMMIT");
-    cr_assert_eq(changed(f.db), 0);
+    cr_assert_eq(changed(f->db), 0);
     h.db = db_close(h.db);
     other = db_close(other);
-    fixture_close(&f);
 }
 
 /* SQLite has one writer: the thief's transaction is open when the owner's chunk begins. */

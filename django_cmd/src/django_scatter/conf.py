@@ -9,6 +9,7 @@
         "BINARY": "/usr/bin/scatter-plan",              # default: looked for (see binary.py)
         "DATABASE_URLS": {"default": "postgresql://..."},  # default: made from DATABASES
         "LEASE": 60,                     # seconds that a Python worker's claim of a batch lasts
+        "COPY": "auto",                  # how values of large chunks travel (auto, always, never; PostgreSQL)
         "SWEEP": ["default"],            # databases whose lost messages a Celery worker looks after
     }
 
@@ -30,7 +31,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from django_scatter.errors import ScatterError
 
-NAMES = ("STORE", "BROKER", "QUEUE", "PLUGINS", "BINARY", "DATABASE_URLS", "LEASE", "SWEEP")
+NAMES = ("STORE", "BROKER", "QUEUE", "PLUGINS", "BINARY", "DATABASE_URLS", "LEASE", "COPY", "SWEEP")
 
 # OPTIONS of a PostgreSQL entry that libpq knows too; the others are for Django and psycopg only.
 LIBPQ_OPTIONS = frozenset(
@@ -163,6 +164,14 @@ def lease_seconds() -> float:
     if not 1 <= seconds <= 86400:
         raise ScatterError(f"SCATTER_LEASE={text} is no time between 1 s and 24 h, write 60s")
     return seconds
+
+
+def copy_setting() -> str:
+    """SCATTER_COPY in the environment, as celeryc reads it, else SCATTER["COPY"]."""
+    text = os.environ.get("SCATTER_COPY") or scatter_settings().get("COPY", "auto")
+    if text not in ("auto", "always", "never"):
+        raise ScatterError(f"SCATTER_COPY={text} is none of auto, always, never")
+    return str(text)
 
 
 def database_url(alias: str) -> str:
