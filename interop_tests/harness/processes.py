@@ -81,6 +81,7 @@ class Process:
                 start_new_session=True,
             )
         self.pid = self.popen.pid
+        self.stopped = False
         running.append(self)
 
     @property
@@ -146,6 +147,9 @@ class Process:
 
     def stop(self, deadline_s: float = 15.0) -> None:
         """TERM and up to `deadline_s` to end, then KILL for what is left of the group; 0: KILL at once."""
+        if self.stopped:  # the number may be another process's by now
+            return
+        self.stopped = True
         if self.alive and deadline_s > 0:
             self.popen.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
