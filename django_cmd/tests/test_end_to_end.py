@@ -21,7 +21,7 @@ from django.db import connection, transaction
 from migrations import Plan, execute, one
 from scatter_test_app.models import Line, Parcel, Shipment
 
-from django_scatter import conf, runtime, tasks
+from django_scatter import conf, pace, tasks
 from django_scatter.migration import Change, Migration, Record
 from django_scatter.status import read_status
 from servers import Redis, SeaweedFS, spawn, stop, tail, wait_for
@@ -284,17 +284,17 @@ def test_batch_begun_in_python_ends_in_c(
     class Stops(Renumber):
         def process(self, record: Record) -> Change:
             begun.append(record.key)
-            if len(begun) > runtime.CHUNK_FIRST + 10:
+            if len(begun) > pace.CHUNK_FIRST + 10:
                 raise SystemExit
             return super().process(record)
 
     with pytest.raises(SystemExit):
         Plan(tmp_path, rows, Stops()).run(worker="python@test")
-    assert one("SELECT position FROM scatter_batch") == runtime.CHUNK_FIRST
+    assert one("SELECT position FROM scatter_batch") == pace.CHUNK_FIRST
     celeryc()
     send(broker, plan)
     until("the end of the batch", lambda: one("SELECT state FROM scatter_batch") == "done")
-    assert shares() == {"python@test": runtime.CHUNK_FIRST, "c@test": 500 - runtime.CHUNK_FIRST}
+    assert shares() == {"python@test": pace.CHUNK_FIRST, "c@test": 500 - pace.CHUNK_FIRST}
     assert read_status("default", "plan-1").counts.ok == 500
     assert phones() == {"033"}
 

@@ -15,7 +15,7 @@ from migrations import Chatty, Plan, Renumber, execute, one
 from scatter_test_app.models import Parcel
 
 from django_scatter import control as control_module
-from django_scatter import control_postgresql, runtime
+from django_scatter import control_postgresql, pace, runtime
 from django_scatter.batchfile import BadBatch
 from django_scatter.chunk import Chunk
 from django_scatter.claims import BatchRow, Claim, claim_batch
@@ -121,7 +121,7 @@ def test_resumes_at_the_very_record(database: str, tmp_path: Path) -> None:
 
     def die(record: Record) -> None:
         seen.append(record.key)
-        if record.key == runtime.CHUNK_FIRST + 5:
+        if record.key == pace.CHUNK_FIRST + 5:
             raise SystemExit
 
     rows = fill([f"0{n:05}" for n in range(300)])
@@ -130,13 +130,13 @@ def test_resumes_at_the_very_record(database: str, tmp_path: Path) -> None:
     found = batch_row()
     assert (found["state"], found["position"], found["attempts"]) == (
         "queued",
-        runtime.CHUNK_FIRST,
+        pace.CHUNK_FIRST,
         0,
     )
-    assert phones()[runtime.CHUNK_FIRST] == "000200"
+    assert phones()[pace.CHUNK_FIRST] == "000200"
     again: list[int] = []
     ended = Plan(tmp_path, rows, Chatty(lambda r: again.append(r.key))).run(worker="w2@test")
-    assert again == list(range(runtime.CHUNK_FIRST + 1, 301))
+    assert again == list(range(pace.CHUNK_FIRST + 1, 301))
     assert ended.counts["ok"] == 300
     assert all(p is not None and p.startswith("+84") for p in phones())
     assert one("SELECT sum(records) FROM scatter_share") == 300
@@ -295,7 +295,7 @@ def test_paused_plan_parks_its_batch(database: str, tmp_path: Path) -> None:
 
     ended = Plan(tmp_path, rows, Chatty(pause)).run()
     assert ended.state == "parked"
-    assert (batch_row()["state"], batch_row()["position"]) == ("parked", runtime.CHUNK_FIRST)
+    assert (batch_row()["state"], batch_row()["position"]) == ("parked", pace.CHUNK_FIRST)
     plan = Plan(tmp_path, rows, Chatty(lambda r: None))
     assert plan.run().state == "paused"
     execute("UPDATE scatter_plan SET state = 'running'")

@@ -20,7 +20,8 @@ from django_scatter.errors import ScatterError
 from django_scatter.migration import Skip
 
 if TYPE_CHECKING:
-    from django_scatter.runtime import Failure, Run
+    from django_scatter.failures import Failure
+    from django_scatter.runtime import Run
 
 EXTERNAL_MAX = 100  # calls to the outside that a crash may repeat
 READS = ("SELECT", "VALUES", "TABLE", "SHOW", "EXPLAIN", "PRAGMA")

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import mmap
 import random
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +25,12 @@ from django_scatter.chunk import Chunk, Outcome, Row, Target, told
 from django_scatter.claims import BatchRow, Claim, ClaimState, PlanRow, claim_batch
 from django_scatter.control import Control, Fenced, Unknown
 from django_scatter.ends import Release, finish_batch, release_batch
-from django_scatter.errors import ScatterError, SchemaError
+from django_scatter.errors import ScatterError
+from django_scatter.failures import Failure, Stopped, failure_of
 from django_scatter.heartbeat import Heartbeat
-from django_scatter.migration import Change, Migration, Postpone, Record, Retry, Skip
+from django_scatter.migration import Change, Migration, Postpone, Record, Skip
 from django_scatter.orders import Orders
+from django_scatter.pace import Pace
 from django_scatter.paths import path_of
 from django_scatter.pieces import Refused
 from django_scatter.policy import Policy, breaker_of
@@ -39,18 +39,11 @@ from django_scatter.throttle import Standstill, Throttle
 
 logger = logging.getLogger("django_scatter")
 
-CHUNK_FIRST = 200
-CHUNK_MIN = 50
-CHUNK_MAX = 5000
 CHUNK_S = 0.25
 SQLITE_TURN_S = 0.06  # SQLite has one writer: shorter turns let the others in
 QUICK_RETRIES = 3  # inside the task, before the message waits
-PIECE_ROWS = 60  # what a piece costs besides its rows, in rows, and what a refusal makes of it
-PIECE_MIN = 50
 PIECE_FIRST = 500
 PIECES_REFUSED = 20  # then the transaction ends
-STATEMENT_ROWS = 100  # what a chunk costs besides its rows, in rows: round trips, commit
-TRIED_MEMORY = 200_000  # records after which half of what was learnt about refusals is forgotten
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 300.0
 STANDSTILL_RETRY_S = 10.0  # until a batch looks again whether the governor lets it go on
 
@@ -62,22 +55,6 @@ class RetryLater(Exception):
         super().__init__(reason)
         self.seconds = seconds
         self.cause = cause
-
-
-@dataclass
-class Failure:
-    """Why a batch stopped: the exception, and what the database called it."""
-
-    error: Exception
-    error_class: str
-    sqlstate: str
-    text: str
-    transient: bool  # may pass by itself: worth another try without being asked
-    action: str = ""  # what becomes of it, where known: retry, fail-batch, fail-plan, postpone
-    retry: Retry | None = None  # the migration's own rule for it
-
-    def __str__(self) -> str:
-        return f"{self.error_class}{' ' if self.sqlstate else ''}{self.sqlstate}: {self.text}"
 
 
 class Stopping(Exception):
@@ -97,14 +74,6 @@ def stopping() -> bool:
     return _stopping[0] != 0
 
 
-class Stopped(Exception):
-    """A record ends the work in front of it; what stood before it is written."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
-
-
 class NoPieces(Exception):
     """The chunk was not written, and cannot be in pieces."""
 
@@ -120,19 +89,6 @@ class Ending(Exception):
 
 class StuckError(store.StoreUnavailable):
     """Passes by itself, or does not: like a store that is away."""
-
-
-def failure_of(error: Exception) -> Failure:
-    if isinstance(error, Error):
-        sqlstate = sqlstates.sqlstate_of(error)
-        transient = sqlstates.kind_of(sqlstate) is Kind.RETRY
-        text = told(sqlstates.text_of(error))
-        return Failure(error, sqlstates.class_of(sqlstate), sqlstate, text, transient)
-    if isinstance(error, SchemaError):
-        sqlstate = error.sqlstate
-        return Failure(error, sqlstates.class_of(sqlstate), sqlstate, told(error), False)
-    transient = isinstance(error, (store.StoreUnavailable, MemoryError))
-    return Failure(error, type(error).__name__, "", told(error), transient)
 
 
 @dataclass
@@ -164,64 +120,6 @@ class Ended:
     found_done: bool = False  # by an earlier delivery, whose callbacks may have been lost with it
     failure: Failure | None = None  # of a failed batch: raised after the callbacks were sent
     records_per_second: float = 0.0
-
-
-class Pace:
-    """Chunk size follows time: weighted rows over weighted seconds."""
-
-    def __init__(self, target_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.target_s = target_s
-        self.size = CHUNK_FIRST
-        self.rows = 0.0
-        self.seconds = 0.0
-        self.begun = 0.0
-        self.tried = self.refused = 0.0  # records: how often the database refuses one
-        self.in_pieces = False  # then a refused record costs little, whatever the chunk's size
-
-    def begin(self, target_s: float = 0.0) -> None:
-        """target_s 0: the worker's own."""
-        if target_s not in (0.0, self.target_s):
-            self.target_s = target_s
-            self.resize()
-        self.begun = self.clock()
-
-    def spent(self, times: float) -> bool:
-        """The chunk has taken so many times what one aims at: a slow function must not keep orders waiting, nor hold the
-        batch until the lease has ended."""
-        return self.clock() - self.begun > times * self.target_s
-
-    def end(self, rows: int) -> None:
-        self.rows = self.rows * 0.75 + rows
-        self.seconds = self.seconds * 0.75 + max(1e-6, self.clock() - self.begun)
-        self.resize()
-
-    def timed_out(self) -> None:
-        """Chunks were too large for what else goes on in the database."""
-        self.rows /= 2
-        self.resize()
-
-    def learn_refusals(self, rows: int, refused: int) -> None:
-        self.tried += rows
-        self.refused += refused
-        if self.tried > TRIED_MEMORY:
-            self.tried /= 2
-            self.refused /= 2
-
-    def piece_size(self) -> int:
-        """The rarer refusals are, the larger are the pieces."""
-        if not self.refused:
-            return sys.maxsize
-        return max(PIECE_MIN, int(math.sqrt(PIECE_ROWS * self.tried / self.refused)))
-
-    def resize(self) -> None:
-        """A refused record costs what stands in front of it in its chunk once more: where there are some, the cheapest
-        chunk is the one whose share of that is as large as its share of a statement's own cost."""
-        if self.seconds:
-            wanted = self.rows / self.seconds * self.target_s
-            if self.refused and not self.in_pieces:
-                wanted = min(wanted, math.sqrt(STATEMENT_ROWS * self.tried / self.refused))
-            self.size = int(min(CHUNK_MAX, max(CHUNK_MIN, wanted)))
 
 
 def run_batch(migration: Migration, request: Request, control: Control) -> Ended:

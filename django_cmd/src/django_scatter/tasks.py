@@ -17,12 +17,12 @@ from django.utils.connection import ConnectionDoesNotExist
 from django_scatter import conf, outbox
 from django_scatter.control import open_control
 from django_scatter.errors import ScatterError
+from django_scatter.failures import failure_of
 from django_scatter.migration import Migration
 from django_scatter.runtime import (
     Request,
     RetryLater,
     Stopping,
-    failure_of,
     retry_for,
     run_batch,
 )
