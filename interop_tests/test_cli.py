@@ -282,6 +282,15 @@ def test_mistakes_in_the_settings_file(settings: str, words: Sequence[str], tmp_
     one_clear_line(celeryc("worker", "-A", EXAMPLES, "--config", path), *words)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [("SCATTER_LEASE", "soon", "write 60s"), ("SCATTER_COPY", "maybe", "auto, always, never")],
+)
+def test_mistakes_in_the_environment(name: str, text: str, words: str) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    one_clear_line(celeryc("worker", "-b", url, env={name: text}), f"{name}={text}", words)
+
+
 def test_missing_and_broken_plugins(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
     one_clear_line(

@@ -93,11 +93,13 @@ def set_aside(site: Site, kind: str, n: int, bad: int, batch: int, timeout: floa
 
 
 def drive_again(site: Site, folder: Path, n: int, bad: int) -> None:
-    """First without a fix, of one class: they are set aside once more. After the fix nothing is open, in any plan."""
+    """First without a fix, some of one class: they are set aside once more (fewer than the breaker judges by). After the
+    fix nothing is open, in any plan."""
     name, code = planted.CLASSES["0163 6"]
-    run_child(site, "redrive", "p1", "p2", "--class", name, wait_s=60)
-    assert planted.outcomes(site.database, "p2") == {(name, code): bad}
-    assert (open_records(site, "p1"), open_records(site, "p2")) == (3 * bad, bad)
+    some = min(bad, 40)
+    run_child(site, "redrive", "p1", "p2", "--class", name, "--limit", str(some), wait_s=60)
+    assert planted.outcomes(site.database, "p2") == {(name, code): some}
+    assert (open_records(site, "p1"), open_records(site, "p2")) == (3 * bad, some)
     planted.mend(site.database)
     assert run_child(site, "redrive", "p1", "p3", wait_s=60)["total"] == 3 * bad
     assert (open_records(site, "p1"), open_records(site, "p2")) == (0, 0)

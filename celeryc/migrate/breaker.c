@@ -6,11 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
+void breaker_forget(struct breaker *b)
+{
+    *b = (struct breaker){0};
+}
+
 void breaker_begin(struct breaker *b, const char *plan)
 {
     if (strncmp(b->plan, plan, sizeof(b->plan) - 1) == 0)
         return;
-    *b = (struct breaker){0};
+    breaker_forget(b);
     (void)snprintf(b->plan, sizeof(b->plan), "%s", plan);
 }
 

@@ -17,6 +17,8 @@ struct breaker {
 
 /* Another plan than the last time: nothing is known. */
 void breaker_begin(struct breaker *b, const char *plan);
+/* The plan was paused: whoever resumes it has seen why, and wants it judged by what comes then. */
+void breaker_forget(struct breaker *b);
 void breaker_add(struct breaker *b, bool bad);
 void breaker_add_good(struct breaker *b, size_t n);
 

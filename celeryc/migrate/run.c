@@ -230,6 +230,13 @@ static int end_done(struct job *j)
     return return_state(j, "done");
 }
 
+/* The plan is paused; its sweep sends the batch again when somebody has resumed it. */
+static int parked(struct job *j)
+{
+    breaker_forget(&j->conn->breaker);
+    return return_state(j, "parked");
+}
+
 static int work(struct job *j)
 {
     struct failure f = {0};
@@ -243,7 +250,7 @@ static int work(struct job *j)
     case WORK_PAUSED:
         (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
         callbacks_send(j, false); /* a limit that this batch reached may have paused the plan */
-        return return_state(j, "parked");
+        return parked(j);
     case WORK_CANCELLED:
         (void)release(j, DB_RELEASE_CLEAN, NULL, NULL);
         return return_state(j, "cancelled");
@@ -279,7 +286,7 @@ static int claimed(struct job *j)
     case DB_CLAIM_CANCELLED:
         return return_state(j, "cancelled");
     case DB_CLAIM_PAUSED:
-        return return_state(j, "parked");
+        return parked(j);
     case DB_CLAIM_BUSY:
         break;
     }

@@ -222,7 +222,7 @@ static int compute(struct work *w, size_t n, int64_t began_ns, size_t *ret_n)
 
 /* ---- limits ---- */
 
-static void trip(struct work *w, const struct breaker *b, struct err *e)
+static void trip(struct work *w, struct breaker *b, struct err *e)
 {
     char reason[200];
     bool moved = false;
@@ -239,6 +239,7 @@ static void trip(struct work *w, const struct breaker *b, struct err *e)
 
     if (db_plan_set_state(w->j->conn->db, &m, &moved, e))
         return;
+    breaker_forget(b);
     w->unchecked = false;
     w->pace.orders.state = DB_PLAN_PAUSED;
 }

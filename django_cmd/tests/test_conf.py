@@ -117,6 +117,19 @@ def test_lease_from_the_environment_is_read_as_celeryc_does(
             conf.lease_seconds()
 
 
+def test_copy_from_the_environment_is_read_as_celeryc_does(
+    settings_of: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert conf.copy_setting() == "auto"
+    settings_of["COPY"] = "never"
+    assert conf.copy_setting() == "never"
+    monkeypatch.setenv("SCATTER_COPY", "always")
+    assert conf.copy_setting() == "always"
+    monkeypatch.setenv("SCATTER_COPY", "maybe")
+    with pytest.raises(ScatterError, match="SCATTER_COPY=maybe is none of auto, always, never"):
+        conf.copy_setting()
+
+
 def test_planner_gets_what_celery_is_told_of_the_broker(
     monkeypatch: pytest.MonkeyPatch, settings_of: dict[str, Any]
 ) -> None:

@@ -111,4 +111,4 @@ def test_drained_plan_is_paused(held: tuple[Plan, Control, Claim]) -> None:
     release_batch(control, NAME, 1, claim.token, Release.CLEAN, None)
     assert one("SELECT state, reason FROM scatter_plan") == ("paused", "drained")
     assert one("SELECT state FROM scatter_batch") == "parked"
-    assert plan.run().state == "paused"
+    assert plan.run().state == "parked"

@@ -157,7 +157,7 @@ def test_policy_fails_the_plan_at_the_first_hit(database: str, tmp_path: Path) -
     assert plan_row() == ("failed", "ConnectionResetError: record 7")
     assert one("SELECT position FROM scatter_batch") == 6
     second = Plan(tmp_path, [[31, "0901"]], Odd(), batch=2)
-    assert second.run().state == "paused"
+    assert second.run().state == "parked"
 
 
 def test_limit_pauses_and_loses_nothing(database: str, tmp_path: Path) -> None:
@@ -177,6 +177,19 @@ def test_breaker_pauses(database: str, tmp_path: Path) -> None:
     state, reason = plan_row()
     assert state == "paused"
     assert reason.startswith("breaker: 20 of the last 200 records were set aside, more than 5 %")
+
+
+def test_breaker_starts_afresh_when_the_plan_is_resumed(database: str, tmp_path: Path) -> None:
+    """The one that tripped, and one that only saw the pause."""
+    plan = plan_of(tmp_path, 100, "n_batches = 9", "max_failure_rate = 1")
+    assert plan.run().counts["quarantined"] == 10
+    execute("UPDATE scatter_plan SET state = 'paused', max_failure_rate = 0.05")
+    second = Plan(tmp_path, plan.rows, Odd(), batch=2)
+    assert second.run().state == "parked"
+    for batch in (second, Plan(tmp_path, plan.rows, Odd(), batch=3)):
+        execute("UPDATE scatter_plan SET state = 'running', reason = NULL")
+        batch.run()
+        assert (plan_row()[1] or "").startswith("breaker: 10 of the last 100 records")
 
 
 def test_canary_pauses(database: str, tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_paused_plan_parks_its_batch(database: str, tmp_path: Path) -> None:
     assert ended.state == "parked"
     assert (batch_row()["state"], batch_row()["position"]) == ("parked", pace.CHUNK_FIRST)
     plan = Plan(tmp_path, rows, Chatty(lambda r: None))
-    assert plan.run().state == "paused"
+    assert plan.run().state == "parked"
     execute("UPDATE scatter_plan SET state = 'running'")
     assert plan.run().counts["ok"] == 300
 

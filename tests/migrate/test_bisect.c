@@ -168,4 +168,7 @@ Test(breaker, window)
     cr_assert(breaker_trips(&b, 0.05));
     breaker_begin(&b, "q");
     cr_assert_eq(b.tried, 0);
+    breaker_add(&b, true);
+    breaker_forget(&b);
+    cr_assert_eq(b.tried + b.n_bad, 0);
 }

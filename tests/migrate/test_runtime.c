@@ -360,6 +360,28 @@ BOTH_WORKERS(breaker_pauses)
     cr_assert_eq(paused_by(h, "breaker: % records were set aside, more than 0.5 _"), 1);
 }
 
+/* By the breaker that tripped, and by one that only saw the pause. */
+BOTH_WORKERS(breaker_starts_afresh_when_the_plan_is_resumed)
+{
+    static const char afresh[] = "breaker: 5 of the last 500 records were set aside%";
+
+    harness_plan(h, "test.some_fail", 2000, 500, NULL, NULL, NULL);
+    run_sql(h->db.db, "UPDATE scatter_plan SET max_failure_rate = 1");
+    CLEANUP(delivery_deinit) struct delivery first = deliver(h, "test.some_fail", 1, false);
+
+    check_holds(&first, "\"quarantined\": 5");
+    run_sql(h->db.db, "UPDATE scatter_plan SET state = 'paused', max_failure_rate = 0.005");
+    CLEANUP(delivery_deinit) struct delivery parked = deliver(h, "test.some_fail", 2, false);
+
+    check_holds(&parked, "\"state\": \"parked\"");
+    for (int64_t batch = 2; batch <= 3; batch++) {
+        run_sql(h->db.db, "UPDATE scatter_plan SET state = 'running', reason = NULL");
+        CLEANUP(delivery_deinit) struct delivery d = deliver(h, "test.some_fail", batch, false);
+
+        cr_assert_eq(paused_by(h, afresh), 1, "%s", d.repr);
+    }
+}
+
 BOTH_WORKERS(failed_batches_in_a_row)
 {
     harness_plan(h, "test.some_fail", 500, 100, NULL, NULL, NULL);

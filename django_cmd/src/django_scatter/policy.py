@@ -86,6 +86,10 @@ class Breaker:
     """How many of the last records that this process tried for a plan were set aside."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """The plan was paused: whoever resumes it has seen why, and wants it judged by what comes then."""
         self.bad = bytearray(WINDOW)  # a ring
         self.at = self.tried = self.n_bad = 0
 

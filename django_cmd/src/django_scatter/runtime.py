@@ -197,6 +197,9 @@ def claimed(
     )
     if claim.state is ClaimState.BUSY:
         raise RetryLater(claim.retry_after_s + 0.05, f"batch is held by {claim.owner}")
+    if claim.state is ClaimState.PAUSED:
+        ended.state = "parked"
+        breaker_of(request.plan).forget()
     if claim.state is ClaimState.DONE:
         ended.found_done = True
         ended.plan_finished = claim.plan_finished
@@ -303,6 +306,7 @@ class Run:
             if self.position < self.batch.count:
                 self.release(Release.CLEAN, None)
                 ended.state = "cancelled" if self.orders.state == "cancelled" else "parked"
+                self.breaker.forget()
                 self.count(ended)
                 return ended
             return self.finish(ended)
@@ -606,6 +610,7 @@ class Run:
                     self.control.set_plan_state(
                         plan, "paused", self.request.worker, reason, ("running", "draining")
                     )
+                breaker.forget()
             else:
                 paused = limits.check_limits(
                     self.control, plan, self.batch.batch, self.request.worker
