@@ -108,7 +108,7 @@ static void write_times(const struct preflight *p, struct buf *b)
 
     buf_append_str(b, ", \"times\": [");
     for (size_t i = 0; i < n_n; i++)
-        buf_appendf(b, "%s{\"connections\": %lld, \"seconds\": %.1f}", i ? ", " : "",
+        buf_appendf(b, "%s{\"connections\": %lld, \"seconds\": %.3f}", i ? ", " : "",
                     (long long)n[i], preflight_seconds(p, n[i]));
     buf_append_char(b, ']');
     if (p->forecast.cores)
@@ -120,7 +120,7 @@ static void write_forecast(const struct preflight *p, struct buf *b)
     const struct forecast *f = &p->forecast;
     bool wal = !db_is_sqlite(p->db) && has_forecast(p);
 
-    buf_appendf(b, ", \"forecast\": {\"rows\": %.0f, \"seconds\": %.1f, \"ms_per_record\": %.4f",
+    buf_appendf(b, ", \"forecast\": {\"rows\": %.0f, \"seconds\": %.3f, \"ms_per_record\": %.4f",
                 f->rows, preflight_seconds(p, 1), f->seconds_row * 1000);
     write_times(p, b);
     number(b, "wal_bytes", wal ? f->wal : NAN);
