@@ -6,13 +6,11 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.migrations import Site, databases_of, test_migrations
+from harness.migrations import Site
 from harness.parcels import Database, scatter_plan
-from harness.postgres_server import PostgresServer
 from harness.redis_server import RedisServer
 from harness.waiting import wait_until
 from harness.workers import Worker, WorkerFactory
@@ -21,23 +19,6 @@ QUERY = "SELECT id, word FROM account"
 N_ROWS = 6
 SLOW = 3  # the key of the record that waits
 OTHER = {"celeryc": "python", "python": "celeryc"}
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return test_migrations(tmp_path_factory.mktemp("migrations"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    return databases_of(request, tmp_path)
 
 
 class Slow(Site):
@@ -93,11 +74,11 @@ class Slow(Site):
 def slow(
     redis_server: RedisServer,
     workers: WorkerFactory,
-    database: Database,
+    empty_database: Database,
     tmp_path: Path,
-    plugin: Path,
+    own_plugin: Path,
 ) -> Slow:
-    site = Slow(redis_server, workers, database, tmp_path, [plugin])
+    site = Slow(redis_server, workers, empty_database, tmp_path, [own_plugin])
     site.prepare(tmp_path)
     return site
 
@@ -124,7 +105,7 @@ def test_call_longer_than_the_lease_happens_once(slow: Slow, kind: str) -> None:
     slow.check_once()
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("kind", ["celeryc", "python"])
 def test_row_longer_than_the_lease_is_done_once(slow: Slow, kind: str) -> None:
     """Its transaction is open all the time, three times as long as the server lets a silent one be."""
@@ -157,7 +138,9 @@ def signal_all(worker: Worker, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "database"), [("celeryc", "sqlite"), ("python", "postgresql")], indirect=["database"]
+    ("kind", "empty_database"),
+    [("celeryc", "sqlite"), ("python", "postgresql")],
+    indirect=["empty_database"],
 )
 def test_killed_worker_beats_no_more(slow: Slow, kind: str) -> None:
     slow.plan_slow("interop.linger")
@@ -177,7 +160,9 @@ def test_killed_worker_beats_no_more(slow: Slow, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "database"), [("celeryc", "postgresql"), ("python", "sqlite")], indirect=["database"]
+    ("kind", "empty_database"),
+    [("celeryc", "postgresql"), ("python", "sqlite")],
+    indirect=["empty_database"],
 )
 def test_frozen_worker_loses_the_batch(slow: Slow, kind: str) -> None:
     """When it goes on it finds another token, renews nothing and writes nothing."""
@@ -199,7 +184,9 @@ def test_frozen_worker_loses_the_batch(slow: Slow, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "database"), [("celeryc", "postgresql"), ("python", "sqlite")], indirect=["database"]
+    ("kind", "empty_database"),
+    [("celeryc", "postgresql"), ("python", "sqlite")],
+    indirect=["empty_database"],
 )
 def test_record_that_hangs_is_ended_by_the_time_limit(slow: Slow, kind: str) -> None:
     """And with it the heartbeat: the batch does not stay with a worker that gets nowhere."""
@@ -221,7 +208,7 @@ def test_record_that_hangs_is_ended_by_the_time_limit(slow: Slow, kind: str) -> 
     wait_until(lambda: slow.all_done("p1"), "the sweep brings it back", 60)
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 def test_warm_shutdown_in_the_middle_of_a_batch(slow: Slow) -> None:
     """The Python worker that ends gives its batch back, and the next goes on at the very record: no call is made twice."""
     slow.database.run(

@@ -6,55 +6,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.migrations import Site, databases_of, test_migrations
-from harness.parcels import Database, scatter_plan
-from harness.postgres_server import PostgresServer
-from harness.redis_server import RedisServer
+from harness.migrations import Site
+from harness.parcels import scatter_plan
 from harness.waiting import wait_until
-from harness.workers import WorkerFactory
 
 N_ROWS = 5000
 QUERY = "SELECT id, word FROM account"
 
 
-@pytest.fixture(scope="module")
-def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return test_migrations(tmp_path_factory.mktemp("migrations"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    return databases_of(request, tmp_path)
-
-
 @pytest.fixture
-def site(
-    redis_server: RedisServer,
-    workers: WorkerFactory,
-    database: Database,
-    tmp_path: Path,
-    plugin: Path,
-) -> Site:
-    site = Site(redis_server, workers, database, tmp_path, [plugin])
-    site.database.run(
+def site(own_site: Site) -> Site:
+    own_site.database.run(
         "CREATE TABLE account (id bigint PRIMARY KEY, word text, changes int NOT NULL DEFAULT 0)",
         "CREATE TABLE entry (account bigint, word text CHECK (word <> 'bad'))",
         f"WITH RECURSIVE g (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM g WHERE i < {N_ROWS}) "
         "INSERT INTO account (id, word) SELECT i, CASE WHEN i % 25 = 7 THEN 'bad' ELSE 'w' || i END FROM g",
     )
-    return site
+    return own_site
 
 
 def dry_run(site: Site, migration: str, *more: str) -> tuple[int, dict[str, Any]]:
@@ -86,7 +58,7 @@ def test_statements_of_its_own_are_tried_and_taken_back(site: Site) -> None:
         assert told["forecast"]["wal_bytes"] > 0
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 def test_a_statement_that_can_never_run_blocks(site: Site) -> None:
     site.database.run("DROP TABLE entry")
     code, found = dry_run(site, "interop.book")
